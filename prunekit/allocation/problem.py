@@ -1,0 +1,93 @@
+"""The allocation problem, free of models and tables: widths to choose, values, layer costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+CostFunction = Callable[[NDArray[np.int64], NDArray[np.int64]], Array]
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One channel group: its allowed widths, ascending (the last is full), and V at each."""
+
+    name: str
+    widths: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One layer's cost as a function of its in- and out-width.
+
+    A width is ``fixed`` plus the sum of ``repeat * width(variable)`` over ``parts``. ``cost``
+    takes integer arrays (in-widths, out-widths) that broadcast and returns their costs, which may
+    be non-monotone and even negative.
+    """
+
+    name: str
+    in_parts: tuple[tuple[str, int], ...]
+    in_fixed: int
+    out_parts: tuple[tuple[str, int], ...]
+    out_fixed: int
+    cost: CostFunction = field(compare=False)
+
+    def at(self, widths: Mapping[str, int]) -> float:
+        """The cost at the given group widths."""
+        cin = self.in_fixed + sum(r * widths[v] for v, r in self.in_parts)
+        cout = self.out_fixed + sum(r * widths[v] for v, r in self.out_parts)
+        return float(self.cost(np.asarray(cin), np.asarray(cout)))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Maximise the sum of values subject to constant + sum of term costs <= budget."""
+
+    variables: tuple[Variable, ...]
+    terms: tuple[Term, ...]
+    budget: float
+    constant: float = 0.0
+    start: Mapping[str, int] | None = None
+    """Present widths, for solvers that price a channel at the margin; None is full."""
+
+    def cost(self, widths: Mapping[str, int]) -> float:
+        """Total cost at the given widths."""
+        return self.constant + sum(term.at(widths) for term in self.terms)
+
+    def value(self, widths: Mapping[str, int]) -> float:
+        """Total value at the given widths."""
+        return sum(v.values[v.widths.index(widths[v.name])] for v in self.variables)
+
+
+Status = Literal["optimal", "feasible", "infeasible"]
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Chosen widths with their value and cost, and a proved bound on the best value.
+
+    ``gap`` is (bound - value) / max(|bound|, tiny); ``optimal`` means it is at most the solver's
+    tolerance. When ``infeasible``, ``widths`` is the cheapest plan found and ``cost`` its cost.
+    """
+
+    widths: dict[str, int]
+    value: float
+    cost: float
+    bound: float
+    gap: float
+    status: Status
+    solver: str
+
+
+class Allocator(Protocol):
+    """Chooses widths."""
+
+    def solve(self, problem: Problem) -> Solution:
+        """The best widths it can find within the budget."""
+        ...

@@ -1,0 +1,95 @@
+"""What a plan costs: latency by a table, MACs or parameters, per layer and in all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from prunekit.graph import ChannelGraph, Layer
+from prunekit.latency import LatencyTable
+from prunekit.plan import ChannelPlan
+
+
+class CostModel(Protocol):
+    """Prices one layer at many widths at once."""
+
+    unit: str
+    constant: float
+
+    def layer(self, layer: Layer, cin: ArrayLike, cout: ArrayLike) -> NDArray[np.float64]:
+        """Cost of all calls of ``layer`` at in- and out-widths (arrays broadcast)."""
+        ...
+
+
+@dataclass(frozen=True)
+class LatencyCost:
+    """Milliseconds predicted by a table; ``correction`` is measured over predicted."""
+
+    table: LatencyTable
+    correction: float = 1.0
+    unit: str = "ms"
+
+    @property
+    def constant(self) -> float:
+        """Milliseconds no layer explains."""
+        return self.correction * self.table.offset_us / 1e3
+
+    def layer(self, layer: Layer, cin: ArrayLike, cout: ArrayLike) -> NDArray[np.float64]:
+        """Milliseconds."""
+        return self.correction * self.table.layer_us(layer, cin, cout) / 1e3
+
+
+@dataclass(frozen=True)
+class MacsCost:
+    """Multiply-accumulates of one sample."""
+
+    unit: str = "MACs"
+    constant: float = 0.0
+
+    def layer(self, layer: Layer, cin: ArrayLike, cout: ArrayLike) -> NDArray[np.float64]:
+        """MACs, from the layer's own formula."""
+        return layer.calls * _vectorised(layer.macs, cin, cout)
+
+
+@dataclass(frozen=True)
+class ParamsCost:
+    """Weights and biases of the layers."""
+
+    unit: str = "parameters"
+    constant: float = 0.0
+
+    def layer(self, layer: Layer, cin: ArrayLike, cout: ArrayLike) -> NDArray[np.float64]:
+        """Parameters; a layer called several times holds its weights once."""
+        return _vectorised(layer.params, cin, cout)
+
+
+def _vectorised(function: object, cin: ArrayLike, cout: ArrayLike) -> NDArray[np.float64]:
+    return np.vectorize(function, otypes=[np.float64])(cin, cout)  # type: ignore[call-overload,no-any-return]
+
+
+def total(graph: ChannelGraph, widths: Mapping[str, int], costs: CostModel) -> float:
+    """The cost of the whole network at the given group widths."""
+    return costs.constant + sum(
+        float(costs.layer(layer, layer.width("in", widths), layer.width("out", widths)))
+        for layer in graph.layers
+    )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predicted end-to-end latency in milliseconds with the range the table's error allows."""
+
+    ms: float
+    low_ms: float
+    high_ms: float
+
+
+def predict(graph: ChannelGraph, plan: ChannelPlan, table: LatencyTable) -> Prediction:
+    """Latency of ``plan`` by ``table``; the range is the worst error on nets left out of the fit."""
+    ms = total(graph, plan.widths, LatencyCost(table))
+    error = max(table.calibration.worst, 0.01)
+    return Prediction(ms, ms * (1 - error), ms * (1 + error))

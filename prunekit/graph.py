@@ -1,0 +1,189 @@
+"""The channel graph: which channels go together, and what every layer reads and writes."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunekit.errors import UsageError
+
+Role = Literal["out", "in", "both"]
+
+
+def fingerprint(shapes: Iterable[tuple[str, tuple[int, ...]]]) -> str:
+    """Identity of a model's structure: a hash of its state names and shapes, in order."""
+    text = "\n".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """Where a group's channels live in one module.
+
+    ``index`` has shape (channels of the group, positions per channel): channel ``c`` occupies
+    ``index[c]`` along the module's output axis (role ``out``), input axis (``in``) or, where one
+    entry plays both roles (depthwise convolutions, norms, PReLU), its only channel axis (``both``).
+    """
+
+    module: str
+    role: Role
+    index: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGroup:
+    """Channels that are kept or removed together over all coupled modules."""
+
+    id: str
+    size: int
+    granularity: int
+    min_width: int
+    prunable: bool
+    members: tuple[Member, ...]
+    reason: str = ""
+    """Why it is not prunable; empty when it is."""
+
+    def widths(self, granularity: int = 1, min_width: int | None = None) -> tuple[int, ...]:
+        """The widths this group may take, ascending; the full width is always one of them."""
+        if not self.prunable:
+            return (self.size,)
+        step = math.lcm(self.granularity, granularity)
+        low = max(1, self.min_width if min_width is None else min_width)
+        first = step * math.ceil(low / step)
+        return (*range(first, self.size, step), self.size)
+
+
+@dataclass(frozen=True)
+class Span:
+    """A run of a layer's channels that belongs to one group; ``repeat`` positions per channel."""
+
+    group: str
+    size: int
+    repeat: int = 1
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """What a latency depends on besides the widths: a layer's shape without its name."""
+
+    kind: str
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    groups: int = 1
+    in_hw: tuple[int, ...] = ()
+    out_hw: tuple[int, ...] = ()
+    epilogue: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Such as ``conv 3x3/2 56x56->28x28 +add +relu``."""
+        parts = [self.kind]
+        if self.kernel:
+            step = f"/{self.stride[0]}" if any(s != 1 for s in self.stride) else ""
+            holes = f" dilation {self.dilation[0]}" if any(d != 1 for d in self.dilation) else ""
+            parts.append("x".join(map(str, self.kernel)) + step + holes)
+        if self.groups != 1:
+            parts.append(f"groups {self.groups}")
+        if self.in_hw:
+            sizes = ["x".join(map(str, hw)) for hw in (self.in_hw, self.out_hw)]
+            parts.append(sizes[0] if sizes[0] == sizes[1] else "->".join(sizes))
+        return " ".join([*parts, *(f"+{name}" for name in self.epilogue)])
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One parametrised layer with everything the runtime does on its output until the next one."""
+
+    name: str
+    shape: LayerShape
+    in_channels: int
+    out_channels: int
+    in_spans: tuple[Span, ...]
+    out_spans: tuple[Span, ...]
+    has_bias: bool = False
+    calls: int = 1
+
+    @property
+    def kind(self) -> str:
+        """``conv``, ``depthwise``, ``linear``, ..."""
+        return self.shape.kind
+
+    @property
+    def out_group(self) -> str | None:
+        """The one group this layer writes, or None when fixed or several."""
+        return self.out_spans[0].group if len(self.out_spans) == 1 else None
+
+    def width(self, side: Literal["in", "out"], widths: Mapping[str, int]) -> int:
+        """In- or out-width at the given group widths (groups not named keep their size)."""
+        spans, full = (
+            (self.in_spans, self.in_channels)
+            if side == "in"
+            else (self.out_spans, self.out_channels)
+        )
+        return full - sum((s.size - widths.get(s.group, s.size)) * s.repeat for s in spans)
+
+    def macs(self, in_width: int, out_width: int) -> int:
+        """Multiply-accumulates of one call for one sample."""
+        area = math.prod(self.shape.out_hw) if self.shape.out_hw else 1
+        kernel = math.prod(self.shape.kernel) if self.shape.kernel else 1
+        fan_in = 1 if self.kind == "depthwise" else in_width // self.shape.groups
+        return fan_in * kernel * out_width * area
+
+    def params(self, in_width: int, out_width: int) -> int:
+        """Weights and bias, without the norms that follow."""
+        kernel = math.prod(self.shape.kernel) if self.shape.kernel else 1
+        fan_in = 1 if self.kind == "depthwise" else in_width // self.shape.groups
+        return out_width * (fan_in * kernel + int(self.has_bias))
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGraph:
+    """Groups and layers of one traced model; ``input_shapes`` are the shapes it was traced with."""
+
+    groups: tuple[ChannelGroup, ...]
+    layers: tuple[Layer, ...]
+    fingerprint: str
+    input_shapes: tuple[tuple[int, ...], ...]
+    notes: tuple[str, ...] = field(default=())
+
+    @cached_property
+    def by_id(self) -> dict[str, ChannelGroup]:
+        """Groups by id."""
+        return {group.id: group for group in self.groups}
+
+    def group(self, group_id: str) -> ChannelGroup:
+        """The group called ``group_id``; an unknown one lists a few known ones."""
+        if group_id not in self.by_id:
+            known = ", ".join(list(self.by_id)[:5])
+            raise UsageError(f"no channel group {group_id!r} in this model; groups: {known}, ...")
+        return self.by_id[group_id]
+
+    @property
+    def dense_widths(self) -> dict[str, int]:
+        """Every group's full width."""
+        return {group.id: group.size for group in self.groups}
+
+    def macs(self, widths: Mapping[str, int]) -> int:
+        """Multiply-accumulates of all layers for one sample."""
+        return sum(
+            layer.macs(layer.width("in", widths), layer.width("out", widths)) * layer.calls
+            for layer in self.layers
+        )
+
+    def prunable_macs_share(self) -> float:
+        """The share of MACs in layers that at least one prunable group narrows."""
+        prunable = {group.id for group in self.groups if group.prunable}
+        total = touched = 0
+        for layer in self.layers:
+            macs = layer.macs(layer.in_channels, layer.out_channels) * layer.calls
+            total += macs
+            if any(s.group in prunable for s in (*layer.in_spans, *layer.out_spans)):
+                touched += macs
+        return touched / total if total else 0.0

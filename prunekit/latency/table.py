@@ -1,0 +1,203 @@
+"""The latency table: a JSON file of samples, readable in a diff, safe to share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from prunekit.errors import TableError
+from prunekit.graph import ChannelGraph, Layer, LayerShape
+from prunekit.latency.surface import Surface, fit_or_constant
+from prunekit.serialize import load_json, save_json
+from prunekit.target import Environment, Target
+
+TABLE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the samples were taken."""
+
+    source: str
+    nets: int
+    rounds: int
+    runs_per_round: int
+    seed: int
+    stopped: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One layer at one width in one network: microseconds, their spread (IQR) and how many runs."""
+
+    net: int
+    cin: int
+    cout: int
+    us: float
+    spread_us: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """All samples of one layer shape."""
+
+    shape: LayerShape
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Network:
+    """One whole network that was measured: its layers' summed time and its end-to-end time."""
+
+    model: str
+    kept: float
+    layers_us: float
+    end_to_end_us: float
+    spread_us: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """End-to-end = scale x sum of layers + offset, and the error of nets left out of the fit."""
+
+    scale: float = 1.0
+    offset_us: float = 0.0
+    mape: float = 0.0
+    worst: float = 0.0
+    nets: int = 0
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Measured layer latencies of one target on one device."""
+
+    target: Target
+    environment: Environment
+    protocol: Protocol
+    granularity: int
+    models: tuple[str, ...]
+    """Fingerprints of the models profiled; a table prices any model whose layer shapes it has."""
+    entries: tuple[Entry, ...]
+    networks: tuple[Network, ...]
+    calibration: Calibration = field(default=Calibration())
+
+    def save(self, path: str | Path) -> None:
+        """Write the table as JSON."""
+        save_json(path, self, "latency table", TABLE_VERSION)
+
+    @classmethod
+    def load(cls, path: str | Path) -> LatencyTable:
+        """Read a table; a damaged or edited file is named in the error."""
+        return load_json(path, cls, "latency table", TABLE_VERSION)
+
+    @cached_property
+    def by_shape(self) -> dict[LayerShape, Entry]:
+        """Entries by layer shape."""
+        return {entry.shape: entry for entry in self.entries}
+
+    @cached_property
+    def _surfaces(self) -> dict[LayerShape, Surface]:
+        return surfaces(self.entries, self.granularity)
+
+    def layer_us(self, layer: Layer, cin: ArrayLike, cout: ArrayLike) -> NDArray[np.float64]:
+        """Microseconds of all calls of ``layer`` at the given widths, end-to-end calibrated."""
+        surface = self._surfaces.get(layer.shape)
+        if surface is None:
+            raise TableError(
+                f"no timing for layer {layer.name!r} ({layer.shape}) in the latency table for "
+                f"{self.target}; run `prunekit profile` for this model and input"
+            )
+        return self.calibration.scale * layer.calls * surface.us(cin, cout)
+
+    @property
+    def offset_us(self) -> float:
+        """The part of every network's time that no layer explains."""
+        return self.calibration.offset_us
+
+    def check(self, graph: ChannelGraph, target: Target, environment: Environment | None) -> None:
+        """Refuse a table of another target, another device or without this model's layers."""
+        if self.target != target:
+            raise TableError(
+                f"the latency table is for {self.target.describe()}, not {target.describe()}; "
+                "run `prunekit profile` for this target"
+            )
+        if environment is not None and (gap := self.environment.difference(environment)):
+            raise TableError(
+                f"the latency table was measured elsewhere: {gap} here; "
+                "run `prunekit profile` on this device"
+            )
+        for layer in graph.layers:
+            self.layer_us(layer, layer.in_channels, layer.out_channels)
+
+    def calibrated(self) -> LatencyTable:
+        """This table with its end-to-end calibration fitted to its networks."""
+        return replace(self, calibration=calibrate(self.entries, self.networks, self.granularity))
+
+
+def surfaces(
+    entries: Iterable[Entry], block: int, without: int | None = None
+) -> dict[LayerShape, Surface]:
+    """The fitted surface of every shape, leaving out the samples of net ``without``."""
+    fitted = {}
+    for entry in entries:
+        rows = [(s.cin, s.cout, s.us) for s in entry.samples if s.net != without]
+        if rows:
+            fitted[entry.shape] = fit_or_constant(rows, block, entry.shape.kind)
+    return fitted
+
+
+def calibrate(
+    entries: tuple[Entry, ...], networks: tuple[Network, ...], block: int
+) -> Calibration:
+    """Fit scale and offset, and find the error by leaving out one net after another.
+
+    Every net's sum is priced by the surfaces, as a prediction will be, not by its own samples.
+    """
+    measured = np.array([net.end_to_end_us for net in networks])
+    fitted = _sums(entries, surfaces(entries, block), len(networks))
+    scale, offset = _fit_line(fitted, measured)
+    errors = []
+    for left_out in range(1, len(networks)) if len(networks) >= 4 else ():
+        priced = _sums(entries, surfaces(entries, block, without=left_out), len(networks))
+        if not np.isfinite(priced[left_out]):
+            continue
+        others = np.arange(len(networks)) != left_out
+        slope, base = _fit_line(priced[others], measured[others])
+        errors.append(abs((slope * priced[left_out] + base) / measured[left_out] - 1))
+    return Calibration(
+        scale=scale,
+        offset_us=offset,
+        mape=float(np.mean(errors)) if errors else 0.0,
+        worst=float(np.max(errors)) if errors else 0.0,
+        nets=len(errors),
+    )
+
+
+def _sums(
+    entries: tuple[Entry, ...], fitted: dict[LayerShape, Surface], count: int
+) -> NDArray[np.float64]:
+    """Every network's summed layer time as the surfaces price it."""
+    total = np.zeros(count)
+    for entry in entries:
+        surface = fitted.get(entry.shape)
+        for sample in entry.samples:
+            price = surface.us(sample.cin, sample.cout) if surface else np.nan
+            total[sample.net] += float(price)
+    return total
+
+
+def _fit_line(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
+    """Slope and non-negative offset with the least relative error."""
+    from scipy.optimize import nnls
+
+    design = np.stack([x / y, 1 / y], axis=1)
+    scale = design.max(axis=0)
+    (slope, offset), _ = nnls(design / scale, np.ones_like(y))
+    return float(slope / scale[0]), float(offset / scale[1])

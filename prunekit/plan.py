@@ -1,0 +1,151 @@
+"""The channel plan: which channels of every group are kept, and what that means for each module."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunekit.errors import FileError, UsageError
+from prunekit.graph import ChannelGraph
+from prunekit.scores import Scores
+from prunekit.serialize import load_json, save_json
+
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Positions removed from a module's output and input axes, ascending; empty leaves it whole."""
+
+    out: tuple[int, ...] = ()
+    in_: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class ChannelPlan:
+    """Kept channels per group, with the cut of every module spelled out.
+
+    The cuts make a plan complete without the graph: slimming, masking and loading need only the
+    plan and the dense model, which the fingerprint identifies.
+    """
+
+    fingerprint: str
+    keep: dict[str, tuple[int, ...]]
+    cuts: dict[str, Cut]
+    sizes: dict[str, int]
+    predicted: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Kept channels per group."""
+        return {group: len(kept) for group, kept in self.keep.items()}
+
+    @property
+    def is_dense(self) -> bool:
+        """True when nothing is removed."""
+        return all(len(kept) == self.sizes[group] for group, kept in self.keep.items())
+
+    @classmethod
+    def from_keep(cls, graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> ChannelPlan:
+        """From kept channel indices; groups not named stay whole."""
+        for name in keep:
+            graph.group(name)
+        chosen: dict[str, tuple[int, ...]] = {}
+        lost: dict[str, tuple[set[int], set[int]]] = {}
+        for group in graph.groups:
+            kept = sorted({int(c) for c in keep.get(group.id, range(group.size))})
+            if not kept or kept[0] < 0 or kept[-1] >= group.size:
+                raise UsageError(
+                    f"group {group.id!r} has channels 0 to {group.size - 1}; "
+                    "a plan must keep at least one of them and no others"
+                )
+            if len(kept) < group.size and not group.prunable:
+                raise UsageError(f"group {group.id!r} cannot be pruned: {group.reason}")
+            chosen[group.id] = tuple(kept)
+            gone = np.setdiff1d(np.arange(group.size), kept)
+            if not gone.size:
+                continue
+            for member in group.members:
+                out, in_ = lost.setdefault(member.module, (set(), set()))
+                positions = member.index[gone].ravel().tolist()
+                if member.role != "in":
+                    out.update(positions)
+                if member.role != "out":
+                    in_.update(positions)
+        cuts = {
+            module: Cut(tuple(sorted(out)), tuple(sorted(in_)))
+            for module, (out, in_) in sorted(lost.items())
+        }
+        sizes = {group.id: group.size for group in graph.groups}
+        return cls(graph.fingerprint, chosen, cuts, sizes)
+
+    @classmethod
+    def from_widths(
+        cls, graph: ChannelGraph, widths: Mapping[str, int], scores: Scores | None = None
+    ) -> ChannelPlan:
+        """Keep the ``widths[g]`` best channels of each group (the first ones without scores)."""
+        keep: dict[str, Sequence[int]] = {}
+        for name, width in widths.items():
+            group = graph.group(name)
+            if not 1 <= width <= group.size:
+                raise UsageError(f"width {width} of group {name!r} is not in 1..{group.size}")
+            ranked = (
+                scores.ranking(name)
+                if scores is not None and name in scores.by_group
+                else np.arange(group.size)
+            )
+            keep[name] = ranked[:width].tolist()
+        return cls.from_keep(graph, keep)
+
+    @classmethod
+    def random(
+        cls, graph: ChannelGraph, keep: float, seed: int = 0, granularity: int = 1
+    ) -> ChannelPlan:
+        """Random widths around the fraction ``keep`` of each prunable group, random channels."""
+        if not 0 < keep <= 1:
+            raise UsageError(f"`keep` must be in (0, 1], not {keep}")
+        rng = np.random.default_rng(seed)
+        chosen: dict[str, Sequence[int]] = {}
+        for group in graph.groups:
+            if not group.prunable:
+                continue
+            allowed = np.array(group.widths(granularity))
+            wanted = group.size * min(1.0, keep * rng.uniform(0.6, 1.4))
+            width = int(allowed[np.argmin(np.abs(allowed - wanted))])
+            chosen[group.id] = rng.permutation(group.size)[:width].tolist()
+        return cls.from_keep(graph, chosen)
+
+    @classmethod
+    def dense(cls, graph: ChannelGraph) -> ChannelPlan:
+        """The plan that keeps everything."""
+        return cls.from_keep(graph, {})
+
+    def save(self, path: str | Path) -> None:
+        """Write ``plan.json``."""
+        save_json(path, self, "plan", PLAN_VERSION)
+
+    @classmethod
+    def load(cls, path: str | Path) -> ChannelPlan:
+        """Read ``plan.json``; a damaged or edited file is named in the error."""
+        plan = load_json(path, cls, "plan", PLAN_VERSION)
+        for group, kept in plan.keep.items():
+            size = plan.sizes.get(group, 0)
+            if not kept or min(kept) < 0 or max(kept) >= size or len(set(kept)) != len(kept):
+                raise FileError(f"{path}: group {group!r} keeps channels it does not have")
+        return plan
+
+    def summary(self) -> dict[str, Any]:
+        """Counts for a log line."""
+        kept, total = sum(self.widths.values()), sum(self.sizes.values())
+        return {"groups": len(self.keep), "channels": total, "kept": kept}
+
+
+def geometric_budgets(start: float, end: float, steps: int) -> list[float]:
+    """HALP's exponential budget schedule: exp(t/T ln end + (1 - t/T) ln start) for t = 1..T."""
+    low, high = math.log(end), math.log(start)
+    return [math.exp(low * t / steps + high * (1 - t / steps)) for t in range(1, steps + 1)]

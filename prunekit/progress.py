@@ -1,0 +1,80 @@
+"""Progress on stderr for whatever takes longer than a moment; silent when asked or when nobody looks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass
+class Verbosity:
+    """How much is told on stderr: -1 quiet, 0 normal, 1 verbose."""
+
+    level: int = 0
+
+
+verbosity = Verbosity()
+
+
+def say(message: str, level: int = 0) -> None:
+    """One line on stderr, unless quieter than ``level``."""
+    if verbosity.level >= level:
+        sys.stderr.write(message.rstrip() + "\n")
+        sys.stderr.flush()
+
+
+@dataclass
+class Bar:
+    """What a piece of long work calls to show how far it is."""
+
+    _update: object = None
+
+    def advance(self, steps: float = 1, note: str = "") -> None:
+        """Move on by ``steps`` and show ``note`` (a loss, a latency) beside the bar."""
+        if callable(self._update):
+            self._update(steps, note)
+
+
+@contextmanager
+def bar(title: str, total: float) -> Iterator[Bar]:
+    """A progress bar titled ``title`` over ``total`` steps; on a pipe, a line at the end instead."""
+    if verbosity.level < 0 or not sys.stderr.isatty():
+        last = [""]
+
+        def remember(_steps: float, note: str) -> None:
+            last[0] = note or last[0]
+
+        yield Bar(remember)
+        say(f"{title}: done{f' ({last[0]})' if last[0] else ''}")
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=False) as progress:
+        task = progress.add_task(title, total=total, note="")
+
+        def update(steps: float, note: str) -> None:
+            progress.update(task, advance=steps, note=note)
+
+        yield Bar(update)
+
+
+def track(items: Iterable[T], title: str, total: int) -> Iterator[T]:
+    """Iterate with a bar."""
+    with bar(title, total) as shown:
+        for item in items:
+            yield item
+            shown.advance()

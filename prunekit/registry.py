@@ -1,0 +1,47 @@
+"""Named plugins (runtimes, criteria, allocators), built in or from a third party's entry points."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import Any
+
+from prunekit.errors import UsageError
+
+
+class Registry:
+    """Names to objects of one kind, loaded from the entry-point group ``prunekit.<kind>`` on first use."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._loaded: dict[str, Any] = {}
+
+    def names(self) -> list[str]:
+        """All known names, sorted."""
+        found = [entry.name for entry in entry_points(group=f"prunekit.{self.kind}")]
+        twice = sorted({name for name in found if found.count(name) > 1})
+        if twice:
+            raise UsageError(
+                f"two installed packages register the {self.kind} name {twice[0]!r}; uninstall one of them"
+            )
+        return sorted({*found, *self._loaded})
+
+    def register(self, name: str, item: Any) -> None:
+        """Add ``item`` under ``name``; a name already taken is an error."""
+        if name in self.names():
+            raise UsageError(f"the {self.kind} name {name!r} is already registered")
+        self._loaded[name] = item
+
+    def get(self, name: str) -> Any:
+        """The object called ``name``; an unknown name lists the known ones."""
+        known = self.names()
+        if name not in known:
+            raise UsageError(f"unknown {self.kind} name {name!r}; known: {', '.join(known)}")
+        if name not in self._loaded:
+            (entry,) = [e for e in entry_points(group=f"prunekit.{self.kind}") if e.name == name]
+            self._loaded[name] = entry.load()
+        return self._loaded[name]
+
+
+runtimes = Registry("runtimes")
+criteria = Registry("criteria")
+allocators = Registry("allocators")

@@ -1,0 +1,5 @@
+"""Runtimes by name; each imports its own SDK, and only when used."""
+
+from prunekit.runtimes.base import Engine, Profiler, Runtime, runtime_for
+
+__all__ = ["Engine", "Profiler", "Runtime", "runtime_for"]

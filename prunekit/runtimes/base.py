@@ -1,0 +1,106 @@
+"""What a runtime is: something that loads an artifact, runs it, times it and says where time goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunekit.artifact import Artifact
+from prunekit.errors import RuntimeUnavailableError
+from prunekit.registry import runtimes
+from prunekit.target import Environment, Target
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class Engine(Protocol):
+    """A loaded artifact, ready to run; inputs for timing are bound once, at the target's batch."""
+
+    def run(self, inputs: Arrays) -> list[NDArray[Any]]:
+        """Outputs for ``inputs`` (name -> array, any batch the artifact takes), in order."""
+        ...
+
+    def time(self, runs: int) -> list[float]:
+        """Milliseconds of each of ``runs`` consecutive runs on the bound inputs, nothing else on."""
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds."""
+        ...
+
+
+class Profiler(Protocol):
+    """A loaded artifact whose runs are watched layer by layer (and so never used for timing)."""
+
+    def run(self, runs: int) -> None:
+        """Run it ``runs`` times on bound inputs."""
+        ...
+
+    def finish(self) -> list[dict[str, float]]:
+        """End, and give per run: layer name -> microseconds, epilogue included.
+
+        The first run after loading is a warm-up and is left out.
+        """
+        ...
+
+
+class Runtime(Protocol):
+    """One runtime on this machine; constructing it costs nothing and imports nothing heavy."""
+
+    name: str
+    artifact_format: str
+    """``onnx`` or ``module``: what :meth:`load` takes."""
+    devices: tuple[str, ...]
+    precisions: tuple[str, ...]
+
+    def unavailable(self, target: Target) -> str | None:
+        """Why ``target`` cannot be used here, with the remedy; None when it can."""
+        ...
+
+    def environment(self, target: Target) -> Environment:
+        """Device and versions, for the record."""
+        ...
+
+    def granularity(self, target: Target) -> int:
+        """Channels the device's kernels work in; widths off its multiples waste time."""
+        ...
+
+    def load(self, artifact: Artifact, target: Target) -> Engine:
+        """An engine for ``artifact``."""
+        ...
+
+    def profiler(self, artifact: Artifact, target: Target) -> Profiler:
+        """A profiler for ``artifact``; layers are named as the model's modules are."""
+        ...
+
+
+def runtime_for(target: Target) -> Runtime:
+    """The runtime of ``target``, proved available here; else an error that says why and what to do."""
+    runtime: Runtime = runtimes.get(target.runtime)()
+    if target.device.split(":")[0] not in runtime.devices:
+        raise RuntimeUnavailableError(
+            f"{target}: runtime {target.runtime!r} runs on {', '.join(runtime.devices)}, "
+            f"not {target.device}"
+        )
+    if target.precision not in runtime.precisions:
+        raise RuntimeUnavailableError(
+            f"{target}: runtime {target.runtime!r} has precision {', '.join(runtime.precisions)} "
+            f"here, not {target.precision}"
+        )
+    if reason := runtime.unavailable(target):
+        raise RuntimeUnavailableError(f"{target} is unavailable: {reason}")
+    return runtime
+
+
+def timing_inputs(artifact: Artifact, target: Target) -> dict[str, NDArray[Any]]:
+    """Fixed pseudo-random float32 inputs of the artifact at the target's batch."""
+    rng = np.random.default_rng(0)
+    return {
+        name: rng.standard_normal(
+            [target.batch if size < 0 else size for size in shape], dtype=np.float32
+        )
+        for name, shape in artifact.input_shapes.items()
+    }

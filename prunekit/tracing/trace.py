@@ -1,0 +1,216 @@
+"""``trace``: groups from atoms, layers with their widths and shapes, everything proved."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prunekit.errors import ModelError
+from prunekit.graph import (
+    ChannelGraph,
+    ChannelGroup,
+    Layer,
+    LayerShape,
+    Member,
+    Span,
+    fingerprint,
+)
+from prunekit.tracing.atoms import Atom, dependencies, find_atoms
+from prunekit.tracing.epilogue import epilogues
+from prunekit.tracing.prove import prove
+
+LAYER_TYPES = (nn.modules.conv._ConvNd, nn.Linear)
+
+
+def trace(model: nn.Module, example: Any, *, validate: bool = True) -> ChannelGraph:
+    """The channel graph of ``model`` in evaluation mode; the model itself is untouched.
+
+    ``example`` is an input tensor, a tuple of inputs or a dict of keyword inputs. Every group is
+    proved on a randomised copy (masked output = slim output, predicted widths = physical widths);
+    what fails is frozen with the reason in ``ChannelGroup.reason``.
+    """
+    example = example if isinstance(example, (tuple, dict)) else (example,)
+    working = copy.deepcopy(model).cpu().eval()
+    example = _to_cpu(example)
+    shapes = _forward_shapes(working, example)
+    deps = dependencies(working, example)
+    groups = _groups(find_atoms(deps), working)
+    layers = _layers(working, shapes, groups, epilogues(deps))
+    unused = [
+        name
+        for name, module in working.named_modules()
+        if isinstance(module, LAYER_TYPES) and name not in shapes
+    ]
+    notes = (f"not used in evaluation mode: {', '.join(unused)}",) if unused else ()
+    graph = ChannelGraph(
+        groups=tuple(groups),
+        layers=tuple(layers),
+        fingerprint=model_fingerprint(model),
+        input_shapes=tuple(tuple(t.shape) for t in _inputs(example)),
+        notes=notes,
+    )
+    return prove(model, graph, example, train_mode=bool(unused)) if validate else graph
+
+
+def model_fingerprint(model: nn.Module) -> str:
+    """Identity of the model's structure (state names and shapes)."""
+    return fingerprint((name, tuple(t.shape)) for name, t in model.state_dict().items())
+
+
+def _inputs(example: Any) -> list[Tensor]:
+    values = example.values() if isinstance(example, dict) else example
+    return [value for value in values if isinstance(value, Tensor)]
+
+
+def _to_cpu(example: Any) -> Any:
+    if isinstance(example, dict):
+        return {k: v.cpu() if isinstance(v, Tensor) else v for k, v in example.items()}
+    return tuple(v.cpu() if isinstance(v, Tensor) else v for v in example)
+
+
+def call(model: nn.Module, example: Any) -> Any:
+    """``model`` on a tuple or dict of inputs."""
+    return model(**example) if isinstance(example, dict) else model(*example)
+
+
+def _forward_shapes(
+    model: nn.Module, example: Any
+) -> dict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]]:
+    """Input and output shapes of every call of every layer."""
+    shapes: dict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]] = defaultdict(list)
+    hooks = []
+    for name, module in model.named_modules():
+        if isinstance(module, LAYER_TYPES):
+
+            def hook(_m: nn.Module, args: Any, out: Tensor, name: str = name) -> None:
+                shapes[name].append((tuple(args[0].shape), tuple(out.shape)))
+
+            hooks.append(module.register_forward_hook(hook))
+    try:
+        with torch.no_grad():
+            call(model, example)
+    except Exception as error:
+        sizes = ", ".join("x".join(map(str, t.shape)) for t in _inputs(example))
+        cause = (str(error).strip().splitlines() or ["no message"])[0]
+        raise ModelError(
+            f"{type(model).__name__} refuses input {sizes}: {type(error).__name__}: {cause}"
+        ) from error
+    finally:
+        for handle in hooks:
+            handle.remove()
+    return shapes
+
+
+def _groups(atoms: list[Atom], model: nn.Module) -> list[ChannelGroup]:
+    """Atoms that touch the same slots equally often form one group, in the model's order."""
+    order = {name: i for i, (name, _) in enumerate(model.named_modules())}
+    by_signature: dict[Any, list[Atom]] = defaultdict(list)
+    for atom in atoms:
+        signature = frozenset((slot, len(where)) for slot, where in atom.positions.items())
+        by_signature[signature, atom.frozen].append(atom)
+
+    groups = []
+    for (_, reason), members in by_signature.items():
+        slots = sorted(members[0].positions, key=lambda slot: (order[slot[0]], slot[1]))
+        first = next(slot for slot in slots if slot[1] != "in")
+        for atom in members:
+            for where in atom.positions.values():
+                where.sort()
+        members.sort(key=lambda atom: atom.positions[first][0])
+        parts = tuple(
+            Member(slot[0], slot[1], np.array([atom.positions[slot] for atom in members]))  # type: ignore[arg-type]
+            for slot in slots
+        )
+        groups.append(
+            ChannelGroup(
+                id=first[0],
+                size=len(members),
+                granularity=1,
+                min_width=1,
+                prunable=not reason,
+                members=parts,
+                reason=reason,
+            )
+        )
+    groups.sort(key=lambda g: (order[g.id], int(g.members[0].index.min())))
+    return _unique(groups)
+
+
+def _unique(groups: list[ChannelGroup]) -> list[ChannelGroup]:
+    counts: dict[str, int] = defaultdict(int)
+    named = []
+    for group in groups:
+        counts[group.id] += 1
+        repeat = counts[group.id]
+        named.append(replace(group, id=f"{group.id}#{repeat}") if repeat > 1 else group)
+    return named
+
+
+def _layers(
+    model: nn.Module,
+    shapes: dict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]],
+    groups: list[ChannelGroup],
+    epilogue: dict[str, tuple[str, ...]],
+) -> list[Layer]:
+    spans: dict[tuple[str, str], list[tuple[int, Span]]] = defaultdict(list)
+    for group in groups:
+        for member in group.members:
+            span = Span(group.id, group.size, member.index.shape[1])
+            for role in ("in", "out") if member.role == "both" else (member.role,):
+                spans[member.module, role].append((int(member.index.min()), span))
+    layers = []
+    for name, module in model.named_modules():
+        if not isinstance(module, LAYER_TYPES) or name not in shapes:
+            continue
+        first_in, first_out = shapes[name][0]
+        sides = {
+            role: tuple(span for _, span in sorted(spans[name, role], key=lambda item: item[0]))
+            for role in ("in", "out")
+        }
+        layers.append(
+            Layer(
+                name=name,
+                shape=_shape(module, first_in, first_out, epilogue.get(name, ())),
+                in_channels=_channels(module, "in"),
+                out_channels=_channels(module, "out"),
+                in_spans=sides["in"],
+                out_spans=sides["out"],
+                has_bias=module.bias is not None,
+                calls=len(shapes[name]),
+            )
+        )
+    return layers
+
+
+def _channels(module: nn.Module, side: str) -> int:
+    kind = "features" if isinstance(module, nn.Linear) else "channels"
+    return int(getattr(module, f"{side}_{kind}"))
+
+
+def _shape(
+    module: nn.Module,
+    in_shape: tuple[int, ...],
+    out_shape: tuple[int, ...],
+    epilogue: tuple[str, ...],
+) -> LayerShape:
+    if isinstance(module, nn.modules.conv._ConvNd):
+        depthwise = module.groups == module.in_channels == module.out_channels > 1
+        return LayerShape(
+            kind="depthwise" if depthwise else "conv",
+            kernel=tuple(module.kernel_size),
+            stride=tuple(module.stride),
+            dilation=tuple(module.dilation),
+            groups=1 if depthwise else module.groups,
+            in_hw=in_shape[2:],
+            out_hw=out_shape[2:],
+            epilogue=epilogue,
+        )
+    return LayerShape(
+        kind="linear", in_hw=in_shape[1:-1], out_hw=out_shape[1:-1], epilogue=epilogue
+    )
