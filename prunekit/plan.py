@@ -27,6 +27,17 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class Base:
+    """The dense model a plan applies to: how to build it, and which weights lie beside the plan."""
+
+    spec: str
+    arguments: dict[str, int] = field(default_factory=dict)
+    weights_sha256: str = ""
+    input_shapes: tuple[tuple[int, ...], ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ChannelPlan:
     """Kept channels per group, with the cut of every module spelled out.
 
@@ -39,6 +50,7 @@ class ChannelPlan:
     cuts: dict[str, Cut]
     sizes: dict[str, int]
     predicted: dict[str, float] = field(default_factory=dict)
+    base: Base | None = None
 
     @property
     def widths(self) -> dict[str, int]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from prunekit.errors import UsageError
 
 Array = NDArray[np.float64]
 CostFunction = Callable[[NDArray[np.int64], NDArray[np.int64]], Array]
@@ -63,6 +66,47 @@ class Problem:
     def value(self, widths: Mapping[str, int]) -> float:
         """Total value at the given widths."""
         return sum(v.values[v.widths.index(widths[v.name])] for v in self.variables)
+
+    def check(self) -> None:
+        """Raise UsageError, naming what is wrong, unless a solver can take this as given."""
+        if math.isnan(self.budget):
+            raise UsageError("`budget` is nan; give a number")
+        known: set[str] = set()
+        for variable in self.variables:
+            _check_variable(variable)
+            if variable.name in known:
+                raise UsageError(f"the variable `{variable.name}` is given twice; merge the two")
+            known.add(variable.name)
+        for term in self.terms:
+            for name, repeat in (*term.in_parts, *term.out_parts):
+                if name not in known:
+                    raise UsageError(
+                        f"the term `{term.name}` reads `{name}`, which is no variable; add it"
+                    )
+                if repeat < 1:
+                    raise UsageError(
+                        f"the term `{term.name}` repeats `{name}` {repeat} times; "
+                        "the least is once"
+                    )
+        absent = sorted(known - set(self.start)) if self.start is not None else []
+        if absent:
+            raise UsageError(f"`start` lacks a width for `{absent[0]}`; give one per variable")
+
+
+def _check_variable(variable: Variable) -> None:
+    name, widths, values = variable.name, variable.widths, variable.values
+    if not widths or any(a >= b for a, b in zip(widths, widths[1:], strict=False)):
+        raise UsageError(f"the widths of `{name}` are {widths}; they must ascend, at least one")
+    if len(values) != len(widths):
+        raise UsageError(
+            f"`{name}` has {len(widths)} widths but {len(values)} values; give one per width"
+        )
+    for width, value in zip(widths, values, strict=True):
+        if not math.isfinite(value):
+            raise UsageError(
+                f"the value of `{name}` at width {width} is {value}; "
+                "every value must be a finite number"
+            )
 
 
 Status = Literal["optimal", "feasible", "infeasible"]

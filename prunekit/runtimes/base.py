@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from prunekit.artifact import Artifact
 from prunekit.errors import RuntimeUnavailableError
 from prunekit.registry import runtimes
-from prunekit.target import Environment, Target
+from prunekit.target import Environment, Target, cpu_isa
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -104,3 +104,8 @@ def timing_inputs(artifact: Artifact, target: Target) -> dict[str, NDArray[Any]]
         )
         for name, shape in artifact.input_shapes.items()
     }
+
+
+def cpu_granularity() -> int:
+    """The channels CPU kernels handle at once: 16 with AVX-512, else 8."""
+    return 16 if "avx512f" in cpu_isa() else 8

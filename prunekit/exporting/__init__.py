@@ -1,0 +1,6 @@
+"""Deployment artifacts: exported, compared with PyTorch's outputs, and only then put in place."""
+
+from prunekit.exporting.narrow import narrow_onnx
+from prunekit.exporting.onnx import export, live_artifact
+
+__all__ = ["export", "live_artifact", "narrow_onnx"]

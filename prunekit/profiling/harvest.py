@@ -1,0 +1,253 @@
+"""Harvest: layer latencies taken from whole networks, the dense one and random narrow ones.
+
+Caches, fusions and layout changes are then the real ones. Rounds run all networks in shuffled
+order, profiled runs beside plain end-to-end runs, so that the machine's moods hit all alike.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import defaultdict
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from prunekit.artifact import Artifact
+from prunekit.errors import TableError
+from prunekit.exporting import export, live_artifact, narrow_onnx
+from prunekit.graph import ChannelGraph
+from prunekit.latency import Entry, LatencyTable, Network, Protocol, Sample
+from prunekit.plan import ChannelPlan
+from prunekit.profiling.journal import Journal
+from prunekit.progress import bar, say
+from prunekit.runtimes import Engine, Runtime, runtime_for
+from prunekit.surgery import slim
+from prunekit.target import Target
+
+
+@dataclass(frozen=True)
+class HarvestPlan:
+    """How much to measure: ``nets`` networks (the dense one included), ``rounds`` rounds."""
+
+    nets: int = 10
+    rounds: int = 6
+    runs: int = 5
+    seed: int = 0
+    max_seconds: float = 120.0
+    min_rounds: int = 3
+
+
+def sample_plans(graph: ChannelGraph, granularity: int, nets: int, seed: int) -> list[ChannelPlan]:
+    """The dense plan, the smallest one, and random ones from narrow to wide, stages skewed."""
+    smallest = {g.id: g.widths(granularity)[0] for g in graph.groups if g.prunable}
+    plans = [ChannelPlan.dense(graph), ChannelPlan.from_widths(graph, smallest)]
+    rng = np.random.default_rng(seed)
+    order = {group.id: i / max(1, len(graph.groups) - 1) for i, group in enumerate(graph.groups)}
+    for keep in np.linspace(0.2, 0.85, max(0, nets - 2)):
+        slope = rng.uniform(-0.3, 0.3)
+        widths = {}
+        for group in graph.groups:
+            if not group.prunable:
+                continue
+            share = keep + slope * (order[group.id] - 0.5) + rng.uniform(-0.3, 0.3)
+            allowed = np.array(group.widths(granularity))
+            wanted = group.size * min(1.0, max(0.0, share))
+            widths[group.id] = int(allowed[np.argmin(np.abs(allowed - wanted))])
+        plans.append(ChannelPlan.from_widths(graph, widths))
+    return plans[: max(nets, 2)]
+
+
+def harvest(
+    model: nn.Module,
+    graph: ChannelGraph,
+    example: Any,
+    target: Target,
+    *,
+    plan: HarvestPlan | None = None,
+    name: str = "",
+    granularity: int | None = None,
+    journal: Path | None = None,
+    resume: bool = False,
+) -> LatencyTable:
+    """Measure ``model`` on ``target`` and return its table.
+
+    Every finished round goes to ``journal`` at once; with ``resume`` its rounds are kept and only
+    the missing ones measured. Stops after ``plan.rounds`` rounds or ``plan.max_seconds``.
+    """
+    wanted = plan or HarvestPlan()
+    runtime = runtime_for(target)
+    block = granularity or runtime.granularity(target)
+    plans = sample_plans(graph, block, wanted.nets, wanted.seed)
+    environment = runtime.environment(target)
+    log, done = None, []
+    if journal is not None:
+        head = {
+            "target": target.describe(),
+            "device": environment.device_name,
+            "runtime": environment.runtime_version,
+            "model": graph.fingerprint,
+            "inputs": [list(shape) for shape in graph.input_shapes],
+            "granularity": block,
+            "nets": len(plans),
+            "runs": wanted.runs,
+            "seed": wanted.seed,
+        }
+        log = Journal(journal, head)
+        done = log.resume() if resume else []
+        if done:
+            say(f"profile: {len(done)} of {wanted.rounds} rounds taken from {journal}")
+        else:
+            log.start()
+    stopped = "all rounds"
+    if len(done) < wanted.rounds:
+        with tempfile.TemporaryDirectory(prefix="prunekit-") as folder:
+            artifacts = _artifacts(model, plans, example, runtime, Path(folder))
+            stopped = _measure(artifacts, runtime, target, wanted, done, log)
+    table = _table(graph, plans, done, target, environment, block, wanted, stopped, name)
+    return table.calibrated()
+
+
+def _artifacts(
+    model: nn.Module, plans: list[ChannelPlan], example: Any, runtime: Runtime, folder: Path
+) -> list[Artifact]:
+    """One artifact per plan, in the form the runtime takes."""
+    found = []
+    with bar("building networks", len(plans)) as shown:
+        for number, plan in enumerate(plans):
+            if runtime.artifact_format == "module":
+                found.append(live_artifact(slim(model, plan), example))
+            else:
+                path = folder / f"net{number}.onnx"
+                narrow = narrow_onnx(found[0], plan, path) if found else None
+                found.append(narrow or export(slim(model, plan), example, path))
+            shown.advance()
+    return found
+
+
+def _measure(
+    artifacts: list[Artifact],
+    runtime: Runtime,
+    target: Target,
+    wanted: HarvestPlan,
+    done: list[dict[str, Any]],
+    log: Journal | None,
+) -> str:
+    """Measure the missing rounds into ``done``; why it ended."""
+    engines: list[Engine] = []
+    started = time.monotonic()
+    try:
+        with bar("profiling", wanted.rounds) as shown:
+            shown.advance(len(done))
+            engines.extend(runtime.load(artifact, target) for artifact in artifacts)
+            for number in range(len(done), wanted.rounds):
+                late = time.monotonic() - started > wanted.max_seconds
+                if late and number >= wanted.min_rounds:
+                    return f"{wanted.max_seconds:g} s"
+                row = _round(artifacts, engines, runtime, target, wanted, number)
+                done.append(row)
+                if log is not None:
+                    log.append(row)
+                shown.advance(note=f"dense {row['end_to_end_ms'][0][0]:.3g} ms")
+    finally:
+        for engine in engines:
+            engine.close()
+    return "all rounds"
+
+
+def _round(
+    artifacts: list[Artifact],
+    engines: list[Engine],
+    runtime: Runtime,
+    target: Target,
+    wanted: HarvestPlan,
+    number: int,
+) -> dict[str, Any]:
+    """One round: every network in shuffled order, several times, profiled and plain."""
+    rng = np.random.default_rng((wanted.seed, number))
+    profilers = [runtime.profiler(artifact, target) for artifact in artifacts]
+    times: list[list[float]] = [[] for _ in artifacts]
+    layers: list[list[dict[str, float]]] = []
+    try:
+        for _ in range(wanted.runs):
+            for i in rng.permutation(len(artifacts)):
+                profilers[i].run(2)
+                times[i] += engines[i].time(3)[1:]
+        while profilers:
+            layers.append(profilers.pop(0).finish())
+    finally:
+        for profiler in profilers:  # only after an error or an interrupt
+            with suppress(Exception):
+                profiler.finish()
+    per_layer = [
+        {name: [run.get(name, 0.0) for run in runs] for name in sorted({n for r in runs for n in r})}
+        for runs in layers
+    ]
+    return {"round": number, "end_to_end_ms": times, "layers_us": per_layer}
+
+
+def _table(
+    graph: ChannelGraph,
+    plans: list[ChannelPlan],
+    rounds: list[dict[str, Any]],
+    target: Target,
+    environment: Any,
+    block: int,
+    wanted: HarvestPlan,
+    stopped: str,
+    name: str,
+) -> LatencyTable:
+    by_name = {layer.name: layer for layer in graph.layers}
+    samples: dict[Any, list[Sample]] = defaultdict(list)
+    networks = []
+    for number, plan in enumerate(plans):
+        summed = 0.0
+        for layer_name, layer in by_name.items():
+            times = [us for row in rounds for us in row["layers_us"][number].get(layer_name, ())]
+            if not times:
+                raise TableError(
+                    f"{target} reported no time for layer {layer_name!r}; "
+                    "this model cannot be profiled on this runtime"
+                )
+            us, spread = _centre(times)
+            summed += us
+            samples[layer.shape].append(
+                Sample(
+                    net=number,
+                    cin=layer.width("in", plan.widths),
+                    cout=layer.width("out", plan.widths),
+                    us=round(us / layer.calls, 3),
+                    spread_us=round(spread / layer.calls, 3),
+                    runs=len(times),
+                )
+            )
+        whole = [1e3 * ms for row in rounds for ms in row["end_to_end_ms"][number]]
+        networks.append(
+            Network(
+                model=name or graph.fingerprint,
+                kept=round(sum(plan.widths.values()) / sum(plan.sizes.values()), 4),
+                layers_us=round(summed, 2),
+                end_to_end_us=round(float(np.median(whole)), 2),
+                spread_us=round(float(np.subtract(*np.percentile(whole, [75, 25]))), 2),
+                runs=len(whole),
+            )
+        )
+    entries = [
+        Entry(shape, tuple(rows)) for shape, rows in sorted(samples.items(), key=lambda i: str(i[0]))
+    ]
+    protocol = Protocol("harvest", len(plans), len(rounds), wanted.runs, wanted.seed, stopped)
+    return LatencyTable(
+        target, environment, protocol, block, (graph.fingerprint,), tuple(entries), tuple(networks)
+    )
+
+
+def _centre(times: list[float]) -> tuple[float, float]:
+    """Interquartile mean and range: ticks are whole microseconds, outliers are other processes."""
+    ordered = np.sort(np.asarray(times))
+    low, high = len(ordered) // 4, len(ordered) - len(ordered) // 4
+    return float(ordered[low:high].mean()), float(np.subtract(*np.percentile(ordered, [75, 25])))
+

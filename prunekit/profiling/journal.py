@@ -1,0 +1,75 @@
+"""The append-only journal of a profile: a killed run loses at most the round it was in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from prunekit.errors import FileError, TableError
+
+JOURNAL_VERSION = 1
+
+
+class Journal:
+    """One JSON line per round, behind a head line that says what is being measured."""
+
+    def __init__(self, path: Path, head: dict[str, Any]) -> None:
+        self.path = path
+        self.head = {"prunekit": "profile journal", "version": JOURNAL_VERSION, **head}
+
+    def resume(self) -> list[dict[str, Any]]:
+        """The rounds already there; a line cut off by a crash is dropped."""
+        try:
+            lines = self.path.read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        except (OSError, UnicodeDecodeError) as error:
+            raise FileError(f"cannot read journal {self.path}: {error}") from error
+        rows: list[dict[str, Any]] = []
+        for number, line in enumerate(lines):
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                if number == len(lines) - 1:
+                    break
+                raise FileError(
+                    f"journal {self.path} is damaged at line {number + 1}; remove it to start again"
+                ) from error
+        if not rows:
+            return []
+        if rows[0] != self.head:
+            changed = sorted(
+                key for key in {*rows[0], *self.head} if rows[0].get(key) != self.head.get(key)
+            )
+            raise TableError(
+                f"journal {self.path} is of another profile ({', '.join(changed)} differ); "
+                "remove it or profile without --resume"
+            )
+        self._rewrite(rows)
+        return rows[1:]
+
+    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
+        from prunekit.serialize import write_text
+
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def start(self) -> None:
+        """Begin anew."""
+        self._rewrite([self.head])
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add one round, on disk when this returns."""
+        import os
+
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise FileError(f"cannot write {self.path}: {error.strerror or error}") from error
+
+    def remove(self) -> None:
+        """The table is written; the journal has served."""
+        self.path.unlink(missing_ok=True)

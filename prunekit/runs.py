@@ -1,0 +1,117 @@
+"""A pruned model on disk: ``plan.json`` and ``model.safetensors``, no pickle anywhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from prunekit.errors import FileError, ModelError, UsageError
+from prunekit.graph import fingerprint
+from prunekit.models import SAFE_PREFIXES, BuiltModel, build, load_weights, rebuild
+from prunekit.plan import Base, ChannelPlan
+from prunekit.serialize import replacing, sha256_file
+from prunekit.surgery import slim
+
+WEIGHTS = "model.safetensors"
+PLAN = "plan.json"
+
+
+def save(
+    run: str | Path,
+    small: nn.Module,
+    plan: ChannelPlan,
+    base: str,
+    arguments: dict[str, int] | None = None,
+    input_shapes: tuple[tuple[int, ...], ...] = (),
+) -> None:
+    """Write the slim network's weights and its plan into the folder ``run``.
+
+    ``base`` names the dense model (``torchvision:resnet50``, ``path/file.py:factory``, ...) and
+    ``arguments`` what its factory was called with.
+    """
+    from importlib.metadata import version
+
+    run = Path(run)
+    save_weights(small, run / WEIGHTS)
+    record = Base(
+        spec=base,
+        arguments=arguments or {},
+        weights_sha256=sha256_file(run / WEIGHTS),
+        input_shapes=input_shapes,
+        versions={name: version(name) for name in ("prunekit", "torch", "torchvision")},
+    )
+    replace(plan, base=record).save(run / PLAN)
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """All parameters and buffers as safetensors, atomically."""
+    state = {n: t.detach().cpu().contiguous().clone() for n, t in module.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(state, str(temporary))
+
+
+def load(run: str | Path, model: nn.Module | str | None = None) -> nn.Module:
+    """The slim network of a run folder, in evaluation mode.
+
+    The dense structure comes from torchvision, timm or the zoo as the plan says. A plan that
+    names a Python factory is not trusted to run it: pass the dense ``model`` or its spec.
+    Damaged or edited files are named in the error.
+    """
+    run = Path(run)
+    plan = ChannelPlan.load(run / PLAN)
+    if plan.base is None:
+        raise FileError(f"{run / PLAN} does not say which model it is for; pass `model`")
+    weights = run / WEIGHTS
+    if not weights.is_file():
+        raise FileError(f"no {WEIGHTS} in {run}; is it a finished run folder?")
+    if sha256_file(weights) != plan.base.weights_sha256:
+        raise FileError(f"{weights} was edited or damaged: its checksum does not match plan.json")
+    small = slim(_dense(run, plan, plan.base, model), plan)
+    load_weights(small, weights)
+    return small.eval()
+
+
+def _dense(
+    run: Path, plan: ChannelPlan, base: Base, model: nn.Module | str | None
+) -> nn.Module:
+    if isinstance(model, nn.Module):
+        return model
+    if isinstance(model, str):
+        return rebuild(model, base.arguments)
+    if not base.spec.startswith(SAFE_PREFIXES):
+        raise UsageError(
+            f"{run} was made from {base.spec!r}, which is code that a file may not start by "
+            "itself; pass `model` (on the command line --model) to say that you trust it"
+        )
+    rng = torch.get_rng_state()
+    dense = rebuild(base.spec, base.arguments)
+    torch.set_rng_state(rng)  # loading a file is no reason for other random numbers
+    found = fingerprint((n, tuple(t.shape)) for n, t in dense.state_dict().items())
+    if found != plan.fingerprint:
+        made = base.versions.get("torchvision", "unknown")
+        raise ModelError(
+            f"{base.spec} is not built here as it was when {run} was made "
+            f"(torchvision {made} then): its structure differs"
+        )
+    return dense
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether ``path`` is a folder with a plan in it."""
+    return (Path(path) / PLAN).is_file()
+
+
+def open_model(spec: str, **options: Any) -> BuiltModel:
+    """:func:`prunekit.models.build`, which also takes a run folder."""
+    if is_run(spec):
+        if options.get("pretrained"):
+            raise UsageError(f"`--pretrained` does not go with the run folder {spec}")
+        return BuiltModel(load(spec), str(spec))
+    if Path(spec).is_dir():
+        raise ModelError(f"{spec} is a folder without {PLAN}, not a finished run")
+    return build(spec, **options)

@@ -1,0 +1,312 @@
+"""ONNX Runtime: timing with bound buffers, and layer times from its own profiler."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunekit.artifact import Artifact
+from prunekit.errors import FileError, RuntimeUnavailableError, UsageError
+from prunekit.progress import say
+from prunekit.runtimes.base import Arrays, cpu_granularity, timing_inputs
+from prunekit.target import Environment, Target, cpu_environment
+
+if TYPE_CHECKING:
+    from prunekit.runtimes.onnx_graph import OnnxGraph
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_LAYOUT_OPS = ("ReorderInput", "ReorderOutput")
+"""What the runtime adds around layers that run in its blocked layout; never in the file."""
+_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+}
+
+
+class OnnxRuntime:
+    """Runs ONNX files with Microsoft's ONNX Runtime."""
+
+    name = "onnxruntime"
+    artifact_format = "onnx"
+    devices = ("cpu", "cuda")
+    precisions = ("fp32",)
+
+    def unavailable(self, target: Target) -> str | None:
+        """Why ``target`` cannot be used: the package or its provider for the device is missing."""
+        try:
+            ort = _ort()
+        except ImportError as error:
+            return f"`import onnxruntime` failed: {error}; pip install onnxruntime"
+        provider = _PROVIDERS[target.device.split(":")[0]]
+        if provider not in ort.get_available_providers():
+            return (
+                f"this onnxruntime {ort.__version__} has no {provider}; pip uninstall onnxruntime, "
+                "then pip install onnxruntime-gpu, on a machine with an NVIDIA driver"
+            )
+        return None
+
+    def environment(self, target: Target) -> Environment:
+        """The processor, or the GPU with its driver."""
+        environment = cpu_environment(f"onnxruntime {_ort().__version__}")
+        if target.device.startswith("cuda"):
+            name, driver = _gpu(_device_number(target))
+            return replace(environment, device_name=name, driver=driver, isa=())
+        return environment
+
+    def granularity(self, target: Target) -> int:
+        """The channel block of the kernels."""
+        return 8 if target.device.startswith("cuda") else cpu_granularity()
+
+    def load(self, artifact: Artifact, target: Target) -> OrtEngine:
+        """A session with one thread pool of the target's size and its buffers bound."""
+        return OrtEngine(artifact, target)
+
+    def profiler(self, artifact: Artifact, target: Target) -> OrtProfiler:
+        """A second session that writes ONNX Runtime's profile."""
+        return OrtProfiler(artifact, target)
+
+
+def _ort() -> Any:
+    return importlib.import_module("onnxruntime")
+
+
+def _device_number(target: Target) -> int:
+    return int(target.device.partition(":")[2] or 0)
+
+
+def _gpu(number: int) -> tuple[str, str]:
+    """Name and driver of a GPU, as its own tool tells."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return f"cuda:{number}", ""
+    query = [tool, f"--id={number}", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30)  # noqa: S603
+    name, _, driver = done.stdout.strip().partition(", ")
+    return name or f"cuda:{number}", driver
+
+
+class OrtEngine:
+    """A session whose inputs and outputs live in buffers made once."""
+
+    def __init__(self, artifact: Artifact, target: Target, profile_prefix: str = "") -> None:
+        self.path, self._target = artifact.path, target
+        self._session = _session(artifact.path, target, profile_prefix)
+        self._binding = self._bind(artifact)
+
+    def _bind(self, artifact: Artifact) -> Any:
+        ort, target = _ort(), self._target
+        shapes = artifact.input_shapes or _input_shapes(self._session, self.path)
+        for name, sizes in shapes.items():
+            if sizes and sizes[0] not in (-1, target.batch):
+                raise UsageError(
+                    f"{self.path}: input {name!r} takes batches of {sizes[0]}, not "
+                    f"{target.batch}; time it with --batch {sizes[0]}, or export it anew"
+                )
+        types = {value.name: _TYPES.get(value.type) for value in self._session.get_inputs()}
+        feeds = timing_inputs(replace(artifact, input_shapes=shapes), target)
+        for name, array in feeds.items():
+            kind = types.get(name)
+            if kind is None:
+                raise UsageError(
+                    f"{self.path}: no input {name!r} of a known type; it has {', '.join(types)}"
+                )
+            # Whole-number inputs are indices as a rule: zero is always one of them.
+            feeds[name] = (
+                array.astype(kind)
+                if np.issubdtype(kind, np.floating)
+                else np.zeros_like(array, kind)
+            )
+        outputs = self.run(feeds)
+        device, number = target.device.split(":")[0], _device_number(target)
+        binding = self._session.io_binding()
+        self._held = []
+        for name, array in feeds.items():
+            value = ort.OrtValue.ortvalue_from_numpy(array, device, number)
+            binding.bind_ortvalue_input(name, value)
+            self._held.append(value)
+        for output, array in zip(self._session.get_outputs(), outputs, strict=True):
+            value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), device, number)
+            binding.bind_ortvalue_output(output.name, value)
+            self._held.append(value)
+        return binding
+
+    def run(self, inputs: Arrays) -> list[NDArray[Any]]:
+        """Outputs for ``inputs``."""
+        try:
+            outputs: list[NDArray[Any]] = self._session.run(None, dict(inputs))
+        except Exception as error:  # the runtime's error types share no base of their own
+            sizes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
+            raise UsageError(f"{self.path} does not run on {sizes}: {_line(error)}") from error
+        return outputs
+
+    def time(self, runs: int) -> list[float]:
+        """Milliseconds of each run, buffers bound."""
+        run, binding, clock = self._session.run_with_iobinding, self._binding, time.perf_counter
+        samples = []
+        for _ in range(runs):
+            start = clock()
+            run(binding)
+            samples.append((clock() - start) * 1e3)
+        return samples
+
+    def close(self) -> None:
+        """Drop session and buffers."""
+        self._binding = self._session = None
+        self._held = []
+
+
+def _session(path: str, target: Target, profile_prefix: str) -> Any:
+    ort = _ort()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = target.threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 4
+    # Threads that spin on after a run would take the cores from the session timed next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if profile_prefix:
+        options.enable_profiling = True
+        options.profile_file_prefix = profile_prefix
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if target.device.startswith("cuda"):
+        facts = {"device_id": _device_number(target), "use_tf32": 0}
+        providers.insert(0, ("CUDAExecutionProvider", facts))
+    if not Path(path).is_file():
+        raise FileError(f"no artifact at {path}")
+    try:
+        session = ort.InferenceSession(path, options, providers=providers)
+    except Exception as error:  # the runtime's error types share no base of their own
+        raise FileError(
+            f"{path} is not a model ONNX Runtime can load ({_line(error)}); export it again"
+        ) from error
+    if target.device.startswith("cuda") and "CUDAExecutionProvider" not in session.get_providers():
+        raise RuntimeUnavailableError(
+            f"{target}: ONNX Runtime fell back to the CPU; check that its CUDA libraries load"
+        )
+    return session
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _input_shapes(session: Any, path: str) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for value in session.get_inputs():
+        sizes = tuple(size if isinstance(size, int) else -1 for size in value.shape)
+        if -1 in sizes[1:]:
+            raise UsageError(
+                f"{path}: input {value.name!r} leaves more than its batch open; "
+                "export it with fixed sizes"
+            )
+        shapes[value.name] = sizes
+    return shapes
+
+
+class OrtProfiler:
+    """A session that records every kernel; its times are shares, not latencies."""
+
+    def __init__(self, artifact: Artifact, target: Target) -> None:
+        from prunekit.runtimes.onnx_graph import read
+
+        self._graph = read(artifact.path)
+        self._folder = tempfile.TemporaryDirectory(prefix="prunekit-profile-")
+        try:
+            self._engine = OrtEngine(artifact, target, os.path.join(self._folder.name, "profile"))
+        except BaseException:
+            self._folder.cleanup()
+            raise
+
+    def run(self, runs: int) -> None:
+        """Run it ``runs`` times."""
+        try:
+            self._engine.time(runs)
+        except BaseException:
+            self._folder.cleanup()
+            raise
+
+    def finish(self) -> list[dict[str, float]]:
+        """Layer times of every run but the first, in microseconds."""
+        try:
+            path = Path(self._engine._session.end_profiling())
+            events = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise FileError(f"ONNX Runtime's profile cannot be read: {error}") from error
+        finally:
+            self._folder.cleanup()
+            self._engine.close()
+        runs, named = layer_times(events, self._graph)
+        if named < 0.9:
+            say(
+                f"note: only {100 * named:.0f} % of the time in {self._graph.path} is in kernels "
+                "whose layer is known by name; the rest is counted to the layer before"
+            )
+        return runs[1:]
+
+
+def layer_times(
+    events: Iterable[Mapping[str, Any]], graph: OnnxGraph
+) -> tuple[list[dict[str, float]], float]:
+    """Per run, layer name to microseconds, and the share of the time whose layer a name told.
+
+    Kernels with no known name (layout reorders, fusions) are counted to the layer before them.
+    """
+    kernels: list[tuple[float, float, str, str]] = []
+    spans: list[tuple[float, float]] = []
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            name = event["name"].removesuffix("_kernel_time")
+            kernels.append((event["ts"], event["dur"], name, event["args"].get("op_name", "")))
+        elif event.get("cat") == "Session" and event["name"] == "model_run":
+            spans.append((event["ts"], event["ts"] + event["dur"]))
+    kernels.sort(key=lambda kernel: kernel[0])
+    first = graph.layers[0] if graph.layers else ""
+    runs: list[dict[str, float]] = []
+    known = total = 0.0
+    position = 0
+    for start, end in sorted(spans):
+        times: dict[str, float] = {}
+        layer = first
+        while position < len(kernels) and kernels[position][0] <= end:
+            began, took, name, op = kernels[position]
+            position += 1
+            if began < start:
+                continue
+            owner = layer_of_kernel(name, graph)
+            layer = owner or layer
+            times[layer] = times.get(layer, 0.0) + took
+            total += took
+            known += took if owner or op in _LAYOUT_OPS else 0.0
+        runs.append(times)
+    return runs, known / total if total else 1.0
+
+
+def layer_of_kernel(name: str, graph: OnnxGraph) -> str | None:
+    """The layer a kernel of this name works for, or None.
+
+    A node kept as it was keeps its name; one in the blocked layout is called after the value it
+    makes (``relu_1_nchwc``, ``getitem_3_bn_nchwc``); a fused one has the fusion behind a slash.
+    """
+    plain = re.sub(r"_token_\d+$", "", name.partition("/")[0].removeprefix("fused "))
+    if plain in graph.nodes:
+        return graph.nodes[plain]
+    value = re.sub(r"(_bn)?_nchwc$", "", plain)
+    return graph.values.get(value) or graph.nodes.get(value)

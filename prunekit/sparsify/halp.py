@@ -1,0 +1,131 @@
+"""Iterative pruning under an exponential budget schedule (HALP, arXiv 2210.06659), as a rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from prunekit.criteria import Accumulator, Criterion
+from prunekit.graph import ChannelGraph
+from prunekit.masks import mask_
+from prunekit.plan import ChannelPlan, geometric_budgets
+from prunekit.scores import Scores
+from prunekit.sparsify.solve import Allocation
+
+Solve = Callable[[Scores, float, dict[str, int]], Allocation]
+"""(scores, budget as a fraction of dense, widths not to exceed) -> allocation."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When to prune: ``steps`` times, every ``interval`` optimizer steps; pure counting."""
+
+    steps: int
+    interval: int
+
+    def due(self, step: int) -> int | None:
+        """Which pruning step (0 first) ends with optimizer step ``step`` (0 first), or None."""
+        if (step + 1) % self.interval:
+            return None
+        number = (step + 1) // self.interval - 1
+        return number if number < self.steps else None
+
+
+class Halp:
+    """Prunes a little every ``interval`` steps while training goes on; pruned channels stay zero.
+
+    Scores are averaged over the steps since the last pruning. The budgets fall exponentially from
+    the dense cost to ``fraction`` of it. The last pruning step is left to the caller, who has to
+    find the structure that measures right; :meth:`scores` are what it needs.
+    """
+
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        criterion: Criterion,
+        solve: Solve,
+        fraction: float,
+        schedule: Schedule,
+    ) -> None:
+        self.graph = graph
+        self.solve = solve
+        self.schedule = schedule
+        self.budgets = geometric_budgets(1.0, fraction, schedule.steps)
+        self.total = Accumulator(graph, criterion)
+        self.plan = ChannelPlan.dense(graph)
+        self.last: Scores | None = None
+        self.history: list[dict[str, Any]] = []
+
+    def after_backward(self, model: nn.Module, step: int) -> None:
+        """Add this batch's scores."""
+        if step < self.schedule.steps * self.schedule.interval:
+            self.total.add(model)
+
+    def after_step(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int
+    ) -> None:
+        """Keep pruned channels at zero, and prune when it is due."""
+        del optimizer  # a masked channel's momentum is masked away with its weights
+        number = self.schedule.due(step)
+        if number is not None:
+            self.last = self._reduced(self.total.scores())
+            self.total.reset()
+            if number < self.schedule.steps - 1:
+                allocation = self.solve(self.last, self.budgets[number], self.plan.widths)
+                self.plan = allocation.plan
+                self.history.append({"step": step, "predicted_ratio": allocation.ratio})
+        mask_(model, self.plan)
+
+    def scores(self) -> Scores:
+        """The scores of the last full interval; removed channels have none."""
+        return self._reduced(self.total.scores()) if self.last is None else self.last
+
+    def _reduced(self, scores: Scores) -> Scores:
+        """Zero for channels already gone (and the same on every rank of a distributed run)."""
+        found = {}
+        for group, values in scores.by_group.items():
+            alive = np.zeros(len(values))
+            alive[list(self.plan.keep[group])] = 1
+            # a removed channel ranks below any live one, even one that scores zero
+            found[group] = _averaged(values) * alive + alive * 1e-30
+        return Scores(found, scores.criterion, scores.batches)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything a resumed run needs."""
+        tensors = {f"sum.{g}": torch.from_numpy(v.copy()) for g, v in self.total.sums.items()}
+        if self.last is not None:
+            tensors |= {
+                f"last.{g}": torch.from_numpy(np.asarray(v)) for g, v in self.last.by_group.items()
+            }
+        facts = {
+            "batches": self.total.batches,
+            "last_batches": self.last.batches if self.last else 0,
+            "keep": {group: list(kept) for group, kept in self.plan.keep.items()},
+            "history": self.history,
+        }
+        return tensors, facts
+
+    def load_state(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Take up where :meth:`state` left off."""
+        self.total.batches = int(facts["batches"])
+        for group in self.total.sums:
+            self.total.sums[group] = tensors[f"sum.{group}"].numpy().copy()
+        last = {n[5:]: t.numpy().copy() for n, t in tensors.items() if n.startswith("last.")}
+        criterion = self.total.criterion.name
+        self.last = Scores(last, criterion, int(facts["last_batches"])) if last else None
+        self.plan = ChannelPlan.from_keep(self.graph, facts["keep"])
+        self.history = list(facts["history"])
+
+
+def _averaged(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[Any]]:
+    """The mean over all ranks of a distributed run."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return values
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    torch.distributed.all_reduce(tensor)
+    return tensor.numpy() / torch.distributed.get_world_size()

@@ -1,0 +1,138 @@
+"""``allocate``: scores and a budget in, widths and the plan out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prunekit.allocation import Allocator, Joint, Problem, Term, Variable
+from prunekit.budget import Budget
+from prunekit.costs import CostModel, LatencyCost, MacsCost, ParamsCost, total
+from prunekit.errors import InfeasibleError, UsageError
+from prunekit.graph import ChannelGraph, Layer
+from prunekit.latency import LatencyTable
+from prunekit.plan import ChannelPlan
+from prunekit.scores import Scores
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """The chosen plan with what it costs and keeps; ``gap`` bounds what a better one could add."""
+
+    plan: ChannelPlan
+    widths: dict[str, int]
+    value: float
+    cost: float
+    dense_cost: float
+    limit: float
+    unit: str
+    gap: float
+    status: str
+    solver: str
+
+    @property
+    def ratio(self) -> float:
+        """Predicted cost over the dense network's."""
+        return self.cost / self.dense_cost
+
+
+def allocate(
+    graph: ChannelGraph,
+    scores: Scores,
+    costs: LatencyTable | CostModel | None,
+    budget: Budget,
+    solver: Allocator | None = None,
+    *,
+    granularity: int | None = None,
+    at_most: Mapping[str, int] | None = None,
+) -> Allocation:
+    """The widths that keep the most saliency within ``budget``, and the plan that keeps the best.
+
+    ``costs`` is a latency table, a cost model, or None for a MACs or parameters budget. Widths
+    are multiples of ``granularity`` (default: the table's, else 1) and of the group's own, or the
+    full width; ``at_most`` caps them. Raises `InfeasibleError` with the smallest reachable cost.
+    """
+    model, block = _cost_model(costs, budget, granularity)
+    dense = total(graph, {}, model)
+    limit = budget.limit(dense)
+    problem = build_problem(graph, scores, model, limit, block, at_most)
+    solution = (solver or Joint()).solve(problem)
+    if solution.status == "infeasible":
+        raise InfeasibleError(
+            f"{budget} ({limit:.4g} {model.unit}) is below what is reachable: the smallest plan "
+            f"costs {solution.cost:.4g} {model.unit}, {solution.cost / dense:.1%} of the dense "
+            f"{dense:.4g}; ask for at least that"
+        )
+    best = sum(v.values[-1] for v in problem.variables)
+    plan = ChannelPlan.from_widths(graph, solution.widths, scores)
+    predicted = {f"{budget.kind}_{model.unit}".lower(): solution.cost}
+    plan = replace(plan, predicted=predicted)
+    return Allocation(
+        plan=plan,
+        widths=solution.widths,
+        value=solution.value / best if best else 1.0,
+        cost=solution.cost,
+        dense_cost=dense,
+        limit=limit,
+        unit=model.unit,
+        gap=solution.gap,
+        status=solution.status,
+        solver=solution.solver,
+    )
+
+
+def _cost_model(
+    costs: LatencyTable | CostModel | None, budget: Budget, granularity: int | None
+) -> tuple[CostModel, int]:
+    if isinstance(costs, LatencyTable):
+        if budget.kind == "latency":
+            return LatencyCost(costs), granularity or costs.granularity
+        granularity = granularity or costs.granularity
+        costs = None
+    if costs is None:
+        if budget.kind == "latency":
+            raise UsageError("a latency budget needs a latency table; run `prunekit profile`")
+        costs = MacsCost() if budget.kind == "macs" else ParamsCost()
+    if isinstance(costs, LatencyCost):
+        return costs, granularity or costs.table.granularity
+    return costs, granularity or 1
+
+
+def build_problem(
+    graph: ChannelGraph,
+    scores: Scores,
+    costs: CostModel,
+    limit: float,
+    granularity: int = 1,
+    at_most: Mapping[str, int] | None = None,
+) -> Problem:
+    """The allocation problem of ``graph``: a variable per group, a term per layer."""
+    variables = []
+    for group in graph.groups:
+        widths = group.widths(granularity)
+        if group.prunable and at_most is not None and group.id in at_most:
+            cap = at_most[group.id]
+            widths = tuple(w for w in widths if w <= cap) or (min(cap, widths[0]),)
+        ranked: NDArray[np.float64] = np.zeros(group.size)
+        if group.prunable and group.id in scores.by_group:
+            ranked = -np.sort(-scores.by_group[group.id])
+        sums = np.concatenate([[0.0], np.cumsum(ranked)])
+        variables.append(Variable(group.id, widths, tuple(float(sums[w]) for w in widths)))
+    terms = tuple(_term(layer, costs) for layer in graph.layers)
+    return Problem(tuple(variables), terms, limit, costs.constant)
+
+
+def _term(layer: Layer, costs: CostModel) -> Term:
+    def cost(cin: NDArray[np.int64], cout: NDArray[np.int64]) -> NDArray[np.float64]:
+        return costs.layer(layer, cin, cout)
+
+    sides = {
+        side: tuple((span.group, span.repeat) for span in spans)
+        for side, spans in (("in", layer.in_spans), ("out", layer.out_spans))
+    }
+    fixed_in = layer.in_channels - sum(s.size * s.repeat for s in layer.in_spans)
+    fixed_out = layer.out_channels - sum(s.size * s.repeat for s in layer.out_spans)
+    return Term(layer.name, sides["in"], fixed_in, sides["out"], fixed_out, cost)

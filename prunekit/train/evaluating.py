@@ -1,0 +1,84 @@
+"""Top-1 accuracy, and the loss that scoring uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from prunekit.errors import DataError, ModelError, UsageError
+from prunekit.train.batches import loader, size
+
+__all__ = ["count_right", "evaluate", "evaluating", "logits_of", "loss_fn", "resolve_device"]
+
+
+def resolve_device(device: str) -> torch.device:
+    """``auto`` is CUDA where there is one; asking for CUDA without it raises UsageError."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError("`device` is cuda but torch sees no CUDA device; use cpu or auto")
+    return torch.device(device)
+
+
+def logits_of(output: Any, num_classes: int = 1) -> Tensor:
+    """The (N, classes) tensor in a model's output; ModelError where there is none or it is too narrow."""
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
+        raise ModelError(f"the model's output is {shape}; (batch, classes) logits are needed")
+    if logits.shape[1] < num_classes:
+        raise ModelError(
+            f"the model has {logits.shape[1]} outputs but the data has {num_classes} classes; "
+            f"build the model with {num_classes} classes"
+        )
+    return logits
+
+
+def loss_fn(model: nn.Module, batch: Any) -> Tensor:
+    """Mean cross entropy of ``model`` on a batch of (images, labels)."""
+    images, labels = batch
+    return F.cross_entropy(logits_of(model(images)), labels)
+
+
+def evaluate(
+    model: nn.Module, dataset: Dataset[Any], batch_size: int = 256, device: str = "auto"
+) -> float:
+    """Top-1 accuracy, 0 to 1; the model's device and its modules' training flags are as before afterwards."""
+    if size(dataset) == 0:
+        raise DataError("there is nothing to evaluate on: the data set is empty")
+    there = resolve_device(device)
+    home = next((parameter.device for parameter in model.parameters()), there)
+    model.to(there)
+    try:
+        return count_right(model, loader(dataset, batch_size), there) / size(dataset)
+    finally:
+        model.to(home)
+
+
+@torch.no_grad()
+def count_right(model: nn.Module, batches: DataLoader[Any], device: torch.device) -> int:
+    """How many samples the model, on ``device`` and in evaluation mode, puts into their class."""
+    right = torch.zeros((), dtype=torch.int64, device=device)
+    with evaluating(model):
+        for images, labels in batches:
+            logits = logits_of(model(images.to(device, non_blocking=True)))
+            right += (logits.argmax(1) == labels.to(device, non_blocking=True)).sum()
+    return int(right)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; every module's own training flag is restored after it."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training

@@ -1,0 +1,150 @@
+"""Images in class folders, looked through before training so that nothing breaks in the middle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prunekit.errors import DataError
+from prunekit.progress import track
+from prunekit.train.images import ImageFiles, Shape, split
+
+__all__ = ["open_folder"]
+
+_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+# The usual ImageNet statistics; for grey, their means.
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+
+
+def open_folder(path: Path, shape: Shape, seed: int) -> tuple[ImageFiles, ImageFiles, int]:
+    """Training set, validation set and number of classes of the images under ``path``.
+
+    Either ``path/train`` and ``path/val`` hold one folder per class, or ``path`` does, and a fifth
+    of every class is held out by ``seed``. Raises DataError naming the folder or file at fault.
+    """
+    if shape[0] not in (1, 3):
+        raise DataError(
+            f"images in {path} have 1 or 3 channels, not {shape[0]}; use 1 or 3 in --input"
+        )
+    if not path.is_dir():
+        raise DataError(f"no such folder: {path}")
+    inner = [path / "train", path / "val"]
+    if all(folder.is_dir() for folder in inner):
+        (train_paths, train_labels, classes), (val_paths, val_labels, val_classes) = map(
+            _scan, inner
+        )
+        _same_classes(path, classes, val_classes)
+        _verify([*train_paths, *val_paths], path)
+    else:
+        if inner[0].is_dir() and any(item.is_dir() for item in inner[0].iterdir()):
+            raise DataError(f"{path} has train/ but no val/; add {inner[1]} or give {inner[0]}")
+        paths, labels, classes = _scan(path)
+        first, second = split(labels, seed, classes)
+        _verify(paths, path)
+        train_paths, train_labels = [paths[i] for i in first], [labels[i] for i in first]
+        val_paths, val_labels = [paths[i] for i in second], [labels[i] for i in second]
+    mode = "L" if shape[0] == 1 else "RGB"
+    train = ImageFiles(train_paths, train_labels, classes, mode, _augmented(shape))
+    val = ImageFiles(val_paths, val_labels, classes, mode, _centred(shape))
+    return train, val, len(classes)
+
+
+def _scan(folder: Path) -> tuple[list[Path], list[int], list[str]]:
+    """Image paths, labels and class names under ``folder``."""
+    kinds = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not kinds:
+        raise DataError(
+            f"no class folders in {folder}; put each class's images in a folder of its own"
+        )
+    if len(kinds) == 1:
+        raise DataError(
+            f"only one class folder in {folder}: {kinds[0].name}; at least two are needed"
+        )
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, kind in enumerate(kinds):
+        found = sorted(p for p in kind.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+        if not found:
+            raise DataError(f"no images in class folder {kind}; add some or remove the folder")
+        paths += found
+        labels += [label] * len(found)
+    return paths, labels, [kind.name for kind in kinds]
+
+
+def _same_classes(path: Path, train: list[str], val: list[str]) -> None:
+    for name in sorted({*train} ^ {*val}):
+        here, there = ("train", "val") if name in train else ("val", "train")
+        raise DataError(
+            f"{path}: class {name} is in {here}/ but not in {there}/; both need the same class folders"
+        )
+
+
+def _verify(paths: list[Path], folder: Path) -> None:
+    broken = [
+        (path, reason)
+        for path in track(paths, f"looking through the images in {folder}", len(paths))
+        if (reason := _fault(path))
+    ]
+    if broken:
+        path, reason = broken[0]
+        count = f" ({len(broken)} such files)" if len(broken) > 1 else ""
+        raise DataError(f"cannot read image {path}: {reason}{count}; remove or replace it")
+
+
+def _fault(path: Path) -> str:
+    """Why the image cannot be used, or nothing."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            kind = image.format
+            image.verify()
+        # Pillow's check stops at a JPEG's header, and a cut-off download lacks the end marker:
+        # only a file without it is worth the time of decoding.
+        if kind == "JPEG" and not _ends_as_jpeg(path):
+            with Image.open(path) as image:
+                image.load()
+    except UnidentifiedImageError:
+        return "not an image file"
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ""
+
+
+def _ends_as_jpeg(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - 2))
+        return file.read() == b"\xff\xd9"
+
+
+def _normalising(shape: Shape) -> list[Any]:
+    import torch
+    from torchvision.transforms import v2
+
+    grey = shape[0] == 1
+    mean = [sum(_MEAN) / 3] if grey else list(_MEAN)
+    std = [sum(_STD) / 3] if grey else list(_STD)
+    return [
+        v2.ToImage(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(mean, std),
+        v2.ToPureTensor(),
+    ]
+
+
+def _augmented(shape: Shape) -> Any:
+    from torchvision.transforms import v2
+
+    # A twelfth of a small image shows nothing that could be told apart.
+    least = 0.08 if min(shape[1:]) > 64 else 0.5
+    crop = v2.RandomResizedCrop(shape[1:], scale=(least, 1.0))
+    return v2.Compose([crop, v2.RandomHorizontalFlip(), *_normalising(shape)])
+
+
+def _centred(shape: Shape) -> Any:
+    from torchvision.transforms import v2
+
+    short = round(max(shape[1:]) * 8 / 7)
+    return v2.Compose([v2.Resize(short), v2.CenterCrop(shape[1:]), *_normalising(shape)])

@@ -1,0 +1,276 @@
+"""The training loop: one function, resumable at every epoch, on one device or several."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast, set_seed
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from prunekit.errors import ModelError, TrainingError, UsageError
+from prunekit.progress import Bar, bar
+from prunekit.train.batches import loader, mixed, size
+from prunekit.train.checkpoint import CHECKPOINT
+from prunekit.train.config import TrainConfig
+from prunekit.train.data import Data
+from prunekit.train.ema import put
+from prunekit.train.engine import Position, Run, prepare
+from prunekit.train.evaluating import count_right, evaluating, logits_of
+from prunekit.train.resuming import restore, save
+from prunekit.train.rule import Rule
+
+__all__ = ["FitResult", "fit"]
+
+# Reading a loss makes the host wait for a GPU, so there it is done for this many steps at once.
+_READ_EVERY_ON_GPU = 16
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a training ended; accuracies are top-1 on the validation set, 0 to 1.
+
+    ``accuracy`` is the last epoch's, of the averaged weights where averaging is on; ``best`` is the highest of
+    any epoch. ``seconds`` is spent in training steps, data loading included, over all resumed parts.
+    """
+
+    accuracy: float
+    best: float
+    epochs: int
+    steps: int
+    seconds: float
+
+
+def fit(
+    model: nn.Module,
+    data: Data,
+    config: TrainConfig,
+    *,
+    folder: Path | None = None,
+    resume: bool = False,
+    teacher: nn.Module | None = None,
+    rule: Rule | None = None,
+    log: Callable[[dict[str, Any]], None] | None = None,
+    title: str = "training",
+) -> FitResult:
+    """Train ``model`` in place; it ends on the CPU in evaluation mode, with the averaged weights if ``ema`` is on.
+
+    Every epoch ends with a checkpoint in ``folder``, then with one call of ``log``; ``resume`` goes on from the
+    checkpoint, to weights equal bit by bit (on a CPU) to those of an uninterrupted training. ``teacher`` is used
+    when ``config.distill`` is above 0. Python's, NumPy's and torch's global generators are reseeded at every epoch.
+    Raises TrainingError for a loss that is not a number, UsageError for a checkpoint of other settings.
+    """
+    if resume and folder is None:
+        raise UsageError("`resume` needs a `folder` with the checkpoint")
+    if config.distill and teacher is None:
+        raise UsageError("`distill` is above 0 but there is no `teacher`; give one or set it to 0")
+    run = prepare(model, data, config, teacher if config.distill else None, rule)
+    position = Position()
+    path = None if folder is None else folder / CHECKPOINT
+    if resume and path is not None and path.exists():
+        position = restore(run, path)
+    unfinished = position.epoch < config.epochs
+    with nullcontext() if run.teacher is None else _lent(run.teacher, run.device):
+        if unfinished:
+            total = config.epochs * run.per_epoch
+            with bar(title, total) if run.rank == 0 else nullcontext(Bar()) as progress:
+                progress.advance(position.step)
+                _train(run, position, progress, path, log, title)
+        elif not config.epochs:
+            position.accuracy = position.best = _validate(run)
+    if run.ema is not None:
+        put(model, run.ema.values)
+    model.to("cpu").eval()
+    return FitResult(
+        position.accuracy, position.best, position.epoch, position.step, position.seconds
+    )
+
+
+def _train(
+    run: Run,
+    position: Position,
+    progress: Bar,
+    path: Path | None,
+    log: Callable[[dict[str, Any]], None] | None,
+    title: str,
+) -> None:
+    """Epoch after epoch from ``position`` on, which is kept up to date."""
+    while position.epoch < run.config.epochs:
+        began = time.perf_counter()
+        loss, lr = _epoch(run, position, progress)
+        position.epoch += 1
+        position.seconds += time.perf_counter() - began
+        progress.advance(0, f"epoch {position.epoch}, validating")
+        _agree(run)
+        position.accuracy = _validate(run)
+        position.best = max(position.best, position.accuracy)
+        progress.advance(0, _note(position, loss))
+        if run.rank == 0:
+            if path is not None:
+                save(run, position, path)
+            if log is not None:
+                log(
+                    {
+                        "stage": title,
+                        "epoch": position.epoch,
+                        "loss": loss,
+                        "lr": lr,
+                        "accuracy": position.accuracy,
+                        "seconds": position.seconds,
+                    }
+                )
+        run.accelerator.wait_for_everyone()
+
+
+def _note(position: Position, loss: float) -> str:
+    accuracy = f", accuracy {position.accuracy:.1%}" if position.epoch else ""
+    return f"loss {loss:.3f}{accuracy}"
+
+
+def _epoch(run: Run, position: Position, progress: Bar) -> tuple[float, float]:
+    """One pass over the training set: mean loss over all processes, and the last learning rate."""
+    config, device = run.config, run.device
+    set_seed(mixed(config.seed, position.epoch, run.rank, 1))
+    batches = loader(
+        run.data.train,
+        config.batch_size,
+        config.seed,
+        epoch=position.epoch,
+        rank=run.rank,
+        world=run.world,
+        workers=config.workers,
+    )
+    run.model.train()
+    every = 1 if device.type == "cpu" else _READ_EVERY_ON_GPU
+    unread: list[Tensor] = []
+    total = lr = 0.0
+    for images, labels in batches:
+        lr = config.lr_at(position.step, run.per_epoch)
+        for group in run.optimizer.param_groups:
+            group["lr"] = lr
+        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        with _explained(run, images, first=position.step % run.per_epoch == 0):
+            run.stepper.zero_grad()
+            loss = _objective(run, images, labels)
+            unread.append(loss.detach())
+            if len(unread) >= every:
+                total += _read(run, unread, position.step)
+                progress.advance(0, _note(position, float(loss.detach())))
+            run.accelerator.backward(loss)
+            run.accelerator.unscale_gradients()
+            run.rule.after_backward(run.model, position.step)
+            if config.clip_norm:
+                torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip_norm)
+            run.stepper.step()
+        run.rule.after_step(run.model, run.optimizer, position.step)
+        if run.ema is not None:
+            run.ema.update(run.model, position.step)
+        position.step += 1
+        progress.advance(1)
+    total += _read(run, unread, position.step - 1)
+    mean = torch.tensor(total / run.per_epoch, device=device)
+    return float(run.accelerator.reduce(mean, "mean")), lr
+
+
+def _objective(run: Run, images: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy, mixed with the distance to the teacher's softened answer (Hinton et al. 2015)."""
+    config = run.config
+    logits = logits_of(run.shell(images), run.data.num_classes)
+    loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+    if run.teacher is None:
+        return loss
+    with torch.no_grad(), run.accelerator.autocast():
+        told = logits_of(run.teacher(images)).float()
+    if told.shape != logits.shape:
+        raise ModelError(
+            f"the teacher has {told.shape[1]} outputs and the model {logits.shape[1]}; they must agree"
+        )
+    heat = config.distill_temperature
+    distance = F.kl_div(
+        F.log_softmax(logits / heat, 1),
+        F.log_softmax(told / heat, 1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    # The square keeps the gradient's size when the temperature changes.
+    return (1 - config.distill) * loss + config.distill * heat**2 * distance
+
+
+def _read(run: Run, unread: list[Tensor], last: int) -> float:
+    """The sum of the losses up to step ``last``, all of which must be numbers; empties the list."""
+    if not unread:
+        return 0.0
+    values = torch.stack(unread).tolist()
+    first = last - len(values) + 1
+    unread.clear()
+    for offset, value in enumerate(values):
+        if not math.isfinite(value):
+            step = first + offset
+            lr = run.config.lr_at(step, run.per_epoch)
+            raise TrainingError(
+                f"the loss became {value} in epoch {step // run.per_epoch + 1} at step {step} with lr {lr:.3g}; "
+                "lower `lr`, lengthen `warmup_epochs` or set `clip_norm`"
+            )
+    return float(sum(values))
+
+
+@contextmanager
+def _explained(run: Run, images: Tensor, first: bool) -> Iterator[None]:
+    """What torch says about memory and shapes, as one line with a remedy."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"out of memory on {run.device} with `batch_size` {run.config.batch_size}; "
+            "use a smaller one or `mixed_precision`"
+        ) from error
+    except RuntimeError as error:
+        if not first:
+            raise
+        shape = "x".join(str(n) for n in images.shape)
+        raise ModelError(
+            f"the model cannot be trained on a batch of {shape}: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def _agree(run: Run) -> None:
+    """Settle the average, and give every process rank 0's buffers, which saw other batches elsewhere."""
+    if run.ema is not None:
+        run.ema.settle(run.model)
+    if run.world > 1:
+        held = {} if run.ema is None else run.ema.values
+        broadcast([*run.model.buffers(), *held.values()], from_process=0)
+
+
+def _validate(run: Run) -> float:
+    """Top-1 accuracy over the validation set, of the averaged weights where there are any."""
+    batches = loader(
+        run.data.val,
+        max(256, run.config.batch_size),
+        rank=run.rank,
+        world=run.world,
+        workers=run.config.workers,
+    )
+    with nullcontext() if run.ema is None else run.ema.swapped(run.model):
+        right = count_right(run.model, batches, run.device)
+    sums = run.accelerator.reduce(torch.tensor(right, device=run.device), "sum")
+    return int(sums) / size(run.data.val)
+
+
+@contextmanager
+def _lent(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """``model`` on ``device`` and in evaluation mode inside the block, as it was after it."""
+    home = next((parameter.device for parameter in model.parameters()), device)
+    with evaluating(model):
+        model.to(device)
+        try:
+            yield
+        finally:
+            model.to(home)

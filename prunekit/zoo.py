@@ -1,0 +1,231 @@
+"""Small networks for small images (8x8 and larger), for trials, tests and benchmarks.
+
+Every residual stage starts with a projection shortcut, so that each stage's channels are a group
+of their own, and every network ends in global pooling, so that any image size fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from prunekit.errors import ModelError
+
+__all__ = [
+    "ZOO",
+    "build",
+    "mobilenet_v1",
+    "resnet20",
+    "resnet20_w32",
+    "resnet56",
+    "vgg11_bn",
+    "wrn22_2",
+]
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(
+        inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False
+    )
+
+
+def _initialise(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+            nn.init.zeros_(module.bias)
+
+
+class _Head(nn.Module):
+    """Global average pooling and one linear layer: (N, C, h, w) to (N, classes)."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.fc = nn.Linear(channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(self.flatten(self.pool(x)))
+        return out
+
+
+class _BasicBlock(nn.Module):
+    """Two 3x3 convolutions, normalised after each; the sum is activated."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = _conv(inputs, outputs, 3, stride)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.relu1 = nn.ReLU()
+        self.conv2 = _conv(outputs, outputs, 3)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.relu2 = nn.ReLU()
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                _conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu1(self.bn1(self.conv1(x)))
+        out: Tensor = self.relu2(self.bn2(self.conv2(y)) + self.shortcut(x))
+        return out
+
+
+class _PreActivationBlock(nn.Module):
+    """Normalise, activate, convolve, twice; the projection, where there is one, sees the activated input."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.relu1 = nn.ReLU()
+        self.conv1 = _conv(inputs, outputs, 3, stride)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.relu2 = nn.ReLU()
+        self.conv2 = _conv(outputs, outputs, 3)
+        self.projection = (
+            _conv(inputs, outputs, 1, stride) if stride != 1 or inputs != outputs else None
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = self.relu1(self.bn1(x))
+        y = self.conv2(self.relu2(self.bn2(self.conv1(active))))
+        out: Tensor = y + (x if self.projection is None else self.projection(active))
+        return out
+
+
+class _ResNet(nn.Module):
+    """Three stages of ``blocks`` basic blocks, of widths ``base``, 2 and 4 times ``base``."""
+
+    def __init__(self, blocks: int, base: int, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.conv = _conv(in_channels, base, 3)
+        self.bn = nn.BatchNorm2d(base)
+        self.relu = nn.ReLU()
+        layers: list[nn.Module] = []
+        width = base
+        for stage, outputs in enumerate((base, 2 * base, 4 * base)):
+            for index in range(blocks):
+                layers.append(_BasicBlock(width, outputs, 2 if stage and not index else 1))
+                width = outputs
+        self.blocks = nn.Sequential(*layers)
+        self.head = _Head(width, num_classes)
+        _initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.blocks(self.relu(self.bn(self.conv(x)))))
+        return out
+
+
+class _WideResNet(nn.Module):
+    """A stem of 16 channels and three pre-activation stages of widths 16, 32 and 64 times ``widen``."""
+
+    def __init__(self, blocks: int, widen: int, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        width = 16
+        self.conv = _conv(in_channels, width, 3)
+        layers: list[nn.Module] = []
+        for stage, base in enumerate((16, 32, 64)):
+            for index in range(blocks):
+                stride = 2 if stage and not index else 1
+                layers.append(_PreActivationBlock(width, base * widen, stride))
+                width = base * widen
+        self.blocks = nn.Sequential(*layers)
+        self.bn = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU()
+        self.head = _Head(width, num_classes)
+        _initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.relu(self.bn(self.blocks(self.conv(x)))))
+        return out
+
+
+class _Chain(nn.Module):
+    """A plain chain of layers and a head."""
+
+    def __init__(self, layers: list[nn.Module], width: int, num_classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(*layers)
+        self.head = _Head(width, num_classes)
+        _initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.features(x))
+        return out
+
+
+def _normalised(conv: nn.Conv2d) -> list[nn.Module]:
+    return [conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU()]
+
+
+def resnet20(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
+    """ResNet-20 for small images, widths 16, 32, 64 (He et al. 2016, section 4.2)."""
+    return _ResNet(3, 16, num_classes, in_channels)
+
+
+def resnet20_w32(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
+    """ResNet-20 of twice the width: 32, 64, 128."""
+    return _ResNet(3, 32, num_classes, in_channels)
+
+
+def resnet56(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
+    """ResNet-56 for small images, widths 16, 32, 64."""
+    return _ResNet(9, 16, num_classes, in_channels)
+
+
+def wrn22_2(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
+    """Wide ResNet 22-2, pre-activation (Zagoruyko and Komodakis 2016)."""
+    return _WideResNet(3, 2, num_classes, in_channels)
+
+
+def vgg11_bn(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
+    """VGG-11 with batch normalisation and a single linear layer."""
+    layers: list[nn.Module] = []
+    width = in_channels
+    for stage in ((64,), (128,), (256, 256), (512, 512), (512, 512)):
+        for outputs in stage:
+            layers += _normalised(_conv(width, outputs, 3))
+            width = outputs
+        # Rounding up keeps a 1x1 map 1x1, so five pools fit an 8x8 image too.
+        layers.append(nn.MaxPool2d(2, ceil_mode=True))
+    return _Chain(layers, width, num_classes)
+
+
+def mobilenet_v1(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
+    """MobileNet v1 of full width with an undivided stem, so that 32x32 images end at 2x2."""
+    width = 32
+    layers = _normalised(_conv(in_channels, width, 3))
+    steps = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)]
+    for outputs, stride in [*steps, *[(512, 1)] * 5, (1024, 2), (1024, 1)]:
+        layers += _normalised(_conv(width, width, 3, stride, groups=width))
+        layers += _normalised(_conv(width, outputs, 1))
+        width = outputs
+    return _Chain(layers, width, num_classes)
+
+
+ZOO: dict[str, Callable[..., nn.Module]] = {
+    "mobilenet_v1": mobilenet_v1,
+    "resnet20": resnet20,
+    "resnet20_w32": resnet20_w32,
+    "resnet56": resnet56,
+    "vgg11_bn": vgg11_bn,
+    "wrn22_2": wrn22_2,
+}
+
+
+def build(name: str, num_classes: int = 10, in_channels: int = 3) -> nn.Module:
+    """The network called ``name``, freshly initialised from torch's generator.
+
+    Raises ModelError for a name that is not in :data:`ZOO`.
+    """
+    if name not in ZOO:
+        raise ModelError(f"unknown zoo model {name!r}; known: {', '.join(sorted(ZOO))}")
+    return ZOO[name](num_classes=num_classes, in_channels=in_channels)
