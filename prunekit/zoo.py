@@ -80,7 +80,7 @@ class _BasicBlock(nn.Module):
 
 
 class _PreActivationBlock(nn.Module):
-    """Normalise, activate, convolve, twice; the projection, where there is one, sees the activated input."""
+    """Normalise, activate, convolve, twice; a projection sees the activated input."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class _ResNet(nn.Module):
 
 
 class _WideResNet(nn.Module):
-    """A stem of 16 channels and three pre-activation stages of widths 16, 32 and 64 times ``widen``."""
+    """A stem of 16 channels and three pre-activation stages, 16, 32, 64 times ``widen`` wide."""
 
     def __init__(self, blocks: int, widen: int, num_classes: int, in_channels: int) -> None:
         super().__init__()

@@ -107,12 +107,12 @@ class Elimination:
 
         place = np.zeros(len(graph.nodes), dtype=np.int64)
         for step, inputs in zip(reversed(self._steps), reversed(joined), strict=True):
-            at = place[list(step.scope)]
+            chosen = place[list(step.scope)]
             if step.resolver is None:
-                rows = (table[(slice(None), *_clip(at, table.shape[1:]))] for table in inputs)
-                place[step.node] = int(np.argmax(sum(rows)))
+                columns = [_column(table, chosen) for table in inputs]
+                place[step.node] = int(np.argmax(np.sum(columns, axis=0)))
             else:
-                place[step.node] = step.resolver[_clip(at, step.resolver.shape)]
+                place[step.node] = step.resolver[_clip(chosen, step.resolver.shape)]
         return place[: len(graph.values)], best
 
     def _order(self, by_work: bool) -> list[_Bucket]:
@@ -161,12 +161,10 @@ class Elimination:
         shape = tuple(self._sizes[i] for i in scope)
         whole = (node, *scope)
         axes = tuple(
-            tuple(sorted(range(len(nodes)), key=lambda axis, at=nodes: whole.index(at[axis])))
-            for _, nodes in bucket.factors
+            tuple(nodes.index(i) for i in whole if i in nodes) for _, nodes in bucket.factors
         )
         shapes = tuple(
-            tuple(self._sizes[i] if i in nodes else 1 for i in whole)
-            for _, nodes in bucket.factors
+            tuple(self._sizes[i] if i in nodes else 1 for i in whole) for _, nodes in bucket.factors
         )
         if bucket.resolver is None:
             return _Step(node, numbers, scope, shape, axes, shapes)
@@ -181,9 +179,15 @@ class Elimination:
         return _Step(node, numbers, scope, shape, axes, shapes, index, barrier, gather)
 
 
-def _clip(at: Index, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _clip(chosen: Index, shape: tuple[int, ...]) -> tuple[int, ...]:
     """A position in an array that has length one along the axes it does not depend on."""
-    return tuple(int(i) if n > 1 else 0 for i, n in zip(at, shape, strict=True))
+    return tuple(int(i) if n > 1 else 0 for i, n in zip(chosen, shape, strict=True))
+
+
+def _column(table: Array, chosen: Index) -> Array:
+    """A table along its first axis, at a position in the others."""
+    at: tuple[slice | int, ...] = (slice(None), *_clip(chosen, table.shape[1:]))
+    return table[at]
 
 
 def _absorb(tables: list[Array]) -> list[Array]:

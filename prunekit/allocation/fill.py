@@ -39,7 +39,8 @@ class Fill:
                 gain, cost = self._moves(plan, variable)
                 with np.errstate(divide="ignore", invalid="ignore"):
                     # no deeper than needed: saving past the limit earns nothing
-                    rate = np.where(cost < 0, gain / np.minimum(-cost, plan.cost - limit), -np.inf)
+                    rate = gain / np.minimum(-cost, plan.cost - limit)
+                rate = np.where(cost < -plan.noise, rate, -np.inf)
                 to = int(np.argmax(rate))
                 if rate[to] > -np.inf and (best is None or rate[to] > best[0]):
                     best = (float(rate[to]), variable, to)
@@ -55,7 +56,8 @@ class Fill:
             best: tuple[tuple[float, float], int, int] | None = None
             for variable in range(len(plan.choice)):
                 gain, cost = self._moves(plan, variable)
-                fits = (cost <= limit - plan.cost) & ((gain > 0) | ((gain == 0) & (cost < 0)))
+                better = (gain > plan.threshold) | ((gain >= 0) & (cost < -plan.noise))
+                fits = better & (cost <= limit - plan.cost)
                 if not fits.any():
                     continue
                 # what costs nothing goes first, then the best rate
@@ -150,13 +152,14 @@ class Fill:
         if node in moving:
             return own[moving.index(node)]
         repeats = self._repeats[node]
-        width = self._graph.nodes[node].widths[plan.place[node]]
         if not any(v in repeats for v in moving):
-            return plan.place[node]
+            return np.asarray(plan.place[node])
+        widths = self._graph.nodes[node].widths
+        width = widths[plan.place[node]]
         for variable, move in zip(moving, grid, strict=True):
             if variable in repeats:
                 width = width + repeats[variable] * move
-        return np.searchsorted(self._graph.nodes[node].widths, width)
+        return np.asarray(np.searchsorted(widths, width))
 
     def _apply(self, plan: _Plan, moves: dict[int, int]) -> None:
         for variable, to in moves.items():
@@ -177,6 +180,8 @@ class _Plan:
         self.frontiers: dict[int, tuple[Index, Array, Array]] = {}
         largest = sum(float(np.abs(value).max()) for value in graph.values)
         self.threshold = 1e-12 * largest  # a smaller gain is rounding
+        largest = sum(float(np.abs(table).max()) for table in graph.costs.values())
+        self.noise = 1e-12 * largest  # a smaller saving is rounding
         self.refresh()
 
     def refresh(self) -> None:
@@ -187,4 +192,4 @@ class _Plan:
     def gain(self, variable: int) -> Array:
         """What every width of a variable adds to the value."""
         value = self._graph.values[variable]
-        return value - value[self.choice[variable]]
+        return np.asarray(value - value[self.choice[variable]])

@@ -11,9 +11,11 @@ import numpy as np
 from prunekit.allocation.elimination import Elimination
 from prunekit.allocation.factors import Graph, Index, compile_graph
 from prunekit.allocation.fill import Fill
-from prunekit.allocation.problem import Problem, Solution
+from prunekit.allocation.problem import Problem, Solution, Status
+from prunekit.errors import UsageError
 
 ROUNDING = 1e-12  # relative: smaller differences between sums of floats mean nothing
+TINY = 1e-60  # prices below and above its inverse are not worth a try
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,10 @@ class Joint:
         too much to be solved at this granularity.
         """
         problem.check()
+        if not self.gap >= 0:
+            raise UsageError(f"`gap` is {self.gap}; the least is 0")
+        if self.iterations < 1:
+            raise UsageError(f"`iterations` is {self.iterations}; the least is 1")
         search = _Search(problem, self.gap, self.iterations)
         cheapest = search.evaluate(0.0, 1.0)[0]
         if not search.offer(cheapest):
@@ -51,7 +57,7 @@ class Joint:
         value = problem.value(widths)
         bound = max(bound, value)
         gap = _gap(value, bound)
-        status = "optimal" if gap <= self.gap else "feasible"
+        status: Status = "optimal" if gap <= self.gap else "feasible"
         return Solution(widths, value, problem.cost(widths), bound, gap, status, "joint")
 
 
@@ -116,10 +122,12 @@ class _Search:
         heap = [(-root.bound, 0, root)]
         count = 0
         while heap and self._left > 0 and _gap(self.best.value, -heap[0][0]) > self._gap:
+            if heap[0][2].over is None or heap[0][2].under is None:
+                break  # nothing to split by
             region = heapq.heappop(heap)[2]
             for child in self._split(region):
                 self._tighten(child)
-                if self._promising(child):
+                if child.bound > self.best.value:
                     self._polish_ends(child)
                 if child.bound > self.best.value:
                     count += 1
@@ -164,24 +172,23 @@ class _Search:
             if point is not None:
                 self.polish(point)
 
-    def _promising(self, region: _Region) -> bool:
-        """Whether a better plan may be close: the region is open and its ends have met it."""
-        return region.bound > self.best.value and region.under is not None
-
     def _tighten(self, region: _Region) -> None:
         """Lower a region's bound to its Lagrangian dual, or to where it no longer matters."""
         budget, step = self.problem.budget, 2.0
         while self._left > 0 and _gap(self.best.value, region.bound) > self._gap:
             over, under = region.over, region.under
             if over is not None and under is not None:
+                if over.cost <= under.cost:
+                    return  # apart by rounding alone
                 price = max(0.0, (over.value - under.value) / (over.cost - under.cost))
-            elif over is None and under is None:
-                price = region.price
+            elif over is not None:
+                price = (region.price or 1.0) * step
             else:
-                price = region.price * step if under is None else region.price / step
-                step *= step
-                if price < 1e-30 * max(abs(self.best.value), 1.0):
-                    price = 0.0
+                price = region.price / step
+                price = price if price > TINY * abs(self.best.value) else 0.0
+            if price > 1 / TINY:
+                return
+            step = min(step * step, 256.0)
             self._left -= 1
             point, bound = self.evaluate(1.0, price, region.ranges)
             region.bound = min(region.bound, bound)

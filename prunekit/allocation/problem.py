@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal, Protocol
 
 import numpy as np
@@ -85,8 +86,7 @@ class Problem:
                     )
                 if repeat < 1:
                     raise UsageError(
-                        f"the term `{term.name}` repeats `{name}` {repeat} times; "
-                        "the least is once"
+                        f"the term `{term.name}` repeats `{name}` {repeat} times; the least is once"
                     )
         absent = sorted(known - set(self.start)) if self.start is not None else []
         if absent:
@@ -95,7 +95,7 @@ class Problem:
 
 def _check_variable(variable: Variable) -> None:
     name, widths, values = variable.name, variable.widths, variable.values
-    if not widths or any(a >= b for a, b in zip(widths, widths[1:], strict=False)):
+    if not widths or any(a >= b for a, b in pairwise(widths)):
         raise UsageError(f"the widths of `{name}` are {widths}; they must ascend, at least one")
     if len(values) != len(widths):
         raise UsageError(

@@ -1,4 +1,4 @@
-"""What a runtime is: something that loads an artifact, runs it, times it and says where time goes."""
+"""What a runtime is: it loads an artifact, runs it, times it and says where time goes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Engine(Protocol):
         ...
 
     def time(self, runs: int) -> list[float]:
-        """Milliseconds of each of ``runs`` consecutive runs on the bound inputs, nothing else on."""
+        """Milliseconds of each of ``runs`` runs in a row on the bound inputs, nothing else on."""
         ...
 
     def close(self) -> None:
@@ -78,7 +78,7 @@ class Runtime(Protocol):
 
 
 def runtime_for(target: Target) -> Runtime:
-    """The runtime of ``target``, proved available here; else an error that says why and what to do."""
+    """The runtime of ``target``, proved available here; else an error with the remedy."""
     runtime: Runtime = runtimes.get(target.runtime)()
     if target.device.split(":")[0] not in runtime.devices:
         raise RuntimeUnavailableError(

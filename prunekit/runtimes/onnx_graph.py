@@ -58,11 +58,13 @@ def read(path: str | Path) -> OnnxGraph:
     """The layers of the ONNX file at ``path``; a damaged file is named in the error."""
     model = load_model(path)
     inputs = input_shapes(model, str(path))
-    try:
-        inferred = onnx.shape_inference.infer_shapes(model)
-    except onnx.shape_inference.InferenceError as error:
-        raise FileError(f"{path}: shapes do not fit together: {_line(error)}") from error
-    reader = _Reader(inferred)
+    known = {value.name for value in (*model.graph.value_info, *model.graph.output)}
+    if any(name not in known for node in model.graph.node for name in node.output if name):
+        try:
+            model = onnx.shape_inference.infer_shapes(model)
+        except Exception as error:  # models over 2 GiB raise protobuf's errors, bad ones onnx's
+            raise FileError(f"{path}: shapes cannot be inferred ({_line(error)})") from error
+    reader = _Reader(model)
     nodes, values = reader.owners()
     return OnnxGraph(str(path), inputs, tuple(reader.anchors.values()), nodes, values)
 

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -228,20 +229,18 @@ class OrtProfiler:
         from prunekit.runtimes.onnx_graph import read
 
         self._graph = read(artifact.path)
-        self._folder = tempfile.TemporaryDirectory(prefix="prunekit-profile-")
+        folder = tempfile.mkdtemp(prefix="prunekit-profile-")
+        # Also runs when the profiler is dropped unfinished, and when the process ends.
+        self._clean = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         try:
-            self._engine = OrtEngine(artifact, target, os.path.join(self._folder.name, "profile"))
+            self._engine = OrtEngine(artifact, target, os.path.join(folder, "profile"))
         except BaseException:
-            self._folder.cleanup()
+            self._clean()
             raise
 
     def run(self, runs: int) -> None:
         """Run it ``runs`` times."""
-        try:
-            self._engine.time(runs)
-        except BaseException:
-            self._folder.cleanup()
-            raise
+        self._engine.time(runs)
 
     def finish(self) -> list[dict[str, float]]:
         """Layer times of every run but the first, in microseconds."""
@@ -251,8 +250,8 @@ class OrtProfiler:
         except (OSError, ValueError) as error:
             raise FileError(f"ONNX Runtime's profile cannot be read: {error}") from error
         finally:
-            self._folder.cleanup()
             self._engine.close()
+            self._clean()
         runs, named = layer_times(events, self._graph)
         if named < 0.9:
             say(

@@ -1,4 +1,4 @@
-"""Batches whose content depends on the seed and the epoch alone, so that an epoch can be repeated."""
+"""Batches that depend on the seed and the epoch alone, so that an epoch can be repeated."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ def mixed(*numbers: int) -> int:
 def epoch_batches(
     count: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
 ) -> list[list[int]]:
-    """This rank's share of every batch of one epoch over ``count`` samples.
+    """One rank's share of every batch of one epoch over ``count`` samples.
 
-    An incomplete last batch is left out (another epoch's shuffle brings its samples back), and fewer samples
-    than ``batch_size`` make one smaller batch. Raises DataError below two samples per process.
+    An incomplete last batch is left out (another epoch's shuffle brings its samples back), and
+    fewer samples than ``batch_size`` make one smaller batch. Raises DataError below two samples
+    per process.
     """
     if count < 2 * world:
         processes = f" with {world} processes" if world > 1 else ""
@@ -53,10 +54,13 @@ def loader(
     rank: int = 0,
     world: int = 1,
     workers: int = 0,
+    pin: bool = False,
 ) -> DataLoader[Any]:
-    """Batches of (images, labels): in order and complete, or shuffled by ``shuffle_seed`` and ``epoch``.
+    """Batches of (images, labels): all in order, or shuffled by ``shuffle_seed`` and ``epoch``.
 
-    With ``world`` > 1 this rank's share of each.
+    Shuffled batches are whole (see :func:`epoch_batches`). With ``world`` above 1 they are the
+    share of ``rank``. Without ``shuffle_seed`` the last batch may be smaller. ``pin`` speeds up the
+    way to a GPU.
     """
     # Worker processes are seeded from this generator, so their augmentation repeats as well.
     generator = torch.Generator().manual_seed(mixed(shuffle_seed or 0, epoch, rank))
@@ -70,6 +74,6 @@ def loader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin,
         generator=generator,
     )

@@ -1,4 +1,4 @@
-"""A training's state in one safetensors file: tensors as such, everything else as JSON in the header."""
+"""A training's state in one safetensors file: tensors, and JSON facts in the header."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _VERSION = 1
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write ``tensors`` and JSON ``facts`` atomically; raises FileError where that is not possible."""
+    """Write ``tensors`` and JSON ``facts`` atomically; raises FileError where that fails."""
     # Copies: safetensors refuses tensors that share memory, as tied weights do.
     plain = {
         name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()

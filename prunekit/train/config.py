@@ -19,9 +19,10 @@ class TrainConfig:
     """Settings of one training; a value that cannot be used raises UsageError naming the field.
 
     ``batch_size`` counts the images of one step over all processes together. ``lr`` None means
-    0.1 per 128 images (sgd) or 0.001 (adamw). ``warmup_epochs`` of linear warm-up come first, never more
-    than half of the training. ``ema``, ``clip_norm``, ``distill`` and ``label_smoothing`` are off at 0.
-    ``distill`` is the share of the teacher's term in the loss, 0 to 1.
+    0.1 per 128 images (sgd) or 0.001 (adamw). ``warmup_epochs`` of linear warm-up come first,
+    never more than half of the training. ``ema`` is the decay of a running average of the weights,
+    ``clip_norm`` the largest norm of the gradient, ``distill`` the share of the teacher's term in
+    the loss (0 to 1); these and ``label_smoothing`` are off at 0.
     """
 
     epochs: int = 15

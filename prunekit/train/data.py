@@ -1,4 +1,4 @@
-"""From what a user writes after --data to a training set and a validation set that fit the model."""
+"""From what a user writes after --data to a training and a validation set that fit the model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KNOWN = "digits, imagefolder:PATH, {}, package.module:factory, path/file.py:fac
 
 @dataclass(frozen=True)
 class Data:
-    """A training and a validation set of (image, label) pairs; ``input_shape`` is (channels, height, width)."""
+    """Two sets of (image, label) pairs; ``input_shape`` is (channels, height, width)."""
 
     train: Dataset[Any]
     val: Dataset[Any]
@@ -36,10 +36,11 @@ class Data:
 def load_data(spec: str, input_shape: tuple[int, int, int], seed: int = 0) -> Data:
     """The data that ``spec`` names, as images of ``input_shape`` (channels, height, width).
 
-    ``digits``; ``imagefolder:PATH``; ``cifar10:PATH`` and other sets on disk; ``package.module:factory`` or
-    ``path/file.py:factory``, a function that returns a :class:`Data` or a (train, val) pair and may take
-    ``input_shape`` and ``seed``. ``seed`` decides the split where the source has none.
-    Raises DataError for a source that is missing, empty, broken or of another shape.
+    ``digits``; ``imagefolder:PATH``; ``cifar10:PATH`` and other sets on disk;
+    ``package.module:factory`` or ``path/file.py:factory``, a function that returns a :class:`Data`
+    or a (train, val) pair and may take ``input_shape`` and ``seed``. ``seed`` decides the split
+    where the source has none. Raises DataError for a source that is missing, empty, broken or of
+    another shape.
     """
     shape = _checked_shape(input_shape)
     kind, colon, rest = spec.partition(":")
@@ -81,8 +82,9 @@ def _custom(spec: str, shape: tuple[int, int, int], seed: int) -> Data:
         data = made
         if tuple(data.input_shape) != shape:
             raise DataError(
-                f"{spec} has images of {_times(data.input_shape)}, the model's input is {_times(shape)}; "
-                f"use --input with {_times(data.input_shape)} or resize in the factory"
+                f"{spec} has images of {_times(data.input_shape)}, the model's input is "
+                f"{_times(shape)}; use --input with {_times(data.input_shape)} "
+                "or resize in the factory"
             )
         if data.num_classes < 2:
             raise DataError(f"{spec} has only one class; at least two are needed")
@@ -93,7 +95,8 @@ def _custom(spec: str, shape: tuple[int, int, int], seed: int) -> Data:
         data = Data(train, val, _num_classes(spec, train, val), shape, spec)
     else:
         raise DataError(
-            f"{spec} returned {type(made).__name__}; it must return prunekit.train.Data or a (train, val) pair"
+            f"{spec} returned {type(made).__name__}; "
+            "it must return prunekit.train.Data or a (train, val) pair"
         )
     for dataset, part in ((data.train, "train"), (data.val, "val")):
         _check_sample(dataset, f"{spec} ({part})", data)
@@ -103,7 +106,8 @@ def _custom(spec: str, shape: tuple[int, int, int], seed: int) -> Data:
 def _check_size(dataset: Any, name: str) -> None:
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise DataError(
-            f"{name} is a {type(dataset).__name__}; a data set with a length and samples by index is needed"
+            f"{name} is a {type(dataset).__name__}; "
+            "a data set with a length and samples by index is needed"
         )
     if len(dataset) == 0:
         raise DataError(f"{name} is empty")
@@ -148,7 +152,8 @@ def _check_sample(dataset: Any, name: str, data: Data) -> None:
     if tuple(image.shape) != tuple(data.input_shape):
         raise DataError(
             f"{name} has images of {_times(image.shape)}, the model's input is "
-            f"{_times(data.input_shape)}; use --input with {_times(image.shape)} or resize in the factory"
+            f"{_times(data.input_shape)}; use --input with {_times(image.shape)} "
+            "or resize in the factory"
         )
     try:
         number = int(label)
@@ -159,7 +164,8 @@ def _check_sample(dataset: Any, name: str, data: Data) -> None:
     floating = isinstance(label, float) or (torch.is_tensor(label) and label.is_floating_point())
     if floating or not 0 <= number < data.num_classes:
         raise DataError(
-            f"{name} gives the label {label}; whole numbers from 0 to {data.num_classes - 1} are needed"
+            f"{name} gives the label {label}; "
+            f"whole numbers from 0 to {data.num_classes - 1} are needed"
         )
 
 

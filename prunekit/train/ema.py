@@ -29,7 +29,7 @@ class Ema:
         live = tensors_of(model)
         names = [name for name, tensor in live.items() if tensor.is_floating_point()]
         decay = min(self.decay, (1 + step) / (10 + step))
-        average = get_ema_multi_avg_fn(decay)
+        average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         average([self.values[n] for n in names], [live[n].detach() for n in names], step)
         for name, tensor in live.items():
             if not tensor.is_floating_point():

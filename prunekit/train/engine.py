@@ -36,7 +36,7 @@ class Position:
 
 
 class _Net(nn.Module):
-    """A shell around the model: what accelerate patches for mixed precision is the shell's forward."""
+    """A shell whose forward accelerate patches for mixed precision, so that the model's is not."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -64,15 +64,18 @@ class Run:
 
     @property
     def device(self) -> torch.device:
+        """Where this process computes."""
         device: torch.device = self.accelerator.device
         return device
 
     @property
     def rank(self) -> int:
+        """The number of this process."""
         return int(self.accelerator.process_index)
 
     @property
     def world(self) -> int:
+        """How many processes train together."""
         return int(self.accelerator.num_processes)
 
 
@@ -83,6 +86,7 @@ def prepare(
     teacher: nn.Module | None,
     rule: Rule | None,
 ) -> Run:
+    """The training of ``model``, moved to its device; UsageError if the batch cannot be shared."""
     accelerator = _accelerator(config)
     world = accelerator.num_processes
     if config.batch_size % world or config.batch_size < 2 * world:
@@ -125,7 +129,7 @@ def _accelerator(config: TrainConfig) -> Accelerator:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """The trainable parameters in two groups: with ``weight_decay``, and biases and norms without."""
+    """The trainable parameters: those with ``weight_decay``; biases and norms without."""
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     seen: set[int] = set()

@@ -27,7 +27,7 @@ def resolve_device(device: str) -> torch.device:
 
 
 def logits_of(output: Any, num_classes: int = 1) -> Tensor:
-    """The (N, classes) tensor in a model's output; ModelError where there is none or it is too narrow."""
+    """The (N, classes) tensor in a model's output; ModelError if it is missing or too narrow."""
     logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
@@ -49,14 +49,15 @@ def loss_fn(model: nn.Module, batch: Any) -> Tensor:
 def evaluate(
     model: nn.Module, dataset: Dataset[Any], batch_size: int = 256, device: str = "auto"
 ) -> float:
-    """Top-1 accuracy, 0 to 1; the model's device and its modules' training flags are as before afterwards."""
+    """Top-1 accuracy, 0 to 1; the model is left on its device and in its mode."""
     if size(dataset) == 0:
         raise DataError("there is nothing to evaluate on: the data set is empty")
     there = resolve_device(device)
     home = next((parameter.device for parameter in model.parameters()), there)
     model.to(there)
     try:
-        return count_right(model, loader(dataset, batch_size), there) / size(dataset)
+        batches = loader(dataset, batch_size, pin=there.type == "cuda")
+        return count_right(model, batches, there) / size(dataset)
     finally:
         model.to(home)
 

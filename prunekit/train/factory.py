@@ -20,7 +20,7 @@ __all__ = ["call_factory", "classes_of", "labels_of"]
 
 
 def call_factory(spec: str, offered: dict[str, Any]) -> Any:
-    """What the function named by ``spec`` returns; of ``offered`` it gets the arguments it has names for."""
+    """What the function named by ``spec`` returns, called with what it takes of ``offered``."""
     where, _, name = spec.rpartition(":")
     module = _from_file(Path(where)) if where.endswith(".py") else _from_package(where, spec)
     factory = getattr(module, name, None)
@@ -60,8 +60,9 @@ def _from_package(where: str, spec: str) -> ModuleType:
         return importlib.import_module(where)
     except ModuleNotFoundError as error:
         raise DataError(
-            f"unknown data {spec!r}: {_brief(error)}; give digits, imagefolder:PATH, cifar10:PATH or another "
-            "named set, package.module:factory (installed or on PYTHONPATH), or path/file.py:factory"
+            f"unknown data {spec!r}: {_brief(error)}; give digits, imagefolder:PATH, "
+            "cifar10:PATH or another named set, package.module:factory (importable), "
+            "or path/file.py:factory"
         ) from error
     except Exception as error:
         raise DataError(f"cannot import {where}: {_brief(error)}") from error
@@ -81,7 +82,7 @@ def classes_of(dataset: Dataset[Any]) -> list[str] | None:
 
 
 def labels_of(dataset: Dataset[Any], name: str) -> list[int]:
-    """Every label: from ``targets`` or ``labels`` where the data set has them, else by reading all samples."""
+    """Every label: from ``targets`` or ``labels`` if there are any, else from all samples."""
     known = _known_labels(dataset)
     if known is not None:
         return known

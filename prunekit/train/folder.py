@@ -76,7 +76,8 @@ def _same_classes(path: Path, train: list[str], val: list[str]) -> None:
     for name in sorted({*train} ^ {*val}):
         here, there = ("train", "val") if name in train else ("val", "train")
         raise DataError(
-            f"{path}: class {name} is in {here}/ but not in {there}/; both need the same class folders"
+            f"{path}: class {name} is in {here}/ but not in {there}/; "
+            "both need the same class folders"
         )
 
 

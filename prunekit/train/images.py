@@ -71,7 +71,7 @@ class TensorImages(Dataset[tuple[Tensor, int]]):
 
 
 def _channels(image: Tensor, channels: int) -> Tensor:
-    """``image`` (c, h, w) with as many ``channels`` as asked for: grey is repeated, colour is weighted."""
+    """``image`` (c, h, w) with ``channels`` channels: grey is repeated, colour is weighted."""
     if image.shape[0] == channels:
         return image
     if image.shape[0] == 3 and channels == 1:

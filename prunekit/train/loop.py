@@ -37,8 +37,9 @@ _READ_EVERY_ON_GPU = 16
 class FitResult:
     """How a training ended; accuracies are top-1 on the validation set, 0 to 1.
 
-    ``accuracy`` is the last epoch's, of the averaged weights where averaging is on; ``best`` is the highest of
-    any epoch. ``seconds`` is spent in training steps, data loading included, over all resumed parts.
+    ``accuracy`` is the last epoch's, of the averaged weights where averaging is on; ``best`` is the
+    highest of any epoch. ``seconds`` is spent in training steps, data loading included, over all
+    resumed parts.
     """
 
     accuracy: float
@@ -60,12 +61,13 @@ def fit(
     log: Callable[[dict[str, Any]], None] | None = None,
     title: str = "training",
 ) -> FitResult:
-    """Train ``model`` in place; it ends on the CPU in evaluation mode, with the averaged weights if ``ema`` is on.
+    """Train ``model`` in place; it ends on the CPU in evaluation mode, averaged if ``ema`` is on.
 
-    Every epoch ends with a checkpoint in ``folder``, then with one call of ``log``; ``resume`` goes on from the
-    checkpoint, to weights equal bit by bit (on a CPU) to those of an uninterrupted training. ``teacher`` is used
-    when ``config.distill`` is above 0. Python's, NumPy's and torch's global generators are reseeded at every epoch.
-    Raises TrainingError for a loss that is not a number, UsageError for a checkpoint of other settings.
+    Every epoch ends with a checkpoint in ``folder``, then with one call of ``log``; ``resume`` goes
+    on from the checkpoint, to weights equal bit by bit (on a CPU) to those of an uninterrupted
+    training. ``teacher`` is used when ``config.distill`` is above 0. Python's, NumPy's and torch's
+    global generators are reseeded at every epoch. Raises TrainingError for a loss that is not a
+    number, UsageError for a checkpoint of other settings, FileError for a damaged one.
     """
     if resume and folder is None:
         raise UsageError("`resume` needs a `folder` with the checkpoint")
@@ -146,6 +148,7 @@ def _epoch(run: Run, position: Position, progress: Bar) -> tuple[float, float]:
         rank=run.rank,
         world=run.world,
         workers=config.workers,
+        pin=device.type == "cuda",
     )
     run.model.train()
     every = 1 if device.type == "cpu" else _READ_EVERY_ON_GPU
@@ -180,7 +183,7 @@ def _epoch(run: Run, position: Position, progress: Bar) -> tuple[float, float]:
 
 
 def _objective(run: Run, images: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy, mixed with the distance to the teacher's softened answer (Hinton et al. 2015)."""
+    """Cross entropy, mixed with the distance to the teacher's soft answer (Hinton et al. 2015)."""
     config = run.config
     logits = logits_of(run.shell(images), run.data.num_classes)
     loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
@@ -190,7 +193,8 @@ def _objective(run: Run, images: Tensor, labels: Tensor) -> Tensor:
         told = logits_of(run.teacher(images)).float()
     if told.shape != logits.shape:
         raise ModelError(
-            f"the teacher has {told.shape[1]} outputs and the model {logits.shape[1]}; they must agree"
+            f"the teacher has {told.shape[1]} outputs and the model {logits.shape[1]}; "
+            "they must agree"
         )
     heat = config.distill_temperature
     distance = F.kl_div(
@@ -215,8 +219,8 @@ def _read(run: Run, unread: list[Tensor], last: int) -> float:
             step = first + offset
             lr = run.config.lr_at(step, run.per_epoch)
             raise TrainingError(
-                f"the loss became {value} in epoch {step // run.per_epoch + 1} at step {step} with lr {lr:.3g}; "
-                "lower `lr`, lengthen `warmup_epochs` or set `clip_norm`"
+                f"the loss became {value} in epoch {step // run.per_epoch + 1} at step {step} "
+                f"with lr {lr:.3g}; lower `lr`, lengthen `warmup_epochs` or set `clip_norm`"
             )
     return float(sum(values))
 
@@ -241,7 +245,7 @@ def _explained(run: Run, images: Tensor, first: bool) -> Iterator[None]:
 
 
 def _agree(run: Run) -> None:
-    """Settle the average, and give every process rank 0's buffers, which saw other batches elsewhere."""
+    """Settle the average, and give every process rank 0's buffers: each has seen other batches."""
     if run.ema is not None:
         run.ema.settle(run.model)
     if run.world > 1:
@@ -257,6 +261,7 @@ def _validate(run: Run) -> float:
         rank=run.rank,
         world=run.world,
         workers=run.config.workers,
+        pin=run.device.type == "cuda",
     )
     with nullcontext() if run.ema is None else run.ema.swapped(run.model):
         right = count_right(run.model, batches, run.device)

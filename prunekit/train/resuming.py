@@ -1,4 +1,4 @@
-"""A training's checkpoint: everything :func:`prunekit.train.fit` needs to go on as if never stopped."""
+"""What a training writes at every epoch's end, to go on from there as if never stopped."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ def _facts(run: Run) -> dict[str, Any]:
 
 
 def save(run: Run, position: Position, path: Path) -> None:
+    """Write the checkpoint of ``run`` at ``position``; raises FileError where that fails."""
     optimizer_tensors, optimizer_facts = pack_optimizer(run.optimizer)
     rule_tensors, rule_facts = run.rule.state()
     parts = {
@@ -59,6 +60,10 @@ def save(run: Run, position: Position, path: Path) -> None:
 
 
 def restore(run: Run, path: Path) -> Position:
+    """Take everything back from the checkpoint, and tell where it stands.
+
+    Raises FileError for a damaged file, UsageError for one of another model or other settings.
+    """
     tensors, facts = load_checkpoint(path)
     try:
         settings, position = facts["settings"], Position(**facts["position"])
@@ -67,8 +72,8 @@ def restore(run: Run, path: Path) -> Position:
     for key, value in _facts(run).items():
         if settings.get(key) != value:
             raise UsageError(
-                f"checkpoint {path} was made with `{key}` {settings.get(key)!r}, now it is {value!r}; "
-                "use the same to resume, or start anew without resuming"
+                f"checkpoint {path} was made with `{key}` {settings.get(key)!r}, now it is "
+                f"{value!r}; use the same to resume, or start anew without resuming"
             )
     parts: dict[str, dict[str, Tensor]] = {"model": {}, "ema": {}, "optimizer": {}, "rule": {}}
     for name, tensor in tensors.items():

@@ -17,7 +17,8 @@ class Rule(Protocol):
 
     ``model`` is the bare module, never a distributed wrapper. With several processes every rank
     makes the same calls with the same gradients, so a rule that draws random numbers must draw
-    them from a generator of its own, seeded alike on all ranks.
+    them from a generator of its own, seeded alike on all ranks. With fp16 a step whose gradients
+    overflowed makes both calls too, with infinite gradients, and the optimizer leaves it out.
     """
 
     def after_backward(self, model: nn.Module, step: int) -> None:

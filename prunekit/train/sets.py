@@ -18,7 +18,7 @@ __all__ = ["SETS", "open_digits", "open_set"]
 
 @dataclass(frozen=True)
 class _Set:
-    """A torchvision data set: its class there, its statistics, and whether mirroring keeps the class."""
+    """A torchvision data set: its class, its statistics, and whether mirroring keeps a label."""
 
     cls: str
     classes: int
@@ -66,7 +66,7 @@ def open_digits(shape: Shape, seed: int) -> tuple[TensorImages, TensorImages, in
 
 
 def open_set(name: str, path: Path, shape: Shape) -> tuple[TensorImages, TensorImages, int]:
-    """The training and test parts of a torchvision data set that lies under ``path``; nothing is downloaded."""
+    """The training and test parts of a torchvision set under ``path``; nothing is downloaded."""
     import torchvision
 
     known = SETS[name]

@@ -1,0 +1,104 @@
+"""prunekit: prune a network to a latency that is measured on your target.
+
+Names are loaded on first use; ``import prunekit`` does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prunekit.allocation import Joint, Knapsack
+    from prunekit.artifact import Artifact
+    from prunekit.benching import BenchResult, bench
+    from prunekit.budget import Budget
+    from prunekit.costs import predict
+    from prunekit.criteria import Magnitude, Taylor, score
+    from prunekit.errors import PrunekitError
+    from prunekit.exporting import export
+    from prunekit.graph import ChannelGraph
+    from prunekit.latency import LatencyTable
+    from prunekit.masks import mask_
+    from prunekit.plan import ChannelPlan
+    from prunekit.profiling import harvest
+    from prunekit.report import Report
+    from prunekit.runs import load, save
+    from prunekit.scores import Scores
+    from prunekit.sparsify import allocate
+    from prunekit.surgery import slim
+    from prunekit.target import Environment, Target
+    from prunekit.timing import Measurement
+    from prunekit.tracing import trace
+
+_WHERE = {
+    "Artifact": "artifact",
+    "BenchResult": "benching",
+    "Budget": "budget",
+    "ChannelGraph": "graph",
+    "ChannelPlan": "plan",
+    "Environment": "target",
+    "Joint": "allocation",
+    "Knapsack": "allocation",
+    "LatencyTable": "latency",
+    "Magnitude": "criteria",
+    "Measurement": "timing",
+    "PrunekitError": "errors",
+    "Report": "report",
+    "Scores": "scores",
+    "Target": "target",
+    "Taylor": "criteria",
+    "allocate": "sparsify",
+    "bench": "benching",
+    "export": "exporting",
+    "harvest": "profiling",
+    "load": "runs",
+    "mask_": "masks",
+    "predict": "costs",
+    "save": "runs",
+    "score": "criteria",
+    "slim": "surgery",
+    "trace": "tracing",
+}
+
+__all__ = [
+    "Artifact",
+    "BenchResult",
+    "Budget",
+    "ChannelGraph",
+    "ChannelPlan",
+    "Environment",
+    "Joint",
+    "Knapsack",
+    "LatencyTable",
+    "Magnitude",
+    "Measurement",
+    "PrunekitError",
+    "Report",
+    "Scores",
+    "Target",
+    "Taylor",
+    "allocate",
+    "bench",
+    "export",
+    "harvest",
+    "load",
+    "mask_",
+    "predict",
+    "save",
+    "score",
+    "slim",
+    "trace",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'prunekit' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"prunekit.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

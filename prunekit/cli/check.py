@@ -1,0 +1,91 @@
+"""``prunekit check``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prunekit.cli.common import (
+    Batch,
+    Json,
+    Quiet,
+    Seconds,
+    TargetText,
+    Threads,
+    Verbose,
+    print_json,
+    print_text,
+    set_verbosity,
+)
+
+STATUS = {"pass": 0, "fail": 1, "inconclusive": 3}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("check")(check)
+
+
+def check(
+    artifact: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[ARTIFACT]", help="What to check; default: the model.onnx beside a report."
+        ),
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option("--baseline", help="An artifact, or the report.json of the run it is from."),
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(min=0.001, help="How much slower is too slow (0.05: 5 %).")
+    ] = 0.05,
+    confidence: Annotated[
+        float, typer.Option(min=0.5, max=0.9999, help="How sure a pass or a failure is.")
+    ] = 0.99,
+    target: TargetText = "onnxruntime:cpu",
+    batch: Batch = 1,
+    threads: Threads = 1,
+    max_seconds: Seconds = 60.0,
+    json: Json = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> int:
+    """Fail (exit 1) on a slow-down that is significant and over the threshold; 3: cannot tell.
+
+    Against an artifact, the two are timed interleaved. Against a report.json, the artifact is
+    timed interleaved with the run's dense.onnx on the report's target, and the ratio compared
+    with the recorded one.
+    """
+    set_verbosity(verbose, quiet)
+    from prunekit.errors import UsageError
+    from prunekit.pipeline.gate import check_against_artifact, check_against_report
+    from prunekit.target import Target
+
+    if baseline is None:
+        raise UsageError("check needs --baseline FILE, an artifact or a report.json")
+    limits = {"threshold": threshold, "confidence": confidence, "max_seconds": max_seconds}
+    if baseline.suffix == ".json":
+        verdict = check_against_report(baseline, artifact, **limits)
+    elif artifact is None:
+        raise UsageError("check against an artifact needs the ARTIFACT to check")
+    else:
+        where = Target.parse(target, batch=batch, threads=threads)
+        verdict = check_against_artifact(baseline, artifact, where, **limits)
+    if json:
+        ratio = verdict.ratio
+        print_json(
+            {
+                "outcome": verdict.outcome,
+                "ratio": ratio.ratio,
+                "ratio_ci": [ratio.low, ratio.high],
+                "confidence": ratio.confidence,
+                "threshold": verdict.threshold,
+                "reason": verdict.reason,
+            }
+        )
+    else:
+        print_text(f"{verdict.outcome}: {verdict.reason}")
+    return STATUS[verdict.outcome]

@@ -1,0 +1,78 @@
+"""Flags that several commands share, and how results are shown."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prunekit.progress import verbosity
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help=(
+            "torchvision:NAME, timm:NAME, zoo:NAME, path/file.py:factory, package.module:factory "
+            "or a run folder"
+        ),
+    ),
+]
+Input = Annotated[
+    str, typer.Option("--input", help="Input shape, batch first, such as 1x3x224x224.")
+]
+TargetText = Annotated[
+    str, typer.Option("--target", help="runtime[:device][:precision]; see prunekit targets.")
+]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the target.")]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Batch size of the target.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no remarks.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at the output.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+Seconds = Annotated[
+    float, typer.Option("--max-seconds", min=0.1, help="Stop measuring after this many seconds.")
+]
+
+
+def set_verbosity(verbose: bool, quiet: bool) -> None:
+    """How much goes to stderr."""
+    verbosity.level = -1 if quiet else int(verbose)
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on stdout."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def print_text(text: str) -> None:
+    """Text on stdout."""
+    sys.stdout.write(text.rstrip("\n") + "\n")
+
+
+def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stdout; the first column to the left, numbers to the right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(title=title, title_justify="left", show_lines=False)
+    for number, name in enumerate(head):
+        shown.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        shown.add_row(*row)
+    width = None if sys.stdout.isatty() else 140
+    Console(file=sys.stdout, width=width, highlight=False, markup=False).print(shown)
+
+
+def refuse_existing(path: Path, overwrite: bool, resume: bool = False) -> None:
+    """An output file that exists is an error unless it may be replaced."""
+    from prunekit.errors import UsageError
+
+    if path.exists() and not (overwrite or resume):
+        raise UsageError(f"output {path} exists; use --overwrite or another -o")

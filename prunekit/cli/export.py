@@ -1,0 +1,73 @@
+"""``prunekit export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prunekit.cli.common import (
+    Json,
+    Overwrite,
+    Quiet,
+    Verbose,
+    print_json,
+    print_text,
+    refuse_existing,
+    set_verbosity,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("export")(export)
+
+
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or any MODEL.")],
+    format: Annotated[str, typer.Option("--format", help="onnx.")] = "onnx",  # noqa: A002
+    precision: Annotated[str, typer.Option(help="fp32.")] = "fp32",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Default: RUN/model.onnx.")
+    ] = None,
+    input: Annotated[  # noqa: A002
+        str | None, typer.Option("--input", help="Input shape; default: the run's.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="The dense model, where the run's is your own code."),
+    ] = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a deployment artifact; its outputs are compared with PyTorch's before it counts."""
+    set_verbosity(verbose, quiet)
+    from prunekit.errors import UsageError
+    from prunekit.exporting import export as write
+    from prunekit.pipeline.setup import example_input
+    from prunekit.plan import ChannelPlan
+    from prunekit.runs import PLAN, is_run, load, open_model
+
+    if format != "onnx":
+        raise UsageError(f"unknown format {format!r}; this version exports onnx")
+    shape = input
+    if is_run(run):
+        plan = ChannelPlan.load(Path(run) / PLAN)
+        if shape is None and plan.base is not None and plan.base.input_shapes:
+            shape = "x".join(map(str, plan.base.input_shapes[0]))
+        module = load(run, model)
+        path = output or Path(run) / "model.onnx"
+    else:
+        module = open_model(run).module
+        path = output or Path(run.split(":")[-1] + ".onnx")
+    if shape is None:
+        raise UsageError("the input shape is not known; give --input, such as 1x3x224x224")
+    refuse_existing(path, overwrite)
+    artifact = write(module, example_input(shape), path, precision)
+    if json:
+        print_json({"path": artifact.path, "format": "onnx", "sha256": artifact.sha256})
+    else:
+        print_text(f"{artifact.path} ({path.stat().st_size / 2**20:.1f} MiB, outputs equal PyTorch's)")

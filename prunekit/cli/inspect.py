@@ -1,0 +1,113 @@
+"""``prunekit inspect``."""
+
+from __future__ import annotations
+
+import typer
+
+from prunekit.cli.common import (
+    Input,
+    Json,
+    Model,
+    Quiet,
+    Verbose,
+    print_json,
+    print_table,
+    print_text,
+    set_verbosity,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("inspect")(inspect)
+
+
+def inspect(
+    model: Model,
+    input: Input = "1x3x224x224",  # noqa: A002 - the flag's name
+    json: Json = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show channel groups, layers, MACs, and what is not prunable and why."""
+    set_verbosity(verbose, quiet)
+    from prunekit.pipeline.recipe import Recipe
+    from prunekit.pipeline.setup import example_input, open_dense
+    from prunekit.tracing import trace
+
+    recipe = Recipe(model=model, input=input)
+    _ = recipe.shape
+    built = open_dense(recipe)
+    graph = trace(built.module, example_input(input))
+    macs = {layer.name: layer.macs(layer.in_channels, layer.out_channels) for layer in graph.layers}
+    if json:
+        print_json(
+            {
+                "model": model,
+                "input": input,
+                "fingerprint": graph.fingerprint,
+                "macs": graph.macs({}),
+                "params": sum(p.numel() for p in built.module.parameters()),
+                "prunable_macs_share": graph.prunable_macs_share(),
+                "groups": [
+                    {
+                        "id": g.id,
+                        "size": g.size,
+                        "prunable": g.prunable,
+                        "reason": g.reason,
+                        "members": sorted({m.module for m in g.members}),
+                    }
+                    for g in graph.groups
+                ],
+                "layers": [
+                    {
+                        "name": layer.name,
+                        "shape": str(layer.shape),
+                        "in_channels": layer.in_channels,
+                        "out_channels": layer.out_channels,
+                        "in_groups": [span.group for span in layer.in_spans],
+                        "out_group": layer.out_group,
+                        "macs": macs[layer.name],
+                        "calls": layer.calls,
+                    }
+                    for layer in graph.layers
+                ],
+                "notes": list(graph.notes),
+            }
+        )
+        return
+    print_table(
+        f"{model}: channel groups",
+        ("group", "channels", "layers", "prunable", "why not"),
+        [
+            (
+                g.id,
+                str(g.size),
+                str(len({m.module for m in g.members})),
+                "yes" if g.prunable else "no",
+                g.reason,
+            )
+            for g in graph.groups
+        ],
+    )
+    if verbose:
+        print_table(
+            "layers",
+            ("layer", "shape", "in", "out", "MMACs"),
+            [
+                (
+                    layer.name,
+                    str(layer.shape),
+                    str(layer.in_channels),
+                    str(layer.out_channels),
+                    f"{macs[layer.name] / 1e6:.2f}",
+                )
+                for layer in graph.layers
+            ],
+        )
+    print_text(
+        f"{graph.macs({}) / 1e6:.1f} MMACs in {len(graph.layers)} layers; "
+        f"{graph.prunable_macs_share():.1%} of them in layers that can be narrowed"
+    )
+    for note in graph.notes:
+        print_text(f"note: {note}")

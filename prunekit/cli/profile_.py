@@ -1,0 +1,137 @@
+"""``prunekit profile``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prunekit.cli.common import (
+    Input,
+    Json,
+    Model,
+    Overwrite,
+    Quiet,
+    Resume,
+    Seconds,
+    Seed,
+    TargetText,
+    Threads,
+    Verbose,
+    print_json,
+    print_text,
+    refuse_existing,
+    set_verbosity,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("profile")(profile)
+
+
+def profile(
+    model: Model,
+    input: Input = "1x3x224x224",  # noqa: A002 - the flag's name
+    target: TargetText = "onnxruntime:cpu",
+    gpu: Annotated[bool, typer.Option("--gpu", help="The best GPU runtime here.")] = False,
+    threads: Threads = 1,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The table's file.")
+    ] = None,
+    nets: Annotated[int, typer.Option(min=4, help="Networks to measure, dense included.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds over all networks.")] = 6,
+    max_seconds: Seconds = 120.0,
+    granularity: Annotated[
+        int | None, typer.Option(min=1, help="Channel granularity; default: the target's.")
+    ] = None,
+    seed: Seed = 0,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Build a latency table for MODEL on a target, by measuring whole networks."""
+    set_verbosity(verbose, quiet)
+    from prunekit.errors import InterruptedRunError
+    from prunekit.pipeline.recipe import make_recipe
+    from prunekit.pipeline.setup import set_up
+    from prunekit.pipeline.tables import make_table
+    from prunekit.profiling import HarvestPlan
+    from prunekit.target import Target
+
+    wanted = best_gpu_target() if gpu else target
+    recipe = make_recipe(
+        {"model": model, "input": input, "target": wanted, "threads": threads, "seed": seed}
+    )
+    path = output or Path(_default_name(model, str(Target.parse(wanted)), input, threads))
+    refuse_existing(path, overwrite)
+    job = set_up(recipe)
+    journal = path.with_name(path.name + ".journal.jsonl")
+    try:
+        table = make_table(
+            job.module,
+            job.graph,
+            job.example,
+            job.target,
+            path,
+            journal=journal,
+            plan=HarvestPlan(nets=nets, rounds=rounds, max_seconds=max_seconds, seed=seed),
+            granularity=granularity,
+            name=model,
+            resume=resume,
+        )
+    except KeyboardInterrupt:
+        raise InterruptedRunError(
+            f"interrupted; the finished rounds are in {journal}: same command with --resume"
+        ) from None
+    if json:
+        calibration = table.calibration
+        print_json(
+            {
+                "table": str(path),
+                "target": str(table.target),
+                "device": table.environment.device_name,
+                "granularity": table.granularity,
+                "entries": len(table.entries),
+                "networks": len(table.networks),
+                "rounds": table.protocol.rounds,
+                "stopped": table.protocol.stopped,
+                "dense_ms": table.networks[0].end_to_end_us / 1e3,
+                "mape": calibration.mape,
+                "worst": calibration.worst,
+            }
+        )
+    else:
+        print_text(f"latency table: {path}")
+
+
+def best_gpu_target() -> str:
+    """The best GPU runtime available, or an error that says what is missing."""
+    from prunekit.errors import RuntimeUnavailableError
+    from prunekit.registry import runtimes
+    from prunekit.target import Target
+
+    reasons = []
+    for name in ("tensorrt", "torch", "onnxruntime"):
+        if name not in runtimes.names():
+            reasons.append(f"{name}: not part of this version")
+            continue
+        runtime = runtimes.get(name)()
+        if "cuda" not in runtime.devices:
+            reasons.append(f"{name}: runs on {', '.join(runtime.devices)} only in this version")
+            continue
+        reason = runtime.unavailable(Target(name, "cuda"))
+        if reason is None:
+            return f"{name}:cuda"
+        reasons.append(f"{name}: {reason}")
+    raise RuntimeUnavailableError(
+        f"no GPU runtime here ({'; '.join(reasons)}); use --target onnxruntime:cpu"
+    )
+
+
+def _default_name(model: str, target: str, shape: str, threads: int) -> str:
+    parts = (model.split(":")[-1], target, shape, f"{threads}t")
+    return "-".join(part.replace(":", "_").replace("/", "_") for part in parts) + ".json"

@@ -1,0 +1,137 @@
+"""``prunekit prune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prunekit.cli.common import (
+    Json,
+    Overwrite,
+    Quiet,
+    Resume,
+    Verbose,
+    print_json,
+    print_table,
+    print_text,
+    set_verbosity,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("prune")(prune)
+
+
+def _option(text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=text, **more)
+
+
+def prune(
+    context: typer.Context,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help=(
+                "torchvision:NAME, timm:NAME, zoo:NAME, path/file.py:factory, "
+                "package.module:factory or a run folder"
+            ),
+        ),
+    ] = None,
+    output: Annotated[Path, _option("The run folder to make.", "-o", "--output")] = Path("run"),
+    config: Annotated[
+        Path | None, _option("A recipe (TOML) with the same settings; flags win.", "--config")
+    ] = None,
+    data: Annotated[
+        str | None,
+        _option(
+            "digits, imagefolder:PATH, cifar10:PATH, ..., package.module:factory; none: no training."
+        ),
+    ] = None,
+    input: Annotated[str | None, _option("Input shape, batch first.", "--input")] = None,  # noqa: A002
+    target: Annotated[str | None, _option("runtime[:device][:precision].")] = None,
+    threads: Annotated[int | None, _option("Threads of the target (1).")] = None,
+    target_latency: Annotated[
+        str | None, _option("50% of dense, 12.5ms, or 2x faster (50%).")
+    ] = None,
+    table: Annotated[
+        str | None, _option("A latency table made before; default: profile now.")
+    ] = None,
+    method: Annotated[
+        str | None, _option("halp (iterative) or oneshot; default: halp where it can train.")
+    ] = None,
+    criterion: Annotated[
+        str | None, _option("taylor or magnitude; default: taylor where there is data.")
+    ] = None,
+    solver: Annotated[str | None, _option("joint or knapsack (joint).")] = None,
+    granularity: Annotated[int | None, _option("Widths are multiples of this.")] = None,
+    score_batches: Annotated[int | None, _option("Batches that one-shot scores use (8).")] = None,
+    pruning_steps: Annotated[int | None, _option("Pruning steps of halp (8).")] = None,
+    profile_nets: Annotated[int | None, _option("Networks the profile measures (10).")] = None,
+    profile_seconds: Annotated[float | None, _option("Time limit of the profile (120).")] = None,
+    from_scratch: Annotated[
+        bool | None, _option("Train the dense network first.", "--from-scratch")
+    ] = None,
+    dense_epochs: Annotated[int | None, _option("Epochs of that (as --epochs).")] = None,
+    pretrained: Annotated[
+        bool | None, _option("torchvision's or timm's weights.", "--pretrained")
+    ] = None,
+    weights: Annotated[str | None, _option("Dense weights, a .safetensors file.")] = None,
+    epochs: Annotated[int | None, _option("Epochs of pruning and fine-tuning (15).")] = None,
+    batch_size: Annotated[int | None, _option("Training batch over all processes (64).")] = None,
+    optimizer: Annotated[str | None, _option("sgd or adamw (sgd).")] = None,
+    lr: Annotated[float | None, _option("Learning rate of dense training.")] = None,
+    fine_tune_lr: Annotated[float | None, _option("Learning rate after it (a fifth).")] = None,
+    momentum: Annotated[float | None, _option("SGD momentum (0.9).")] = None,
+    weight_decay: Annotated[float | None, _option("Weight decay (0.0005).")] = None,
+    warmup_epochs: Annotated[float | None, _option("Linear warm-up (1).")] = None,
+    label_smoothing: Annotated[float | None, _option("Label smoothing (0).")] = None,
+    ema: Annotated[float | None, _option("Decay of averaged weights; 0 is off (0).")] = None,
+    mixed_precision: Annotated[str | None, _option("no, fp16 or bf16 (no).")] = None,
+    clip_norm: Annotated[float | None, _option("Gradient norm limit; 0 is off (0).")] = None,
+    distill: Annotated[
+        float | None, _option("Share of the dense teacher's term in the loss, 0 to 1 (0).")
+    ] = None,
+    distill_temperature: Annotated[float | None, _option("Its temperature (4).")] = None,
+    workers: Annotated[int | None, _option("Data-loading processes (0).")] = None,
+    device: Annotated[str | None, _option("Training device: auto, cpu or cuda (auto).")] = None,
+    seed: Annotated[int | None, _option("Seed of everything random (0).")] = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> int:
+    """Prune MODEL to a latency, end to end: profile, prune, slim, train, export, measure, report.
+
+    The target is met only by a measurement of the exported artifact against the dense one.
+    """
+    set_verbosity(verbose, quiet)
+    from prunekit.errors import InterruptedRunError
+    from prunekit.pipeline.folder import check_folder
+    from prunekit.pipeline.prune import prune as run_pipeline
+    from prunekit.pipeline.recipe import Recipe, make_recipe
+    from prunekit.pipeline.setup import set_up
+    from prunekit.report.markdown import summary_rows, verdict
+
+    flags = {name: context.params.get(name) for name in Recipe.model_fields}
+    recipe = make_recipe(flags, config)
+    check_folder(output, recipe, overwrite=overwrite, resume=resume)
+    try:
+        job = set_up(recipe)
+        report = run_pipeline(job, output, overwrite=overwrite, resume=resume)
+    except KeyboardInterrupt:
+        raise InterruptedRunError(
+            f"interrupted; finished rounds and epochs are in {output}: same command with --resume"
+        ) from None
+    if json:
+        print_json(report.model_dump(mode="json"))
+    else:
+        print_table(verdict(report), ("", "dense", "pruned", "pruned / dense"), summary_rows(report))
+        for what, where in report.artifacts.items():
+            print_text(f"{what:>14}: {where}")
+        print_text(f"{'report':>14}: {output / 'report.json'}")
+    return 0 if report.latency.met else 1

@@ -1,0 +1,58 @@
+"""``prunekit targets``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import typer
+
+from prunekit.cli.common import Json, print_json, print_table
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("targets")(targets)
+
+
+def targets(json: Json = False) -> None:
+    """List runtimes and devices here; why one is unavailable."""
+    from prunekit.registry import runtimes
+    from prunekit.runtimes import Runtime
+    from prunekit.target import Target
+
+    rows = []
+    for name in runtimes.names():
+        runtime: Runtime = runtimes.get(name)()
+        for device in runtime.devices:
+            target = Target(name, device)
+            reason = runtime.unavailable(target)
+            environment = None if reason else runtime.environment(target)
+            rows.append(
+                {
+                    "target": str(target),
+                    "available": reason is None,
+                    "reason": reason or "",
+                    "precisions": list(runtime.precisions),
+                    "granularity": None if reason else runtime.granularity(target),
+                    "environment": None if environment is None else asdict(environment),
+                }
+            )
+    if json:
+        print_json({"targets": rows})
+        return
+    print_table(
+        "targets",
+        ("target", "available", "precisions", "granularity", "device, or why not"),
+        [
+            (
+                str(row["target"]),
+                "yes" if row["available"] else "no",
+                ", ".join(row["precisions"]),  # type: ignore[arg-type]
+                str(row["granularity"] or ""),
+                str(row["reason"])
+                or f"{row['environment']['device_name']}, "  # type: ignore[index]
+                f"{row['environment']['runtime_version']}",  # type: ignore[index]
+            )
+            for row in rows
+        ],
+    )

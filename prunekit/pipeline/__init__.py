@@ -1,0 +1,1 @@
+"""The whole way: profile, prune, slim, export, measure, report; closes the measured loop."""

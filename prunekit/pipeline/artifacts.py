@@ -1,0 +1,30 @@
+"""What a path on the command line means for a target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prunekit.artifact import Artifact
+from prunekit.errors import FileError, UsageError
+from prunekit.exporting import live_artifact
+from prunekit.pipeline.setup import example_input
+from prunekit.plan import ChannelPlan
+from prunekit.runs import PLAN, is_run, load
+from prunekit.runtimes import runtime_for
+from prunekit.target import Target
+
+
+def open_artifact(path: str | Path, target: Target) -> Artifact:
+    """The artifact at ``path`` in the form ``target``'s runtime takes; a run folder has both."""
+    runtime = runtime_for(target)
+    if not is_run(path):
+        if Path(path).is_dir():
+            raise FileError(f"{path} is a folder without {PLAN}, not a finished run")
+        return Artifact.of_file(path)
+    if runtime.artifact_format == "onnx":
+        return Artifact.of_file(Path(path) / "model.onnx")
+    plan = ChannelPlan.load(Path(path) / PLAN)
+    if plan.base is None or not plan.base.input_shapes:
+        raise UsageError(f"{path} does not say its input shape; time its model.onnx instead")
+    example = example_input("x".join(map(str, plan.base.input_shapes[0])))
+    return live_artifact(load(path), example)

@@ -1,0 +1,50 @@
+"""The CI gate: has an artifact become slower than its baseline?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prunekit.benching import Verdict, check_ratio, check_regression
+from prunekit.errors import UsageError
+from prunekit.pipeline.artifacts import open_artifact
+from prunekit.report import Report
+from prunekit.runtimes import runtime_for
+from prunekit.target import Target
+
+
+def check_against_artifact(
+    baseline: Path, artifact: str | Path, target: Target, **limits: float
+) -> Verdict:
+    """Both timed interleaved."""
+    return check_regression(
+        open_artifact(baseline, target), open_artifact(artifact, target), target, **limits
+    )
+
+
+def check_against_report(path: Path, artifact: str | Path | None, **limits: float) -> Verdict:
+    """The ratio to the run's dense network, against the ratio its report recorded.
+
+    A ratio means something on the device it was measured on only; elsewhere it is refused.
+    """
+    report = Report.load(path)
+    run, target = path.parent, report.target
+    runtime = runtime_for(target)
+    if gap := report.environment.difference(runtime.environment(target)):
+        raise UsageError(
+            f"{path} was measured elsewhere: {gap} here; compare with an artifact "
+            f"(--baseline {run / 'model.onnx'}), or measure the run anew on this device"
+        )
+    if runtime.artifact_format != "onnx":
+        raise UsageError(f"check against a report needs an ONNX target, not {target}")
+    dense = open_artifact(run / "dense.onnx", target)
+    candidate = open_artifact(artifact or run / "model.onnx", target)
+    latency = report.latency
+    return check_ratio(
+        dense,
+        candidate,
+        latency.ratio,
+        target,
+        recorded_ci=latency.ratio_ci,
+        recorded_confidence=latency.confidence,
+        **limits,
+    )

@@ -1,0 +1,140 @@
+"""The measured landing: plan, build, measure, correct, again, until the target is met as measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prunekit.errors import InfeasibleError
+from prunekit.plan import ChannelPlan
+from prunekit.progress import say
+from prunekit.sparsify import Allocation
+from prunekit.timing import PairedRatio
+
+AIM = 0.99
+"""The measured ratio aimed at, as a share of the one asked for: room for the noise of timing."""
+CLOSE_ENOUGH = 0.97
+"""A plan at this share of the target or above uses the budget up; searching on gains nothing."""
+MAX_ROUNDS = 6
+
+Solve = Callable[[float], Allocation]
+"""A predicted-latency ratio not to exceed -> allocation, or `InfeasibleError`."""
+Measure = Callable[[ChannelPlan], PairedRatio]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One plan that was built and measured against the dense network."""
+
+    asked: float
+    predicted: float
+    ratio: float
+    low: float
+    high: float
+    widths: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Landing:
+    """The plan that landed and all attempts on the way."""
+
+    allocation: Allocation
+    attempts: tuple[Attempt, ...]
+
+
+def land(solve: Solve, smallest: Solve, measure: Measure, target: float) -> Landing:
+    """The most valuable plan whose measured ratio to dense is at most ``target``.
+
+    The ratio between what was measured and what was predicted corrects the next request; when
+    requests have been found on both sides of the target, the next lies between them. Raises
+    `InfeasibleError` with the smallest measured ratio when even the smallest plan misses.
+    """
+    search = _Search(target)
+    while len(search.attempts) < MAX_ROUNDS:
+        asked = search.next_request()
+        if asked is None:
+            break
+        try:
+            allocation = solve(asked)
+        except InfeasibleError:
+            if search.tried_smallest:
+                break
+            search.tried_smallest = True
+            allocation = smallest(asked)
+        if not search.is_new(allocation):
+            search.note_repeat(asked, allocation)
+            continue
+        found = measure(allocation.plan)
+        search.add(asked, allocation, found)
+        say(
+            f"landing {len(search.attempts)}: predicted {allocation.ratio:.1%}, "
+            f"measured {found.ratio:.1%} [{found.low:.1%}, {found.high:.1%}], "
+            f"asked {target:.1%}"
+        )
+    if search.best is None and not search.tried_smallest:
+        # never reached within the rounds: the smallest plan tells whether it can be at all
+        allocation = smallest(0.0)
+        if search.is_new(allocation):
+            search.add(0.0, allocation, measure(allocation.plan))
+    if search.best is None:
+        least = min(search.attempts, key=lambda attempt: attempt.ratio)
+        raise InfeasibleError(
+            f"a latency of {target:.1%} of dense is below what is reachable; the smallest plan "
+            f"measures {least.ratio:.1%} [{least.low:.1%}, {least.high:.1%}]; ask for at least that"
+        )
+    return Landing(search.best, tuple(search.attempts))
+
+
+class _Search:
+    """Which request to try next: corrected by the last measurement, bracketed by all of them."""
+
+    def __init__(self, target: float) -> None:
+        self.target = target
+        self.attempts: list[Attempt] = []
+        self.best: Allocation | None = None
+        self.best_ratio = 0.0
+        self.tried_smallest = False
+        self.low = 0.0
+        self.high = float("inf")
+        self.factor = 1.0
+        self.repeats = 0
+
+    def next_request(self) -> float | None:
+        """The predicted ratio to ask for, or None when searching on gains nothing."""
+        if self.best_ratio >= CLOSE_ENOUGH * self.target or self.repeats > 4:
+            return None
+        request = min(1.0, self.target * AIM / self.factor)
+        if not self.low < request < self.high:
+            high = min(self.high, 1.0)
+            if high - self.low < 0.002:
+                return None
+            request = (self.low + high) / 2
+        return request
+
+    def is_new(self, allocation: Allocation) -> bool:
+        return all(attempt.widths != allocation.widths for attempt in self.attempts)
+
+    def note_repeat(self, asked: float, allocation: Allocation) -> None:
+        """Widths jump: ``asked`` gives a plan already measured, so look on its other side."""
+        self.repeats += 1
+        known = next(a for a in self.attempts if a.widths == allocation.widths)
+        if known.high <= self.target:
+            self.low = max(self.low, asked)
+        else:
+            self.high = min(self.high, asked)
+
+    def add(self, asked: float, allocation: Allocation, found: PairedRatio) -> None:
+        """Record a measurement."""
+        self.attempts.append(
+            Attempt(
+                asked, allocation.ratio, found.ratio, found.low, found.high, allocation.widths
+            )
+        )
+        self.factor = found.ratio / allocation.ratio
+        if found.high <= self.target:
+            self.low = max(self.low, asked)
+            self.best_ratio = max(self.best_ratio, found.ratio)
+            if self.best is None or allocation.value > self.best.value:
+                self.best = allocation
+        else:
+            self.high = min(self.high, asked)

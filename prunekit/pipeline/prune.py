@@ -1,0 +1,351 @@
+"""``prune``: the main job, end to end; every stage can be taken up again where it stopped."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunekit.allocation import Allocator
+from prunekit.artifact import Artifact
+from prunekit.benching import BenchResult, bench
+from prunekit.budget import Budget
+from prunekit.criteria import Criterion, score
+from prunekit.errors import InfeasibleError, UsageError
+from prunekit.exporting import export, live_artifact, narrow_onnx
+from prunekit.latency import LatencyTable
+from prunekit.pipeline.folder import RunFolder, open_folder
+from prunekit.pipeline.landing import Attempt, Landing, land
+from prunekit.pipeline.recipe import Recipe
+from prunekit.pipeline.reporting import make_report, onnx_accuracy
+from prunekit.pipeline.setup import Job
+from prunekit.pipeline.tables import load_table, make_table
+from prunekit.plan import ChannelPlan
+from prunekit.profiling import HarvestPlan
+from prunekit.progress import say
+from prunekit.registry import allocators, criteria
+from prunekit.report import Report
+from prunekit.runs import save, save_weights
+from prunekit.scores import Scores
+from prunekit.serialize import read_object, write_text
+from prunekit.sparsify import Allocation, Halp, allocate
+from prunekit.sparsify.halp import Schedule
+from prunekit.surgery import slim
+from prunekit.timing import PairedRatio
+from prunekit.train import FitResult, TrainConfig, fit, loader, loss_fn
+
+LANDING_SECONDS = 8.0
+FINAL_SECONDS = 20.0
+
+
+@dataclass
+class Trained:
+    """What training there was: results by stage, for the cost account."""
+
+    dense: FitResult | None = None
+    pruning: FitResult | None = None
+    fine_tuning: FitResult | None = None
+
+
+def prune(job: Job, output: Path, *, overwrite: bool = False, resume: bool = False) -> Report:
+    """Prune ``job``'s network to its target and write the run folder; the report says what came.
+
+    Raises `InfeasibleError` when the target cannot be reached. Everything finished is kept, so
+    that the same call with ``resume`` goes on from there.
+    """
+    recipe = job.recipe
+    criterion: Criterion = criteria.get(recipe.resolved_criterion())()
+    solver: Allocator = allocators.get(recipe.solver)()
+    folder = open_folder(output, recipe, overwrite=overwrite, resume=resume)
+    if folder.finished:
+        say(f"{output} is finished already")
+        return Report.load(folder.report)
+    folder.work.mkdir(exist_ok=True)
+    return _Pipeline(job, folder, criterion, solver, resume).run()
+
+
+class _Pipeline:
+    def __init__(
+        self,
+        job: Job,
+        folder: RunFolder,
+        criterion: Criterion,
+        solver: Allocator,
+        resume: bool,
+    ) -> None:
+        self.job, self.folder, self.resume = job, folder, resume
+        self.recipe, self.graph = job.recipe, job.graph
+        self.criterion, self.solver = criterion, solver
+        self.trained = Trained()
+        self.teacher: nn.Module | None = None
+
+    def run(self) -> Report:
+        """All stages in order."""
+        self.train_dense()
+        self.teacher = copy.deepcopy(self.job.module) if self.recipe.distill else None
+        table = self.table()
+        dense = self.export_dense()
+        budget = Budget.parse(self.recipe.target_latency)
+        target_ratio = self.target_ratio(budget, dense)
+        landing = self.choose(table, dense, budget, target_ratio)
+        small = self.fine_tune(slim(self.job.module, landing.allocation.plan))
+        return self.finish(small, landing, table, dense, budget, target_ratio)
+
+    # --- training -----------------------------------------------------------------------------
+
+    def config(self, epochs: int, lr: float | None, **changes: Any) -> TrainConfig:
+        """The training settings of the recipe."""
+        names = set(TrainConfig.__dataclass_fields__) & set(Recipe.model_fields)
+        settings = {name: getattr(self.recipe, name) for name in names}
+        return TrainConfig(**{**settings, "epochs": epochs, "lr": lr, **changes})
+
+    def fit(self, model: nn.Module, stage: str, config: TrainConfig, **more: Any) -> FitResult:
+        """Train with checkpoints in the run's work folder."""
+        if self.job.data is None:
+            raise UsageError("training needs data; add --data")
+        return fit(
+            model,
+            self.job.data,
+            config,
+            folder=self.folder.work / stage,
+            resume=self.resume,
+            log=self.folder.log,
+            title=stage.replace("-", " "),
+            **more,
+        )
+
+    def train_dense(self) -> None:
+        """``--from-scratch``: the dense network first."""
+        if not self.recipe.from_scratch:
+            return
+        epochs = self.recipe.dense_epochs or max(1, self.recipe.epochs)
+        config = self.config(epochs, self.recipe.lr, distill=0.0)
+        self.trained.dense = self.fit(self.job.module, "dense-training", config)
+        save_weights(self.job.module, self.folder.path / "dense.safetensors")
+
+    @property
+    def fine_tune_lr(self) -> float:
+        """A fifth of the training's learning rate unless given: the weights are good already."""
+        return self.recipe.fine_tune_lr or 0.2 * self.config(1, self.recipe.lr).base_lr
+
+    @property
+    def pruning_epochs(self) -> int:
+        """Epochs in which ``halp`` prunes: a third of all, at least one."""
+        return max(1, self.recipe.epochs // 3) if self.recipe.resolved_method() == "halp" else 0
+
+    def fine_tune(self, small: nn.Module) -> nn.Module:
+        """Train the slim network for the epochs that are left."""
+        epochs = self.recipe.epochs - self.pruning_epochs
+        if self.job.data is None or epochs < 1:
+            return small.eval()
+        config = self.config(epochs, self.fine_tune_lr)
+        self.trained.fine_tuning = self.fit(small, "fine-tuning", config, teacher=self.teacher)
+        return small
+
+    # --- measuring ----------------------------------------------------------------------------
+
+    def table(self) -> LatencyTable:
+        """The table given, the one an interrupted run has made, or a new profile."""
+        own = self.folder.path / "table.json"
+        given = self.recipe.table or (own if self.resume and own.is_file() else None)
+        if given is not None:
+            return load_table(given, self.graph, self.job.target)
+        return make_table(
+            self.job.module,
+            self.graph,
+            self.job.example,
+            self.job.target,
+            own,
+            journal=self.folder.work / "profile.jsonl",
+            plan=HarvestPlan(
+                nets=self.recipe.profile_nets,
+                max_seconds=self.recipe.profile_seconds,
+                seed=self.recipe.seed,
+            ),
+            granularity=self.recipe.granularity,
+            name=self.recipe.model,
+            resume=self.resume,
+        )
+
+    def export_dense(self) -> Artifact:
+        """``dense.onnx``, the reference every ratio is taken against."""
+        artifact = export(
+            self.job.module,
+            self.job.example,
+            self.folder.path / "dense.onnx",
+            self.job.target.precision,
+        )
+        return self.timed_form(self.job.module, artifact)
+
+    def timed_form(self, module: nn.Module, onnx: Artifact) -> Artifact:
+        """The ONNX file, or the live module for runtimes that run those."""
+        if self.job.runtime.artifact_format == "module":
+            return live_artifact(module, self.job.example)
+        return onnx
+
+    def measure(self, dense: Artifact, plan: ChannelPlan) -> PairedRatio:
+        """The ratio of ``plan``'s network to the dense one, weights untrained."""
+        path = self.folder.work / "candidate.onnx"
+        if self.job.runtime.artifact_format == "module":
+            candidate = live_artifact(slim(self.job.module, plan), self.job.example)
+        else:
+            narrow = narrow_onnx(dense, plan, path)
+            candidate = narrow or export(slim(self.job.module, plan), self.job.example, path)
+        return self.time(dense, candidate, LANDING_SECONDS).ratios[0]
+
+    def time(self, dense: Artifact, other: Artifact, seconds: float) -> BenchResult:
+        """Interleaved paired timing."""
+        return bench(
+            [dense, other], self.job.target, max_seconds=seconds, precision_goal=0.005
+        )
+
+    def target_ratio(self, budget: Budget, dense: Artifact) -> float:
+        """The budget as a share of the dense latency; absolute ones need the dense time."""
+        if budget.relative:
+            return budget.value
+        measured = bench([dense], self.job.target, max_seconds=LANDING_SECONDS).measurements[0]
+        ratio = budget.limit(measured.median_ms) / measured.median_ms
+        if ratio >= 1:
+            raise UsageError(
+                f"{budget} is met already: the dense network takes {measured.median_ms:.3f} ms"
+            )
+        return ratio
+
+    # --- choosing -----------------------------------------------------------------------------
+
+    def choose(
+        self, table: LatencyTable, dense: Artifact, budget: Budget, target: float
+    ) -> Landing:
+        """Scores by the method, then the measured landing; kept for a resumed run."""
+        kept = self.folder.work / "landing.json"
+        halp = self.iterate(table, target) if self.recipe.resolved_method() == "halp" else None
+        scores = halp.scores() if halp else self.scores()
+        at_most = halp.plan.widths if halp else None
+        if self.resume and kept.is_file():
+            return _read_landing(kept, self.folder.work / "plan.json")
+
+        def solve(ratio: float) -> Allocation:
+            wanted = replace(budget, kind="latency", value=ratio, relative=True, text=f"{ratio:.1%}")
+            return self.allocate(scores, table, wanted, at_most)
+
+        def smallest(_: float) -> Allocation:
+            return self.smallest(scores, table)
+
+        landing = land(solve, smallest, lambda plan: self.measure(dense, plan), target)
+        landing.allocation.plan.save(self.folder.work / "plan.json")
+        write_text(kept, json.dumps(_landing_facts(landing)))
+        return landing
+
+    def allocate(
+        self,
+        scores: Scores,
+        table: LatencyTable,
+        budget: Budget,
+        at_most: dict[str, int] | None = None,
+    ) -> Allocation:
+        """Solve under a predicted-latency budget."""
+        return allocate(
+            self.graph,
+            scores,
+            table,
+            budget,
+            self.solver,
+            granularity=self.recipe.granularity,
+            at_most=at_most,
+        )
+
+    def smallest(self, scores: Scores, table: LatencyTable) -> Allocation:
+        """Every group at its smallest width."""
+        step = self.recipe.granularity or table.granularity
+        least = {g.id: g.widths(step)[0] for g in self.graph.groups}
+        everything = Budget("latency", 1.0, relative=True, text="smallest")
+        return self.allocate(scores, table, everything, at_most=least)
+
+    def scores(self) -> Scores:
+        """One-shot scores of the dense network."""
+        data = self.job.data
+        if data is None or not self.criterion.needs_gradients:
+            return score(self.job.module, self.graph, self.criterion)
+        torch.manual_seed(self.recipe.seed)
+        batches = loader(data.train, self.recipe.batch_size, self.recipe.seed)
+        count = min(self.recipe.score_batches, len(batches))
+        chosen = (batch for batch, _ in zip(batches, range(count), strict=False))
+        return score(self.job.module, self.graph, self.criterion, loss_fn, chosen)
+
+    def iterate(self, table: LatencyTable, target: float) -> Halp:
+        """HALP's iterative phase on the masked dense network."""
+        data = self.job.data
+        if data is None:
+            raise UsageError("method halp needs data; add --data")
+        per_epoch = len(loader(data.train, self.recipe.batch_size, self.recipe.seed))
+        steps = min(self.recipe.pruning_steps, self.pruning_epochs * per_epoch)
+        schedule = Schedule(steps, self.pruning_epochs * per_epoch // steps)
+
+        def solve(scores: Scores, fraction: float, at_most: dict[str, int]) -> Allocation:
+            wanted = Budget("latency", fraction, relative=True, text=f"{fraction:.1%}")
+            try:
+                return self.allocate(scores, table, wanted, at_most)
+            except InfeasibleError:
+                return self.smallest(scores, table)
+
+        rule = Halp(self.graph, self.criterion, solve, target, schedule)
+        config = self.config(
+            self.pruning_epochs, self.fine_tune_lr, schedule="constant", warmup_epochs=0.0, ema=0.0
+        )
+        self.trained.pruning = self.fit(
+            self.job.module, "pruning", config, rule=rule, teacher=self.teacher
+        )
+        return rule
+
+    # --- the end ------------------------------------------------------------------------------
+
+    def finish(
+        self,
+        small: nn.Module,
+        landing: Landing,
+        table: LatencyTable,
+        dense: Artifact,
+        budget: Budget,
+        target: float,
+    ) -> Report:
+        """Save, export, measure what was exported, and report."""
+        run, job = self.folder.path, self.job
+        plan = landing.allocation.plan
+        save(run, small, plan, job.model.spec, job.model.arguments, self.graph.input_shapes)
+        onnx = export(small, job.example, run / "model.onnx", job.target.precision, "plan.json")
+        timed = self.time(dense, self.timed_form(small, onnx), FINAL_SECONDS)
+        report = make_report(
+            job=job,
+            folder=self.folder,
+            landing=landing,
+            table=table,
+            timed=timed,
+            budget=budget,
+            target_ratio=target,
+            trained=asdict(self.trained),
+            pruning_epochs=self.pruning_epochs,
+            accuracy=tuple(
+                onnx_accuracy(run / name, job.data) for name in ("dense.onnx", "model.onnx")
+            ),
+            small=small,
+        )
+        report.save(self.folder.report)
+        self.folder.clear_work()
+        return report
+
+
+def _landing_facts(landing: Landing) -> dict[str, Any]:
+    facts = asdict(replace(landing.allocation, plan=None))  # type: ignore[arg-type]
+    facts.pop("plan")
+    return {"allocation": facts, "attempts": [asdict(a) for a in landing.attempts]}
+
+
+def _read_landing(path: Path, plan: Path) -> Landing:
+    facts = read_object(path, "landing")
+    allocation = Allocation(plan=ChannelPlan.load(plan), **facts["allocation"])
+    return Landing(allocation, tuple(Attempt(**row) for row in facts["attempts"]))

@@ -1,0 +1,169 @@
+"""The recipe: every setting of a prune run, from flags and a TOML file, saved with the result."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from prunekit.budget import Budget
+from prunekit.errors import FileError, UsageError
+from prunekit.serialize import write_text
+from prunekit.target import Target
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class Recipe(BaseModel):
+    """Settings of ``prunekit prune``; field names are the flags' names with underscores."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    input: str = "1x3x224x224"
+    data: str | None = None
+    target: str = "onnxruntime:cpu"
+    threads: int = Field(1, ge=1)
+    target_latency: str = "50%"
+    table: str | None = None
+    method: Literal["oneshot", "halp"] | None = None
+    criterion: str | None = None
+    solver: str = "joint"
+    granularity: int | None = Field(None, ge=1)
+    score_batches: int = Field(8, ge=1)
+    pruning_steps: int = Field(8, ge=1)
+    profile_nets: int = Field(10, ge=4)
+    profile_seconds: float = Field(120.0, gt=0)
+
+    from_scratch: bool = False
+    dense_epochs: int | None = Field(None, ge=1)
+    pretrained: bool = False
+    weights: str | None = None
+
+    epochs: int = Field(15, ge=0)
+    batch_size: int = Field(64, ge=2)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float | None = Field(None, gt=0)
+    fine_tune_lr: float | None = Field(None, gt=0)
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup_epochs: float = 1.0
+    label_smoothing: float = 0.0
+    ema: float = 0.0
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    clip_norm: float = 0.0
+    distill: float = 0.0
+    distill_temperature: float = 4.0
+    workers: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: int = Field(0, ge=0)
+
+    @field_validator("target_latency")
+    @classmethod
+    def _is_latency(cls, text: str) -> str:
+        if Budget.parse(text).kind != "latency":
+            raise ValueError(f"{text!r} is not a latency; write 50%, 12.5ms or 2x")
+        return text
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The input's shape, batch first."""
+        return parse_shape(self.input)
+
+    def resolved_target(self) -> Target:
+        """The target with the input's batch and the threads."""
+        return Target.parse(self.target, batch=self.shape[0], threads=self.threads)
+
+    def resolved_method(self) -> str:
+        """The method asked for, or ``halp`` where there is training to prune in, else oneshot."""
+        trains = self.data is not None and self.epochs >= 2
+        return self.method or ("halp" if trains else "oneshot")
+
+    def resolved_criterion(self) -> str:
+        """The criterion asked for, or Taylor where there is data, else magnitude."""
+        return self.criterion or ("taylor" if self.data is not None else "magnitude")
+
+    def save(self, path: Path) -> None:
+        """Write the complete recipe as TOML."""
+        write_text(path, tomli_w.dumps(self.model_dump(exclude_none=True)))
+
+    def first_difference(self, other: Recipe) -> str | None:
+        """The first setting that differs, in words, or None."""
+        for name in type(self).model_fields:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                return f"`{name}` is {mine!r} now and was {theirs!r}"
+        return None
+
+
+def make_recipe(flags: dict[str, Any], config: Path | None = None) -> Recipe:
+    """Flags over the ``config`` file over the defaults; a wrong setting is named."""
+    settings = read_toml(config) if config is not None else {}
+    settings |= {name: value for name, value in flags.items() if value is not None}
+    where = f"{config} or the flags" if config is not None else "the flags"
+    if "model" not in settings:
+        raise UsageError("no model given; name one, such as zoo:resnet20_w32")
+    try:
+        recipe = Recipe(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"`{name}` in {where}: {first['msg']}") from error
+    _check(recipe)
+    return recipe
+
+
+def _check(recipe: Recipe) -> None:
+    """Combinations that cannot work."""
+    _ = recipe.shape, recipe.resolved_target()
+    sources = [
+        flag
+        for flag, on in (
+            ("--from-scratch", recipe.from_scratch),
+            ("--pretrained", recipe.pretrained),
+            ("--weights", recipe.weights is not None),
+        )
+        if on
+    ]
+    if len(sources) > 1:
+        raise UsageError(f"{' and '.join(sources)} exclude each other; keep one")
+    if recipe.data is None:
+        for flag, wrong in (
+            ("--from-scratch", recipe.from_scratch),
+            ("--criterion taylor", recipe.criterion == "taylor"),
+            ("--method halp", recipe.method == "halp"),
+            ("--distill", recipe.distill > 0),
+        ):
+            if wrong:
+                raise UsageError(f"{flag} needs data; add --data (digits, imagefolder:PATH, ...)")
+    if recipe.method == "halp" and recipe.epochs < 2:
+        raise UsageError(
+            "method halp prunes while it trains; give --epochs 2 or more, or --method oneshot"
+        )
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file; a missing or malformed one is named in the error."""
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FileError(f"{path} is not valid TOML: {error}") from error
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """``1x3x224x224`` as integers."""
+    try:
+        shape = tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        shape = ()
+    if len(shape) < 2 or min(shape) < 1:
+        raise UsageError(f"cannot read input shape {text!r}; write for example 1x3x224x224")
+    return shape

@@ -1,0 +1,165 @@
+"""The report of a finished run, from what was measured."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+
+from prunekit.artifact import Artifact
+from prunekit.benching import BenchResult
+from prunekit.budget import Budget
+from prunekit.errors import DataError
+from prunekit.latency import LatencyTable
+from prunekit.pipeline.folder import RunFolder
+from prunekit.pipeline.landing import Landing
+from prunekit.report import Report
+from prunekit.report.schema import (
+    AccuracyPart,
+    AllocationPart,
+    AttemptPart,
+    BudgetPart,
+    LatencyPart,
+    Pair,
+    TablePart,
+    TrainingPart,
+)
+from prunekit.runtimes import runtime_for
+from prunekit.target import Target, usable_cores
+from prunekit.train import Data, loader
+
+if TYPE_CHECKING:
+    from prunekit.pipeline.setup import Job
+
+CONFIDENCE = 0.95
+
+
+def onnx_accuracy(path: Path, data: Data | None) -> float | None:
+    """Top-1 of an ONNX file on the validation set, run in ONNX Runtime; None without data."""
+    if data is None:
+        return None
+    target = Target.parse("onnxruntime:cpu", threads=usable_cores())
+    engine = runtime_for(target).load(Artifact.of_file(path), target)
+    right = seen = 0
+    try:
+        for images, labels in loader(data.val, 256):
+            (logits, *_) = engine.run({"input": images.numpy()})
+            right += int((np.asarray(logits).argmax(1) == labels.numpy()).sum())
+            seen += len(labels)
+    finally:
+        engine.close()
+    if not seen:
+        raise DataError(f"the validation set of {data.name} is empty")
+    return right / seen
+
+
+def make_report(
+    *,
+    job: Job,
+    folder: RunFolder,
+    landing: Landing,
+    table: LatencyTable,
+    timed: BenchResult,
+    budget: Budget,
+    target_ratio: float,
+    trained: dict[str, Any],
+    pruning_epochs: int,
+    accuracy: tuple[float | None, ...],
+    small: nn.Module,
+) -> Report:
+    """Put the pieces together; ``met`` is the measured ratio against the one asked for."""
+    graph, recipe, allocation = job.graph, job.recipe, landing.allocation
+    run = folder.path
+    dense_time, pruned_time = timed.measurements
+    ratio = timed.ratios[0]
+    names = {"dense": "dense.onnx", "onnx": "model.onnx", "plan": "plan.json"}
+    names |= {"weights": "model.safetensors", "recipe": "config.toml", "log": "log.jsonl"}
+    names |= {"table": "table.json", "dense_weights": "dense.safetensors"}
+    files = {what: str(run / name) for what, name in names.items() if (run / name).is_file()}
+    limit_ms = target_ratio * dense_time.median_ms if budget.relative else budget.value
+    return Report(
+        model=recipe.model,
+        target=job.target,
+        environment=timed.environment,
+        budget=BudgetPart(kind=budget.kind, requested=str(budget), limit_ms=limit_ms),
+        latency=LatencyPart(
+            dense_ms=dense_time.median_ms,
+            pruned_ms=pruned_time.median_ms,
+            dense_ci_ms=dense_time.interval(CONFIDENCE),
+            pruned_ci_ms=pruned_time.interval(CONFIDENCE),
+            ratio=ratio.ratio,
+            ratio_ci=(ratio.low, ratio.high),
+            confidence=ratio.confidence,
+            rounds=ratio.rounds,
+            predicted_ms=allocation.cost,
+            limit_ratio=target_ratio,
+            met=ratio.ratio <= target_ratio,
+        ),
+        accuracy=AccuracyPart(dense=accuracy[0], pruned=accuracy[1]),
+        macs=Pair(dense=graph.macs({}), pruned=graph.macs(allocation.widths)),
+        params=Pair(dense=_parameters(job.module), pruned=_parameters(small)),
+        file_bytes=Pair(
+            dense=(run / "dense.onnx").stat().st_size, pruned=(run / "model.onnx").stat().st_size
+        ),
+        training_cost=_training_cost(job, landing, trained, pruning_epochs),
+        allocation=AllocationPart(
+            solver=allocation.solver,
+            gap=allocation.gap,
+            status=allocation.status,
+            value=allocation.value,
+            method=recipe.resolved_method(),
+            criterion=recipe.resolved_criterion(),
+            granularity=recipe.granularity or table.granularity,
+        ),
+        landing=tuple(
+            AttemptPart(asked=a.asked, predicted=a.predicted, ratio=a.ratio, ratio_ci=(a.low, a.high))
+            for a in landing.attempts
+        ),
+        table=TablePart(
+            source=table.protocol.source,
+            nets=table.protocol.nets,
+            rounds=table.protocol.rounds,
+            mape=table.calibration.mape,
+            worst=table.calibration.worst,
+        ),
+        widths={
+            group.id: (group.size, allocation.widths[group.id])
+            for group in graph.groups
+            if group.prunable
+        },
+        frozen={group.id: group.reason for group in graph.groups if not group.prunable},
+        artifacts=files,
+        seed=recipe.seed,
+        recipe=recipe.model_dump(exclude_none=True),
+        versions={name: version(name) for name in ("prunekit", "torch", "onnx", "onnxruntime")},
+    )
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _training_cost(
+    job: Job, landing: Landing, trained: dict[str, Any], pruning_epochs: int
+) -> TrainingPart:
+    """FLOPs relative to one dense run of ``dense_epochs`` (else ``epochs``), and wall-clock seconds.
+
+    Forward and backward count three forwards; masked training counts as dense, which it is.
+    """
+    recipe = job.recipe
+    seconds = {stage: (result or {}).get("seconds", 0.0) for stage, result in trained.items()}
+    reference = recipe.dense_epochs or recipe.epochs
+    relative = None
+    if job.data is not None and reference:
+        share = job.graph.macs(landing.allocation.widths) / job.graph.macs({})
+        fine_tuned = recipe.epochs - pruning_epochs
+        spent = pruning_epochs + share * fine_tuned
+        relative = (spent + (reference if recipe.from_scratch else 0)) / reference
+    return TrainingPart(
+        relative_flops=relative,
+        seconds=sum(seconds.values()),
+        dense_seconds=seconds["dense"],
+    )

@@ -1,0 +1,82 @@
+"""From a recipe to live objects, with every bad input refused before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunekit.errors import DataError
+from prunekit.graph import ChannelGraph
+from prunekit.models import BuiltModel, load_weights
+from prunekit.pipeline.recipe import Recipe, parse_shape
+from prunekit.progress import say
+from prunekit.runs import open_model
+from prunekit.runtimes import Runtime, runtime_for
+from prunekit.target import Target
+from prunekit.tracing import trace
+from prunekit.train import Data, load_data
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every stage works on."""
+
+    recipe: Recipe
+    target: Target
+    runtime: Runtime
+    model: BuiltModel
+    graph: ChannelGraph
+    example: Any
+    data: Data | None
+
+    @property
+    def module(self) -> nn.Module:
+        """The dense network."""
+        return self.model.module
+
+
+def set_up(recipe: Recipe) -> Job:
+    """Target, data, model and channel graph of ``recipe``."""
+    target = recipe.resolved_target()
+    runtime = runtime_for(target)
+    data = _data(recipe)
+    torch.manual_seed(recipe.seed)
+    model = open_dense(recipe, data)
+    example = example_input(recipe.input)
+    graph = trace(model.module, example)
+    for note in graph.notes:
+        say(f"note: {note}", 1)
+    return Job(recipe, target, runtime, model, graph, example, data)
+
+
+def _data(recipe: Recipe) -> Data | None:
+    if recipe.data is None:
+        return None
+    if len(recipe.shape) != 4:
+        raise DataError(f"data needs image inputs such as 1x3x32x32, not {recipe.input}")
+    _, channels, height, width = recipe.shape
+    return load_data(recipe.data, (channels, height, width), recipe.seed)
+
+
+def open_dense(recipe: Recipe, data: Data | None = None) -> BuiltModel:
+    """The dense model with its weights, in evaluation mode."""
+    channels = recipe.shape[1]
+    model = open_model(
+        recipe.model,
+        num_classes=data.num_classes if data is not None else None,
+        in_channels=channels,
+        pretrained=recipe.pretrained,
+    )
+    if recipe.weights is not None:
+        load_weights(model.module, Path(recipe.weights))
+    model.module.eval()
+    return model
+
+
+def example_input(shape: str) -> Any:
+    """Seeded noise of the given shape."""
+    return torch.randn(parse_shape(shape), generator=torch.Generator().manual_seed(0))

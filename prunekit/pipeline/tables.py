@@ -1,0 +1,62 @@
+"""Where the latency table of a run comes from: a file, an earlier part of the run, or a profile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from prunekit.errors import UsageError
+from prunekit.graph import ChannelGraph
+from prunekit.latency import LatencyTable
+from prunekit.profiling import HarvestPlan, harvest
+from prunekit.progress import say
+from prunekit.runtimes import runtime_for
+from prunekit.target import Target
+
+
+def load_table(path: str | Path, graph: ChannelGraph, target: Target) -> LatencyTable:
+    """A table from a file, refused unless it is of this target, this device and this model."""
+    table = LatencyTable.load(path)
+    table.check(graph, target, runtime_for(target).environment(target))
+    return table
+
+
+def make_table(
+    module: nn.Module,
+    graph: ChannelGraph,
+    example: Any,
+    target: Target,
+    path: Path,
+    *,
+    journal: Path,
+    plan: HarvestPlan,
+    granularity: int | None,
+    name: str,
+    resume: bool,
+) -> LatencyTable:
+    """Profile ``module`` and write the table to ``path``; the journal goes when the table is there."""
+    if not any(group.prunable for group in graph.groups):
+        reasons = sorted({group.reason for group in graph.groups})
+        raise UsageError(f"{name} has no prunable channels: {'; '.join(reasons[:3])}")
+    table = harvest(
+        module,
+        graph,
+        example,
+        target,
+        plan=plan,
+        name=name,
+        granularity=granularity,
+        journal=journal,
+        resume=resume,
+    )
+    table.save(path)
+    journal.unlink(missing_ok=True)
+    calibration = table.calibration
+    say(
+        f"latency table: {len(table.entries)} layer shapes from {table.protocol.nets} networks, "
+        f"{table.protocol.rounds} rounds ({table.protocol.stopped}); error on networks left out "
+        f"{calibration.mape:.1%}, worst {calibration.worst:.1%}"
+    )
+    return table

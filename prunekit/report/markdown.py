@@ -1,0 +1,111 @@
+"""The report as Markdown, and the rows of the final table."""
+
+from __future__ import annotations
+
+from prunekit.report.schema import Report
+
+
+def summary_rows(report: Report) -> list[tuple[str, str, str, str]]:
+    """(what, dense, pruned, ratio) for the table a person reads."""
+    latency, accuracy = report.latency, report.accuracy
+    rows = [
+        (
+            "latency (ms)",
+            _ms(latency.dense_ms, latency.dense_ci_ms),
+            _ms(latency.pruned_ms, latency.pruned_ci_ms),
+            f"{latency.ratio:.1%} [{latency.ratio_ci[0]:.1%}, {latency.ratio_ci[1]:.1%}]",
+        )
+    ]
+    if accuracy.dense is not None and accuracy.pruned is not None:
+        points = 100 * (accuracy.pruned - accuracy.dense)
+        rows.append(
+            (
+                f"accuracy ({accuracy.metric})",
+                f"{accuracy.dense:.2%}",
+                f"{accuracy.pruned:.2%}",
+                f"{points:+.2f} points",
+            )
+        )
+    for name, pair, unit in (
+        ("MACs", report.macs, 1e6),
+        ("parameters", report.params, 1e6),
+        ("file size", report.file_bytes, 2**20),
+    ):
+        suffix = " MiB" if name == "file size" else " M"
+        rows.append(
+            (
+                name,
+                f"{pair.dense / unit:.2f}{suffix}",
+                f"{pair.pruned / unit:.2f}{suffix}",
+                f"{pair.pruned / pair.dense:.1%}",
+            )
+        )
+    return rows
+
+
+def _ms(median: float, interval: tuple[float, float]) -> str:
+    return f"{median:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
+
+
+def verdict(report: Report) -> str:
+    """One sentence: asked, measured, met or not."""
+    latency = report.latency
+    word = "met" if latency.met else "NOT met"
+    return (
+        f"target {report.budget.requested} {word}: measured {latency.ratio:.1%} of dense "
+        f"[{latency.ratio_ci[0]:.1%}, {latency.ratio_ci[1]:.1%}] on {report.target}"
+    )
+
+
+def to_markdown(report: Report) -> str:
+    """The whole report for a person, GitHub-flavoured."""
+    lines = [f"# {report.model}", "", f"**{verdict(report)}**", ""]
+    lines += _table(("", "dense", "pruned", "pruned / dense"), summary_rows(report))
+    cost = report.training_cost
+    flops = "none" if cost.relative_flops is None else f"x{cost.relative_flops:.2f} of a dense run"
+    allocation, table, environment = report.allocation, report.table, report.environment
+    lines += [
+        "",
+        f"- target: {report.target.describe()} on {environment.device_name}, "
+        f"{environment.runtime_version}, measured {environment.created}",
+        f"- method: {allocation.method} with {allocation.criterion}, solver {allocation.solver} "
+        f"(gap {allocation.gap:.4%}), granularity {allocation.granularity}, "
+        f"saliency kept {allocation.value:.1%}",
+        f"- training: {flops}, {cost.seconds:.0f} s (dense {cost.dense_seconds:.0f} s)",
+        f"- latency table: {table.nets} networks, {table.rounds} rounds; error on networks left "
+        f"out {table.mape:.1%} (worst {table.worst:.1%})",
+        f"- predicted {report.latency.predicted_ms:.3f} ms; seed {report.seed}",
+        "",
+        "## Landing",
+        "",
+    ]
+    lines += _table(
+        ("asked (predicted)", "predicted", "measured"),
+        [
+            (
+                f"{a.asked:.1%}",
+                f"{a.predicted:.1%}",
+                f"{a.ratio:.1%} [{a.ratio_ci[0]:.1%}, {a.ratio_ci[1]:.1%}]",
+            )
+            for a in report.landing
+        ],
+    )
+    lines += ["", "## Widths", ""]
+    lines += _table(
+        ("group", "before", "after"),
+        [(name, str(before), str(after)) for name, (before, after) in report.widths.items()],
+    )
+    if report.frozen:
+        lines += ["", "## Not prunable", ""]
+        lines += _table(("group", "why"), list(report.frozen.items()))
+    lines += ["", "## Artifacts", ""]
+    lines += _table(("what", "where"), list(report.artifacts.items()))
+    return "\n".join(lines) + "\n"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    return [
+        f"| {' | '.join(head)} |",
+        f"|{'|'.join(' --- ' for _ in head)}|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]

@@ -1,0 +1,128 @@
+"""``report.json``: versioned, because other tools read it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from prunekit.serialize import load_json, save_json
+from prunekit.target import Environment, Target
+
+REPORT_VERSION = 1
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BudgetPart(_Part):
+    """What was asked: ``limit_ms`` is the limit in this run's milliseconds."""
+
+    kind: str
+    requested: str
+    limit_ms: float
+
+
+class LatencyPart(_Part):
+    """Medians of interleaved runs on the target; ``met`` is decided by the measured ratio."""
+
+    dense_ms: float
+    pruned_ms: float
+    dense_ci_ms: tuple[float, float]
+    pruned_ci_ms: tuple[float, float]
+    ratio: float
+    ratio_ci: tuple[float, float]
+    confidence: float
+    rounds: int
+    predicted_ms: float
+    limit_ratio: float
+    met: bool
+
+
+class AccuracyPart(_Part):
+    """Of the ONNX artifacts on the validation set, 0 to 1; None without data."""
+
+    dense: float | None
+    pruned: float | None
+    metric: str = "top-1"
+
+
+class Pair(_Part):
+    """A count before and after."""
+
+    dense: int
+    pruned: int
+
+
+class TrainingPart(_Part):
+    """``relative_flops``: all training FLOPs over one dense training run's; None without training."""
+
+    relative_flops: float | None
+    seconds: float
+    dense_seconds: float
+
+
+class AllocationPart(_Part):
+    """How the widths were chosen."""
+
+    solver: str
+    gap: float
+    status: str
+    value: float
+    method: str
+    criterion: str
+    granularity: int
+
+
+class AttemptPart(_Part):
+    """One plan of the measured loop."""
+
+    asked: float
+    predicted: float
+    ratio: float
+    ratio_ci: tuple[float, float]
+
+
+class TablePart(_Part):
+    """The latency table behind the predictions and its error on networks left out of the fit."""
+
+    source: str
+    nets: int
+    rounds: int
+    mape: float
+    worst: float
+
+
+class Report(_Part):
+    """Everything a reader or a tool needs to believe a run, or to repeat it."""
+
+    model: str
+    target: Target
+    environment: Environment
+    budget: BudgetPart
+    latency: LatencyPart
+    accuracy: AccuracyPart
+    macs: Pair
+    params: Pair
+    file_bytes: Pair
+    training_cost: TrainingPart
+    allocation: AllocationPart
+    landing: tuple[AttemptPart, ...]
+    table: TablePart
+    widths: dict[str, tuple[int, int]]
+    frozen: dict[str, str]
+    artifacts: dict[str, str]
+    seed: int
+    recipe: dict[str, Any]
+    versions: dict[str, str]
+
+    def save(self, path: str | Path) -> None:
+        """Write ``report.json``."""
+        save_json(path, self, "report", REPORT_VERSION)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Report:
+        """Read ``report.json``; a damaged or edited file is named in the error."""
+        return load_json(path, cls, "report", REPORT_VERSION)

@@ -1,0 +1,278 @@
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from prunekit import benching
+from prunekit.artifact import Artifact
+from prunekit.benching import bench, check_ratio, check_regression
+from prunekit.errors import RuntimeUnavailableError, UsageError
+from prunekit.registry import runtimes
+from prunekit.runtimes import racing
+from prunekit.target import Environment
+from prunekit.timing import PairedRatio
+
+
+class Machine:
+    """A runtime whose artifacts' paths are their milliseconds, on a machine with two states.
+
+    Loading gives a session a bias of its own; time passes as runs say it does.
+    """
+
+    name = "machine"
+    artifact_format = "onnx"
+    devices = ("cpu",)
+    precisions = ("fp32",)
+
+    def __init__(self, seed=0, noise=0.03, bias=0.003, slow=1.25, dwell_ms=2000.0, clock=None):
+        self.rng = np.random.default_rng(seed)
+        self.noise, self.bias, self.slow, self.dwell_ms = noise, bias, slow, dwell_ms
+        self.state, self.loads, self.closed, self.order, self.now = False, 0, 0, [], 0.0
+
+    def unavailable(self, target):
+        return None
+
+    def environment(self, target):
+        return Environment("machine", "1")
+
+    def load(self, artifact, target):
+        self.loads += 1
+        return Session(self, float(artifact.path))
+
+
+class Session:
+    def __init__(self, machine, ms):
+        self.machine = machine
+        self.ms = ms
+        self.bias = np.exp(machine.rng.normal(0, machine.bias))
+
+    def time(self, runs):
+        machine, out = self.machine, []
+        for _ in range(runs):
+            if machine.rng.random() < self.ms / machine.dwell_ms:
+                machine.state = not machine.state
+            ms = self.ms * self.bias * np.exp(machine.rng.normal(0, machine.noise))
+            if machine.rng.random() < 0.02:
+                ms *= 1 + machine.rng.exponential(0.5)
+            out.append(float(ms * (machine.slow if machine.state else 1)))
+            machine.now += out[-1] / 1e3
+            machine.order.append(self.ms)
+        return out
+
+    def close(self):
+        self.machine.closed += 1
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Make a machine the target `machine`, and its time the time that passes."""
+
+    def make(**facts):
+        made = Machine(**facts)
+        monkeypatch.setitem(runtimes._loaded, "machine", lambda: made)
+        monkeypatch.setattr(racing.time, "perf_counter", lambda: made.now)
+        monkeypatch.setattr(racing, "_switch_counter", lambda _threads: lambda: 0)
+        return made
+
+    return make
+
+
+def ms(value):
+    return Artifact(str(value), "onnx")
+
+
+def conv_net(path, width):
+    weights = [
+        numpy_helper.from_array(np.ones(shape, np.float32), name)
+        for name, shape in {"a.weight": (width, 3, 3, 3), "b.weight": (8, width, 3, 3)}.items()
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "a.weight"], ["y"], pads=[1] * 4),
+        helper.make_node("Conv", ["y", "b.weight"], ["z"], pads=[1] * 4),
+    ]
+    ends = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 32, 32]),
+        helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", 8, 32, 32]),
+    ]
+    graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path)
+    return str(path)
+
+
+def test_bench_finds_the_ratio_and_keeps_samples(machine):
+    made = machine(seed=1)
+    result = bench([ms(5), ms(2.5), ms(6)], "machine")
+    assert [ratio.ratio for ratio in result.ratios] == pytest.approx([0.5, 1.2], rel=0.01)
+    assert result.ratio == result.ratios[-1].ratio
+    low, high = result.ratio_ci
+    assert low < 1.2 < high
+    assert high / low < 1.03
+    assert [m.median_ms > 0 for m in result.measurements] == [True] * 3
+    assert result.samples_ms[1] == result.measurements[1].samples_ms
+    assert len(result.samples_ms[1]) > len(result.samples_ms[0]) > 100
+    assert result.environment.device_name == "machine"
+    assert str(result.target) == "machine:cpu"
+    assert made.closed == made.loads > 3
+    assert made.now < 25
+
+
+def test_artifacts_take_short_turns_in_changing_order(machine):
+    made = machine()
+    bench([ms(4), ms(5)], "machine", max_seconds=2)
+    turns = [made.order[0]]
+    for value in made.order:
+        if value != turns[-1]:
+            turns.append(value)
+    assert len(turns) > 20
+    gaps = np.diff([i for i, v in enumerate(made.order) if i and v != made.order[i - 1]])
+    assert np.median(gaps) <= 8
+
+
+def test_one_artifact_has_no_ratio(machine):
+    machine()
+    result = bench([ms(5)], "machine", max_seconds=5)
+    assert result.ratios == ()
+    assert result.measurements[0].median_ms == pytest.approx(5, rel=0.3)
+    with pytest.raises(UsageError, match="needs two artifacts"):
+        _ = result.ratio
+
+
+def test_time_limit_holds_and_very_slow_models_still_get_three_rounds(machine):
+    made = machine(noise=0.3)
+    bench([ms(5), ms(5)], "machine", max_seconds=3, precision_goal=1e-4)
+    assert made.now < 5
+    made = machine()
+    result = bench([ms(3000), ms(6000)], "machine", max_seconds=3)
+    assert result.ratios[0].rounds == 3
+    assert result.ratio == pytest.approx(2, rel=0.5)
+
+
+def test_noise_is_said_with_the_fix(machine, capsys):
+    machine(noise=0.4)
+    bench([ms(5), ms(5)], "machine", max_seconds=1)
+    said = capsys.readouterr().err
+    assert "runs of 5 vary by" in said
+    assert "close other programs" in said
+    assert "--max-seconds 2" in said
+
+
+def test_interrupted_samples_are_dropped_while_enough_remain(machine, monkeypatch):
+    machine()
+    count = iter(range(10**9))
+    state = {"ticks": 0}
+
+    def every_fourth(_threads):
+        def read():
+            if next(count) % 4 == 0:
+                state["ticks"] += 1
+            return state["ticks"]
+
+        return read
+
+    monkeypatch.setattr(racing, "_switch_counter", every_fourth)
+    result = bench([ms(2), ms(2)], "machine", max_seconds=1)
+    dropped, kept = result.measurements[0].dropped, len(result.samples_ms[0])
+    assert 0.1 < dropped / (dropped + kept) < 0.4
+    monkeypatch.setattr(racing, "_switch_counter", lambda _threads: lambda: next(count))
+    result = bench([ms(2), ms(2)], "machine", max_seconds=1)
+    assert result.measurements[0].dropped == 0
+
+
+def test_real_switch_counter_never_falls():
+    for threads in (1, 2):
+        counter = racing._switch_counter(threads)
+        assert 0 <= counter() <= counter()
+
+
+@pytest.mark.parametrize(("candidate", "outcome"), [(5, "pass"), (4, "pass"), (5.75, "fail")])
+def test_check_is_right_every_time(machine, candidate, outcome):
+    for seed in range(15):
+        made = machine(seed=seed)
+        verdict = check_regression(ms(5), ms(candidate), "machine", seed=seed)
+        assert verdict.outcome == outcome
+        assert verdict.threshold == 0.05
+        assert verdict.ratio.confidence == 0.99
+        assert made.now < 62
+        assert ("below 1.05" if outcome == "pass" else "above 1.05") in verdict.reason
+
+
+def test_repeated_looks_do_not_fail_what_is_exactly_at_the_threshold(machine):
+    wrong = 0
+    for seed in range(40):
+        machine(seed=seed, bias=0.0)
+        verdict = check_regression(
+            ms(1), ms(1.05), "machine", confidence=0.9, max_seconds=8, seed=seed
+        )
+        wrong += verdict.outcome != "inconclusive"
+    assert wrong <= 6
+
+
+def test_too_noisy_to_tell_is_inconclusive_with_a_remedy(machine):
+    machine(noise=0.5)
+    verdict = check_regression(ms(5), ms(5.25), "machine", max_seconds=3)
+    assert verdict.outcome == "inconclusive"
+    assert "on both sides of 1.05" in verdict.reason
+    assert "--max-seconds 6" in verdict.reason
+
+
+def test_recorded_ratio_is_compared_with(machine):
+    machine(seed=2)
+    assert check_ratio(ms(10), ms(5), 0.5, "machine").outcome == "pass"
+    verdict = check_ratio(ms(10), ms(5.8), 0.5, "machine")
+    assert verdict.outcome == "fail"
+    assert verdict.ratio.ratio == pytest.approx(1.16, rel=0.03)
+    assert "against the recorded ratio 0.500" in verdict.reason
+    wide = check_ratio(ms(10), ms(5.8), 0.5, "machine", recorded_ci=(0.4, 0.6), max_seconds=3)
+    assert wide.outcome == "inconclusive"
+    with pytest.raises(UsageError, match="`recorded_ci` must enclose"):
+        check_ratio(ms(10), ms(5), 0.5, "machine", recorded_ci=(0.6, 0.7))
+    with pytest.raises(UsageError, match="`recorded_ratio` must be positive"):
+        check_ratio(ms(10), ms(5), 0, "machine")
+
+
+def test_same_bytes_are_still_measured(machine):
+    made = machine()
+    same = Artifact("5", "onnx", sha256="ab")
+    verdict = check_regression(same, same, "machine")
+    assert verdict.ratio.rounds >= 12
+    assert made.order.count(5.0) > 100
+    assert isinstance(verdict.ratio, PairedRatio)
+
+
+@pytest.mark.parametrize("target", ["fake", "onnxruntime"])
+def test_files_are_timed_by_path(tmp_path, target):
+    small = conv_net(tmp_path / "small.onnx", 8)
+    large = conv_net(tmp_path / "large.onnx", 64)
+    result = bench([large, small], target, max_seconds=1.5, precision_goal=0.05)
+    assert 0 < result.ratio < 1
+    verdict = check_regression(small, large, target, max_seconds=5)
+    assert verdict.outcome == "fail"
+
+
+def test_bad_arguments_are_named(machine, tmp_path):
+    machine()
+    with pytest.raises(UsageError, match="`artifacts` must be a list"):
+        bench([], "machine")
+    with pytest.raises(UsageError, match="`artifacts` must be a list"):
+        bench("model.onnx", "machine")
+    with pytest.raises(UsageError, match="takes artifacts of format onnx, not module"):
+        bench([Artifact("x", "module")], "machine")
+    with pytest.raises(UsageError, match="`max_seconds`"):
+        bench([ms(1)], "machine", max_seconds=0)
+    with pytest.raises(UsageError, match="`threshold`"):
+        check_regression(ms(1), ms(1), "machine", threshold=-0.1)
+    with pytest.raises(UsageError, match="`confidence`"):
+        check_regression(ms(1), ms(1), "machine", confidence=99)
+    with pytest.raises(RuntimeUnavailableError, match="runs on cpu, not cuda"):
+        bench([ms(1)], "machine:cuda")
+
+
+def test_engines_are_closed_when_interrupted(machine, monkeypatch):
+    made = machine()
+    monkeypatch.setattr(
+        benching.Race, "round", lambda _self: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        bench([ms(5), ms(5)], "machine")
+    assert made.closed == made.loads == 2
