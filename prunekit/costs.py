@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -52,7 +52,7 @@ class MacsCost:
 
     def layer(self, layer: Layer, cin: ArrayLike, cout: ArrayLike) -> NDArray[np.float64]:
         """MACs, from the layer's own formula."""
-        return layer.calls * _vectorised(layer.macs, cin, cout)
+        return layer.calls * np.asarray(layer.macs(*_ints(cin, cout)), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,12 @@ class ParamsCost:
 
     def layer(self, layer: Layer, cin: ArrayLike, cout: ArrayLike) -> NDArray[np.float64]:
         """Parameters; a layer called several times holds its weights once."""
-        return _vectorised(layer.params, cin, cout)
+        return np.asarray(layer.params(*_ints(cin, cout)), dtype=np.float64)
 
 
-def _vectorised(function: object, cin: ArrayLike, cout: ArrayLike) -> NDArray[np.float64]:
-    return np.vectorize(function, otypes=[np.float64])(cin, cout)  # type: ignore[call-overload,no-any-return]
+def _ints(cin: ArrayLike, cout: ArrayLike) -> tuple[Any, Any]:
+    """Widths as integer arrays; the layer's formulas take arrays as they take numbers."""
+    return np.asarray(cin, dtype=np.int64), np.asarray(cout, dtype=np.int64)
 
 
 def total(graph: ChannelGraph, widths: Mapping[str, int], costs: CostModel) -> float:

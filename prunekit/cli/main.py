@@ -7,12 +7,13 @@ import os
 import sys
 from typing import Annotated, Any, NoReturn
 
-import click
 import typer
 
 from prunekit.cli import bench, check, export, inspect, profile_, prune, report, table, targets
 from prunekit.errors import PrunekitError
-from prunekit.progress import say
+
+# typer carries its own copy of click in some versions and uses the package in others
+_ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 app = typer.Typer(
     name="prunekit",
@@ -60,9 +61,12 @@ def run(arguments: list[str]) -> int:
         result = app(args=arguments, prog_name="prunekit", standalone_mode=False)
     except PrunekitError as error:
         return _fail(str(error), error.exit_code)
-    except click.ClickException as error:
+    except _ClickException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            sys.stderr.write(error.format_message() + "\n")
+            return 2
         return _fail(f"{error.format_message().rstrip('.')}; see prunekit --help", 2)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted; finished rounds and epochs are kept: same command, --resume", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -78,11 +82,3 @@ def _fail(message: str, status: int) -> int:
         sys.stdout.write(json.dumps({"error": message, "exit_code": status}) + "\n")
     sys.stderr.write(f"prunekit: {' '.join(message.split())}\n")
     return status
-
-
-def print_json(value: Any) -> None:
-    """One JSON object on stdout."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-__all__ = ["app", "main", "print_json", "run", "say"]

@@ -16,6 +16,9 @@ AIM = 0.99
 CLOSE_ENOUGH = 0.97
 """A plan at this share of the target or above uses the budget up; searching on gains nothing."""
 MAX_ROUNDS = 6
+STEP_UP = 1.04
+NARROW = 0.004
+"""A bracket of requests as narrow as this holds no other plan worth measuring."""
 
 Solve = Callable[[float], Allocation]
 """A predicted-latency ratio not to exceed -> allocation, or `InfeasibleError`."""
@@ -104,12 +107,14 @@ class _Search:
         if self.best_ratio >= CLOSE_ENOUGH * self.target or self.repeats > 4:
             return None
         request = min(1.0, self.target * AIM / self.factor)
-        if not self.low < request < self.high:
-            high = min(self.high, 1.0)
-            if high - self.low < 0.002:
-                return None
-            request = (self.low + high) / 2
-        return request
+        if self.low < request < self.high:
+            return request
+        if self.high == float("inf"):  # the last plan left budget over: the widths are coarse
+            request = STEP_UP * self.low
+            return request if request < 1.0 else None
+        if self.high - self.low < NARROW:
+            return None
+        return (self.low + self.high) / 2
 
     def is_new(self, allocation: Allocation) -> bool:
         return all(attempt.widths != allocation.widths for attempt in self.attempts)

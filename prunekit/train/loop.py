@@ -159,7 +159,7 @@ def _epoch(run: Run, position: Position, progress: Bar) -> tuple[float, float]:
         for group in run.optimizer.param_groups:
             group["lr"] = lr
         images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        with _explained(run, images, first=position.step % run.per_epoch == 0):
+        with _explained(run, images, first=position.step == 0):
             run.stepper.zero_grad()
             loss = _objective(run, images, labels)
             unread.append(loss.detach())
