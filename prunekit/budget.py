@@ -1,11 +1,11 @@
-"""What an allocation may cost: ``latency=50%``, ``12.5ms``, ``2x``, ``macs=40%``, ``params=1.5M``."""
+"""What an allocation may cost: ``latency=50%``, ``12.5ms``, ``2x``, ``macs=40%``."""
 
 from __future__ import annotations
 
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from prunekit.errors import UsageError
 
@@ -32,8 +32,10 @@ class Budget:
             raise UsageError(f"cannot read budget {text!r}; write 50%, 12.5ms, 2x or macs=40%")
         name, number, unit = match[1] or kind, float(match[2]), (match[3] or "").lower()
         if name not in _KINDS:
-            raise UsageError(f"unknown budget kind {name!r} in {text!r}; known: {', '.join(_KINDS)}")
-        kind = name  # type: ignore[assignment]  # checked against _KINDS just above
+            raise UsageError(
+                f"unknown budget kind {name!r} in {text!r}; known: {', '.join(_KINDS)}"
+            )
+        kind = cast(Kind, name)
         if not number > 0 or not math.isfinite(number):
             raise UsageError(f"budget {text!r} must be above zero")
         if unit == "%":

@@ -17,8 +17,15 @@ from prunekit.plan import ChannelPlan
 class CostModel(Protocol):
     """Prices one layer at many widths at once."""
 
-    unit: str
-    constant: float
+    @property
+    def unit(self) -> str:
+        """What the costs are in."""
+        ...
+
+    @property
+    def constant(self) -> float:
+        """The part of every network's cost that no layer explains."""
+        ...
 
     def layer(self, layer: Layer, cin: ArrayLike, cout: ArrayLike) -> NDArray[np.float64]:
         """Cost of all calls of ``layer`` at in- and out-widths (arrays broadcast)."""
@@ -90,7 +97,7 @@ class Prediction:
 
 
 def predict(graph: ChannelGraph, plan: ChannelPlan, table: LatencyTable) -> Prediction:
-    """Latency of ``plan`` by ``table``; the range is the worst error on nets left out of the fit."""
+    """Latency of ``plan``; the range is the table's worst error on networks left out of its fit."""
     ms = total(graph, plan.widths, LatencyCost(table))
     error = max(table.calibration.worst, 0.01)
     return Prediction(ms, ms * (1 - error), ms * (1 + error))

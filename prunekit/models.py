@@ -75,9 +75,7 @@ def rebuild(spec: str, arguments: Mapping[str, int]) -> nn.Module:
     ).module
 
 
-def _torchvision(
-    spec: str, name: str, num_classes: int | None, pretrained: bool
-) -> BuiltModel:
+def _torchvision(spec: str, name: str, num_classes: int | None, pretrained: bool) -> BuiltModel:
     from torchvision import models
 
     if name not in models.list_models():
@@ -113,7 +111,7 @@ def _timm(
         for key, value in (("num_classes", num_classes), ("in_channels", in_channels))
         if value is not None
     }
-    extra = {"in_chans": in_channels} if in_channels else {}
+    extra: dict[str, Any] = {"in_chans": in_channels} if in_channels else {}
     if num_classes is not None:
         extra["num_classes"] = num_classes
     try:
@@ -160,7 +158,9 @@ def load_factory(spec: str) -> Callable[..., Any]:
         try:
             found.loader.exec_module(module)
         except Exception as error:
-            raise ModelError(f"{source} fails on import: {type(error).__name__}: {error}") from error
+            raise ModelError(
+                f"{source} fails on import: {type(error).__name__}: {error}"
+            ) from error
     else:
         try:
             module = importlib.import_module(source)
@@ -181,8 +181,10 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     wrong = sorted(n for n in own if n in state and tuple(state[n].shape) != own[n])
     if missing or extra or wrong:
         detail = (
-            f"it lacks {missing[0]}" if missing
-            else f"it has {extra[0]}, which the model lacks" if extra
+            f"it lacks {missing[0]}"
+            if missing
+            else f"it has {extra[0]}, which the model lacks"
+            if extra
             else f"{wrong[0]} is {tuple(state[wrong[0]].shape)}, not {own[wrong[0]]}"
         )
         raise FileError(f"{path} does not fit {type(module).__name__}: {detail}")

@@ -1,4 +1,4 @@
-"""Progress on stderr for whatever takes longer than a moment; silent when asked or when nobody looks."""
+"""Progress on stderr for whatever takes longer than a moment."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Bar:
 
 @contextmanager
 def bar(title: str, total: float) -> Iterator[Bar]:
-    """A progress bar titled ``title`` over ``total`` steps; on a pipe, a line at the end instead."""
+    """A progress bar over ``total`` steps; on a pipe, a line now and then instead."""
     if verbosity.level < 0 or not sys.stderr.isatty():
         last = [""]
 
@@ -53,7 +53,13 @@ def bar(title: str, total: float) -> Iterator[Bar]:
         say(f"{title}: done{f' ({last[0]})' if last[0] else ''}")
         return
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),

@@ -9,7 +9,7 @@ from prunekit.errors import UsageError
 
 
 class Registry:
-    """Names to objects of one kind, loaded from the entry-point group ``prunekit.<kind>`` on first use."""
+    """Names to objects of one kind, from the entry points ``prunekit.<kind>``, loaded when used."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -21,7 +21,8 @@ class Registry:
         twice = sorted({name for name in found if found.count(name) > 1})
         if twice:
             raise UsageError(
-                f"two installed packages register the {self.kind} name {twice[0]!r}; uninstall one of them"
+                f"two installed packages register the {self.kind} name {twice[0]!r}; "
+                "uninstall one of them"
             )
         return sorted({*found, *self._loaded})
 

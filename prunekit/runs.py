@@ -76,9 +76,7 @@ def load(run: str | Path, model: nn.Module | str | None = None) -> nn.Module:
     return small.eval()
 
 
-def _dense(
-    run: Path, plan: ChannelPlan, base: Base, model: nn.Module | str | None
-) -> nn.Module:
+def _dense(run: Path, plan: ChannelPlan, base: Base, model: nn.Module | str | None) -> nn.Module:
     if isinstance(model, nn.Module):
         return model
     if isinstance(model, str):

@@ -62,9 +62,11 @@ def sha256_file(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
     try:
         with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(
-                hashlib, "file_digest"
-            ) else hashlib.sha256(file.read()).hexdigest()
+            return (
+                hashlib.file_digest(file, "sha256").hexdigest()
+                if hasattr(hashlib, "file_digest")
+                else hashlib.sha256(file.read()).hexdigest()
+            )
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror or error}") from error
 
@@ -90,14 +92,15 @@ def save_json(path: str | Path, value: Any, kind: str, version: int) -> None:
 
 
 def load_json(path: str | Path, type_: type[T], kind: str, version: int) -> T:
-    """Read what :func:`save_json` wrote; a damaged, edited or foreign file is named in the error."""
+    """Read what :func:`save_json` wrote; the error names a damaged, edited or foreign file."""
     raw = read_object(path, kind)
     head = {key: raw.pop(key, None) for key in ("prunekit", "version", "sha256")}
     if head["prunekit"] != kind:
         raise FileError(f"{path} is not a prunekit {kind} file")
     if head["version"] != version:
         raise FileError(
-            f"{path} has {kind} version {head['version']}, this prunekit reads version {version}; make it anew"
+            f"{path} has {kind} version {head['version']}, this prunekit reads version {version}; "
+            "make it anew"
         )
     if head["sha256"] != _digest(raw):
         raise FileError(f"{path} was edited or damaged: its checksum does not match; make it anew")

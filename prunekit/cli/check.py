@@ -61,19 +61,19 @@ def check(
     """
     set_verbosity(verbose, quiet)
     from prunekit.errors import UsageError
-    from prunekit.pipeline.gate import check_against_artifact, check_against_report
+    from prunekit.pipeline.gate import Limits, check_against_artifact, check_against_report
     from prunekit.target import Target
 
     if baseline is None:
         raise UsageError("check needs --baseline FILE, an artifact or a report.json")
-    limits = {"threshold": threshold, "confidence": confidence, "max_seconds": max_seconds}
+    limits = Limits(threshold, confidence, max_seconds)
     if baseline.suffix == ".json":
-        verdict = check_against_report(baseline, artifact, **limits)
+        verdict = check_against_report(baseline, artifact, limits)
     elif artifact is None:
         raise UsageError("check against an artifact needs the ARTIFACT to check")
     else:
         where = Target.parse(target, batch=batch, threads=threads)
-        verdict = check_against_artifact(baseline, artifact, where, **limits)
+        verdict = check_against_artifact(baseline, artifact, where, limits)
     if json:
         ratio = verdict.ratio
         print_json(

@@ -70,4 +70,6 @@ def export(
     if json:
         print_json({"path": artifact.path, "format": "onnx", "sha256": artifact.sha256})
     else:
-        print_text(f"{artifact.path} ({path.stat().st_size / 2**20:.1f} MiB, outputs equal PyTorch's)")
+        print_text(
+            f"{artifact.path} ({path.stat().st_size / 2**20:.1f} MiB, outputs equal PyTorch's)"
+        )

@@ -31,12 +31,11 @@ def inspect(
 ) -> None:
     """Show channel groups, layers, MACs, and what is not prunable and why."""
     set_verbosity(verbose, quiet)
-    from prunekit.pipeline.recipe import Recipe
+    from prunekit.pipeline.recipe import make_recipe
     from prunekit.pipeline.setup import example_input, open_dense
     from prunekit.tracing import trace
 
-    recipe = Recipe(model=model, input=input)
-    _ = recipe.shape
+    recipe = make_recipe({"model": model, "input": input})
     built = open_dense(recipe)
     graph = trace(built.module, example_input(input))
     macs = {layer.name: layer.macs(layer.in_channels, layer.out_channels) for layer in graph.layers}

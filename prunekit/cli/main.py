@@ -67,7 +67,9 @@ def run(arguments: list[str]) -> int:
             return 2
         return _fail(f"{error.format_message().rstrip('.')}; see prunekit --help", 2)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; finished rounds and epochs are kept: same command, --resume", 130)
+        return _fail(
+            "interrupted; finished rounds and epochs are kept: same command, --resume", 130
+        )
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -37,9 +37,7 @@ def profile(
     target: TargetText = "onnxruntime:cpu",
     gpu: Annotated[bool, typer.Option("--gpu", help="The best GPU runtime here.")] = False,
     threads: Threads = 1,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The table's file.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The table's file.")] = None,
     nets: Annotated[int, typer.Option(min=4, help="Networks to measure, dense included.")] = 10,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds over all networks.")] = 6,
     max_seconds: Seconds = 120.0,

@@ -48,7 +48,7 @@ def prune(
     data: Annotated[
         str | None,
         _option(
-            "digits, imagefolder:PATH, cifar10:PATH, ..., package.module:factory; none: no training."
+            "digits, imagefolder:PATH, cifar10:PATH, ..., package.module:factory; none: untrained."
         ),
     ] = None,
     input: Annotated[str | None, _option("Input shape, batch first.", "--input")] = None,  # noqa: A002
@@ -130,7 +130,9 @@ def prune(
     if json:
         print_json(report.model_dump(mode="json"))
     else:
-        print_table(verdict(report), ("", "dense", "pruned", "pruned / dense"), summary_rows(report))
+        print_table(
+            verdict(report), ("", "dense", "pruned", "pruned / dense"), summary_rows(report)
+        )
         for what, where in report.artifacts.items():
             print_text(f"{what:>14}: {where}")
         print_text(f"{'report':>14}: {output / 'report.json'}")

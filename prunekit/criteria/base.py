@@ -37,9 +37,7 @@ class Accumulator:
         self.graph = graph
         self.criterion = criterion
         self.batches = 0
-        self.sums = {
-            g.id: np.zeros(g.size, dtype=np.float64) for g in graph.groups if g.prunable
-        }
+        self.sums = {g.id: np.zeros(g.size, dtype=np.float64) for g in graph.groups if g.prunable}
 
     def add(self, model: nn.Module) -> None:
         """Add the scores of ``model`` as it is now (with the last batch's gradients)."""

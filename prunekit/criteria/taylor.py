@@ -58,8 +58,10 @@ def _signed(module: nn.Module, member: Member) -> Tensor:
             raise UsageError(
                 f"no gradient for {member.module}.{name}; Taylor scores need a backward pass first"
             )
-        term = (value.detach() * value.grad).flatten(1).sum(1) if value.ndim > 1 else (
-            value.detach() * value.grad
+        term = (
+            (value.detach() * value.grad).flatten(1).sum(1)
+            if value.ndim > 1
+            else (value.detach() * value.grad)
         )
         total = term if total is None else total + term
     if total is None:

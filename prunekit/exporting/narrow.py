@@ -19,11 +19,11 @@ from prunekit.plan import ChannelPlan, Cut
 from prunekit.serialize import write_bytes
 
 _OUT_ONLY = ("bias", "weight_bias", "running_mean", "running_var")
-_PLAIN = (
+_PLAIN = frozenset(
     "Conv Gemm MatMul BatchNormalization Relu Clip Add Mul Sub Div Sigmoid HardSigmoid HardSwish "
-    "Softmax Concat MaxPool AveragePool GlobalAveragePool ReduceMean Flatten Identity Dropout "
-    "PRelu LeakyRelu Tanh Erf Gelu Softplus Elu Selu Pad Transpose Resize Cast Max Min Pow Sqrt"
-).split()
+    "Concat MaxPool AveragePool GlobalAveragePool ReduceMean Flatten Identity Dropout PRelu "
+    "LeakyRelu Tanh Erf Gelu Softplus Elu Selu Sqrt Reshape".split(" ")
+)
 
 
 def narrow_onnx(dense: Artifact, plan: ChannelPlan, path: str | Path) -> Artifact | None:
@@ -86,7 +86,7 @@ def _only_folded_norms(model: ModelProto, modules: set[str]) -> bool:
 
     A convolution or linear layer whose weight lost its name still appears under its scope.
     """
-    anchors = set()
+    anchors: set[str] = set()
     for node in model.graph.node:
         if node.op_type in ("Conv", "Gemm", "MatMul"):
             for item in node.metadata_props:

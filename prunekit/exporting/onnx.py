@@ -21,11 +21,15 @@ from prunekit.serialize import replacing
 from prunekit.target import Target
 
 TOLERANCE = 1e-4
-"""Largest difference allowed between the artifact's and PyTorch's outputs, relative to their size."""
+"""Largest difference allowed between both outputs, relative to the largest output."""
 
 
 def export(
-    model: nn.Module, example: Any, path: str | Path, precision: str = "fp32", plan: str | None = None
+    model: nn.Module,
+    example: Any,
+    path: str | Path,
+    precision: str = "fp32",
+    plan: str | None = None,
 ) -> Artifact:
     """Write ``model`` as one ONNX file (weights inside, dynamic batch) and compare its outputs.
 
@@ -36,7 +40,7 @@ def export(
     if precision != "fp32":
         raise UsageError(f"ONNX export has precision fp32 for now, not {precision}")
     working = copy.deepcopy(model).cpu().eval().requires_grad_(False)
-    inputs = named_inputs(working, example)
+    inputs = named_inputs(example)
     pair = {name: torch.cat([value, value])[:2] for name, value in inputs.items()}
     with replacing(path) as temporary:
         _write(working, pair, temporary, is_dict=isinstance(example, dict))
@@ -49,11 +53,11 @@ def export(
 def live_artifact(model: nn.Module, example: Any, plan: str | None = None) -> Artifact:
     """The live module itself, for runtimes that take one."""
     working = copy.deepcopy(model).cpu().eval().requires_grad_(False)
-    shapes = {n: (-1, *value.shape[1:]) for n, value in named_inputs(working, example).items()}
+    shapes = {n: (-1, *value.shape[1:]) for n, value in named_inputs(example).items()}
     return Artifact("", "module", input_shapes=shapes, plan=plan, module=working)
 
 
-def named_inputs(model: nn.Module, example: Any) -> dict[str, Tensor]:
+def named_inputs(example: Any) -> dict[str, Tensor]:
     """The example's tensors by the names of the forward's arguments."""
     if isinstance(example, dict):
         return {key: value for key, value in example.items() if isinstance(value, Tensor)}

@@ -61,9 +61,7 @@ def pad(width: NDArray[np.int64], block: int) -> NDArray[np.float64]:
     return np.where(width < block, width, padded).astype(np.float64)
 
 
-def _features(
-    cin: NDArray[np.int64], cout: NDArray[np.int64], block: int
-) -> NDArray[np.float64]:
+def _features(cin: NDArray[np.int64], cout: NDArray[np.int64], block: int) -> NDArray[np.float64]:
     left, right = pad(cin, block), pad(cout, block)
     return np.stack([np.ones_like(left), left, right, left * right], axis=1)
 

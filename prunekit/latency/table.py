@@ -137,7 +137,7 @@ class LatencyTable:
             self.layer_us(layer, layer.in_channels, layer.out_channels)
 
     def calibrated(self) -> LatencyTable:
-        """This table with its end-to-end calibration fitted to its networks."""
+        """The table with its end-to-end calibration fitted to its networks."""
         return replace(self, calibration=calibrate(self.entries, self.networks, self.granularity))
 
 
@@ -153,9 +153,7 @@ def surfaces(
     return fitted
 
 
-def calibrate(
-    entries: tuple[Entry, ...], networks: tuple[Network, ...], block: int
-) -> Calibration:
+def calibrate(entries: tuple[Entry, ...], networks: tuple[Network, ...], block: int) -> Calibration:
     """Fit scale and offset, and find the error by leaving out one net after another.
 
     Every net's sum is priced by the surfaces, as a prediction will be, not by its own samples.

@@ -1,7 +1,8 @@
-"""The CI gate: has an artifact become slower than its baseline?"""
+"""The CI gate: whether an artifact has become slower than its baseline."""
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prunekit.benching import Verdict, check_ratio, check_regression
@@ -12,16 +13,25 @@ from prunekit.runtimes import runtime_for
 from prunekit.target import Target
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How much slower is too slow (a share), how sure to be, and how long to measure."""
+
+    threshold: float = 0.05
+    confidence: float = 0.99
+    max_seconds: float = 60.0
+
+
 def check_against_artifact(
-    baseline: Path, artifact: str | Path, target: Target, **limits: float
+    baseline: Path, artifact: str | Path, target: Target, limits: Limits
 ) -> Verdict:
     """Both timed interleaved."""
     return check_regression(
-        open_artifact(baseline, target), open_artifact(artifact, target), target, **limits
+        open_artifact(baseline, target), open_artifact(artifact, target), target, **asdict(limits)
     )
 
 
-def check_against_report(path: Path, artifact: str | Path | None, **limits: float) -> Verdict:
+def check_against_report(path: Path, artifact: str | Path | None, limits: Limits) -> Verdict:
     """The ratio to the run's dense network, against the ratio its report recorded.
 
     A ratio means something on the device it was measured on only; elsewhere it is refused.
@@ -46,5 +56,5 @@ def check_against_report(path: Path, artifact: str | Path | None, **limits: floa
         target,
         recorded_ci=latency.ratio_ci,
         recorded_confidence=latency.confidence,
-        **limits,
+        **asdict(limits),
     )

@@ -1,4 +1,4 @@
-"""The measured landing: plan, build, measure, correct, again, until the target is met as measured."""
+"""The measured landing: plan, build, measure, correct, until the target is met as measured."""
 
 from __future__ import annotations
 
@@ -131,9 +131,7 @@ class _Search:
     def add(self, asked: float, allocation: Allocation, found: PairedRatio) -> None:
         """Record a measurement."""
         self.attempts.append(
-            Attempt(
-                asked, allocation.ratio, found.ratio, found.low, found.high, allocation.widths
-            )
+            Attempt(asked, allocation.ratio, found.ratio, found.low, found.high, allocation.widths)
         )
         self.factor = found.ratio / allocation.ratio
         if found.high <= self.target:

@@ -200,9 +200,7 @@ class _Pipeline:
 
     def time(self, dense: Artifact, other: Artifact, seconds: float) -> BenchResult:
         """Interleaved paired timing."""
-        return bench(
-            [dense, other], self.job.target, max_seconds=seconds, precision_goal=0.005
-        )
+        return bench([dense, other], self.job.target, max_seconds=seconds, precision_goal=0.005)
 
     def target_ratio(self, budget: Budget, dense: Artifact) -> float:
         """The budget as a share of the dense latency; absolute ones need the dense time."""
@@ -230,7 +228,9 @@ class _Pipeline:
             return _read_landing(kept, self.folder.work / "plan.json")
 
         def solve(ratio: float) -> Allocation:
-            wanted = replace(budget, kind="latency", value=ratio, relative=True, text=f"{ratio:.1%}")
+            wanted = replace(
+                budget, kind="latency", value=ratio, relative=True, text=f"{ratio:.1%}"
+            )
             return self.allocate(scores, table, wanted, at_most)
 
         def smallest(_: float) -> Allocation:

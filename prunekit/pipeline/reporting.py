@@ -115,7 +115,9 @@ def make_report(
             granularity=recipe.granularity or table.granularity,
         ),
         landing=tuple(
-            AttemptPart(asked=a.asked, predicted=a.predicted, ratio=a.ratio, ratio_ci=(a.low, a.high))
+            AttemptPart(
+                asked=a.asked, predicted=a.predicted, ratio=a.ratio, ratio_ci=(a.low, a.high)
+            )
             for a in landing.attempts
         ),
         table=TablePart(
@@ -145,7 +147,7 @@ def _parameters(module: nn.Module) -> int:
 def _training_cost(
     job: Job, landing: Landing, trained: dict[str, Any], pruning_epochs: int
 ) -> TrainingPart:
-    """FLOPs relative to one dense run of ``dense_epochs`` (else ``epochs``), and wall-clock seconds.
+    """FLOPs relative to a dense run of ``dense_epochs`` (else ``epochs``), and seconds.
 
     Forward and backward count three forwards; masked training counts as dense, which it is.
     """

@@ -36,7 +36,7 @@ def make_table(
     name: str,
     resume: bool,
 ) -> LatencyTable:
-    """Profile ``module`` and write the table to ``path``; the journal goes when the table is there."""
+    """Profile ``module`` and write the table to ``path``; the journal goes when it is there."""
     if not any(group.prunable for group in graph.groups):
         reasons = sorted({group.reason for group in graph.groups})
         raise UsageError(f"{name} has no prunable channels: {'; '.join(reasons[:3])}")

@@ -184,7 +184,10 @@ def _round(
             with suppress(Exception):
                 profiler.finish()
     per_layer = [
-        {name: [run.get(name, 0.0) for run in runs] for name in sorted({n for r in runs for n in r})}
+        {
+            name: [run.get(name, 0.0) for run in runs]
+            for name in sorted({n for r in runs for n in r})
+        }
         for runs in layers
     ]
     return {"round": number, "end_to_end_ms": times, "layers_us": per_layer}
@@ -237,7 +240,8 @@ def _table(
             )
         )
     entries = [
-        Entry(shape, tuple(rows)) for shape, rows in sorted(samples.items(), key=lambda i: str(i[0]))
+        Entry(shape, tuple(rows))
+        for shape, rows in sorted(samples.items(), key=lambda i: str(i[0]))
     ]
     protocol = Protocol("harvest", len(plans), len(rounds), wanted.runs, wanted.seed, stopped)
     return LatencyTable(
@@ -250,4 +254,3 @@ def _centre(times: list[float]) -> tuple[float, float]:
     ordered = np.sort(np.asarray(times))
     low, high = len(ordered) // 4, len(ordered) - len(ordered) // 4
     return float(ordered[low:high].mean()), float(np.subtract(*np.percentile(ordered, [75, 25])))
-

@@ -26,16 +26,9 @@ class Journal:
             return []
         except (OSError, UnicodeDecodeError) as error:
             raise FileError(f"cannot read journal {self.path}: {error}") from error
-        rows: list[dict[str, Any]] = []
-        for number, line in enumerate(lines):
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                if number == len(lines) - 1:
-                    break
-                raise FileError(
-                    f"journal {self.path} is damaged at line {number + 1}; remove it to start again"
-                ) from error
+        rows = [
+            row for number, line in enumerate(lines) if (row := self._read(line, number, lines))
+        ]
         if not rows:
             return []
         if rows[0] != self.head:
@@ -48,6 +41,17 @@ class Journal:
             )
         self._rewrite(rows)
         return rows[1:]
+
+    def _read(self, line: str, number: int, lines: list[str]) -> dict[str, Any] | None:
+        try:
+            row: dict[str, Any] = json.loads(line)
+        except ValueError as error:
+            if number == len(lines) - 1:
+                return None
+            raise FileError(
+                f"journal {self.path} is damaged at line {number + 1}; remove it to start again"
+            ) from error
+        return row
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
         from prunekit.serialize import write_text

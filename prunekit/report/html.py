@@ -1,10 +1,435 @@
-"""The report as one HTML file that works offline."""
+"""The report as one HTML file that works offline.
+
+Charts are inline SVG whose positions are percentages, so that a narrow window or a sheet of paper
+squeezes the marks and never the text.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import PurePath
+from typing import NamedTuple, TypeVar
+from urllib.parse import quote
+
+import tomli_w
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from prunekit.report.markdown import summary_rows, verdict
 from prunekit.report.schema import Report
+
+_T = TypeVar("_T")
+
+TWO_COLUMNS_FROM = 24
+"""From this many rows on, a list of groups is set in two columns where there is room."""
 
 
 def to_html(report: Report) -> str:
     """The whole report as one page, nothing loaded from elsewhere."""
-    return f"<title>{report.model}</title>"
+    return _template().render(
+        report=report,
+        verdict=verdict(report),
+        doubt=_doubt(report),
+        gauge=_gauge(report),
+        tiles=_tiles(report),
+        summary=[tuple(map(_split_interval, row)) for row in summary_rows(report)],
+        landing=_landing(report),
+        widths=_widths(report),
+        frozen=_halves(list(report.frozen.items())),
+        facts=_facts(report),
+        recipe=tomli_w.dumps({k: v for k, v in report.recipe.items() if v is not None}).strip(),
+        artifacts=_artifacts(report),
+    )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("prunekit.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["share"] = lambda value: f"{value:.1%}"
+    return environment.get_template("report.html.j2")
+
+
+# --- positions ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Values to positions along a chart, in percent of its width or height."""
+
+    low: float
+    high: float
+
+    def __call__(self, value: float) -> str:
+        return f"{self._percent(value):.3f}%"
+
+    def span(self, low: float, high: float) -> str:
+        """The length from ``low`` to ``high``."""
+        return f"{self._percent(high) - self._percent(low):.3f}%"
+
+    def anchor(self, value: float) -> str:
+        """How a text at ``value`` is aligned so that it stays inside the chart."""
+        place = self._percent(value)
+        return "start" if place < 15 else "end" if place > 85 else "middle"
+
+    def ticks(self, most: int = 6) -> list[float]:
+        """Round values inside, at most ``most``."""
+        rough = (self.high - self.low) / most
+        power = 10.0 ** math.floor(math.log10(rough))
+        step = next(f * power for f in (1, 2, 5, 10) if f * power >= rough * (1 - 1e-9))
+        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+        return [number * step for number in range(first, last + 1)]
+
+    def _percent(self, value: float) -> float:
+        inside = min(max(value, self.low), self.high)
+        return 100 * (inside - self.low) / (self.high - self.low)
+
+
+def _scale_around(values: Iterable[float]) -> _Scale:
+    values = list(values)
+    low, high = min(values), max(values)
+    room = max(0.06 * (high - low), 0.005)
+    return _Scale(max(0.0, low - room), high + room)
+
+
+def _tick_texts(ticks: list[float]) -> list[str]:
+    """Percentages with as many digits as it takes to tell them apart."""
+    for digits in range(4):
+        texts = [f"{tick:.{digits}%}" for tick in ticks]
+        if all(
+            abs(float(t[:-1]) / 100 - tick) < 1e-6 for t, tick in zip(texts, ticks, strict=True)
+        ):
+            break
+    return texts
+
+
+# --- the parts of the page ------------------------------------------------------------------------
+
+
+class _Gauge(NamedTuple):
+    fill: str
+    low: str
+    spread: str
+    limit: str
+    limit_anchor: str
+    dense: str
+    dense_anchor: str
+
+
+def _gauge(report: Report) -> _Gauge:
+    """The measured ratio on the way from nothing to the dense network."""
+    latency = report.latency
+    low, high = latency.ratio_ci
+    scale = _Scale(0.0, max(1.0, latency.limit_ratio, high))
+    return _Gauge(
+        fill=scale(latency.ratio),
+        low=scale(low),
+        spread=scale.span(low, high),
+        limit=scale(latency.limit_ratio),
+        limit_anchor=scale.anchor(latency.limit_ratio),
+        dense=scale(1.0),
+        dense_anchor=scale.anchor(1.0),
+    )
+
+
+def _doubt(report: Report) -> str:
+    """What the interval says against the verdict; empty where it agrees."""
+    latency = report.latency
+    low, high = latency.ratio_ci
+    if latency.met and high > latency.limit_ratio:
+        return "The interval reaches above the limit: measured again, the target may be missed."
+    if not latency.met and low <= latency.limit_ratio:
+        return "The interval reaches below the limit: measured again, the target may be met."
+    return ""
+
+
+def _tiles(report: Report) -> list[tuple[str, str, str]]:
+    """(value, what it is, detail) of the numbers a reader asks for first."""
+    latency, accuracy, macs = report.latency, report.accuracy, report.macs
+    tiles = [
+        (
+            f"{1 / latency.ratio:.2f}×",
+            "speed-up",
+            f"{latency.dense_ms:.3f} → {latency.pruned_ms:.3f} ms",
+        )
+    ]
+    if accuracy.dense is None or accuracy.pruned is None:
+        tiles.append(("–", "accuracy", "not measured: no data"))
+    else:
+        tiles.append(
+            (
+                f"{100 * (accuracy.pruned - accuracy.dense):+.2f}".replace("-", "−"),
+                f"points of {accuracy.metric} accuracy",
+                f"{accuracy.dense:.2%} → {accuracy.pruned:.2%}",
+            )
+        )
+    tiles.append(
+        (
+            f"{macs.pruned / macs.dense:.0%}",
+            "of the MACs",
+            f"{_count(macs.dense)} → {_count(macs.pruned)}",
+        )
+    )
+    return tiles
+
+
+class _Mark(NamedTuple):
+    """One row of the landing chart; positions, and the same in words."""
+
+    label: str
+    middle: float
+    asked: str
+    predicted: str
+    ratio: str
+    low: str
+    high: str
+    over: bool
+    measured_text: str
+    words: str
+
+
+class _LandingChart(NamedTuple):
+    marks: list[_Mark]
+    height: int
+    limit: str
+    beyond: str
+    ticks: list[tuple[str, str]]
+    rows: list[tuple[str, str, str, str, str]]
+
+
+ROW = 36
+"""Height of a row of the landing chart in pixels."""
+
+
+def _landing(report: Report) -> _LandingChart:
+    """Every plan that was measured, and the final measurement of the exported files."""
+    latency, limit = report.latency, report.latency.limit_ratio
+    # a request of zero means "the smallest plan there is": no place on the axis
+    points = [(a.asked or None, a.predicted, a.ratio, a.ratio_ci) for a in report.landing]
+    every = [p for asked, *rest in points for p in (asked, *rest[:2]) if isinstance(p, float)]
+    every += [end for *_, ends in points for end in ends]
+    scale = _scale_around([*every, limit, latency.ratio, *latency.ratio_ci])
+    marks, rows = [], []
+    for number, (asked, predicted, ratio, ends) in enumerate(
+        [*points, (None, None, latency.ratio, latency.ratio_ci)]
+    ):
+        final = number == len(points)
+        label = "final" if final else f"plan {number + 1}"
+        asked_text = f"{asked:.1%}" if asked else "–" if final else "smallest"
+        predicted_text = "–" if predicted is None else f"{predicted:.1%}"
+        interval = f"[{ends[0]:.1%}, {ends[1]:.1%}]"
+        measured = f"measured {ratio:.1%} {interval}"
+        words = f"asked {asked_text}, predicted {predicted_text}, {measured}"
+        marks.append(
+            _Mark(
+                label=label,
+                middle=(number + 0.5) * ROW,
+                asked=scale(asked) if asked else "",
+                predicted="" if predicted is None else scale(predicted),
+                ratio=scale(ratio),
+                low=scale(ends[0]),
+                high=scale(ends[1]),
+                over=ratio > limit,
+                measured_text=f"{ratio:.1%}",
+                words=f"{label}: {measured if final else words}",
+            )
+        )
+        rows.append((label, asked_text, predicted_text, f"{ratio:.1%}", interval))
+    ticks = scale.ticks()
+    return _LandingChart(
+        marks=marks,
+        height=len(marks) * ROW,
+        limit=scale(limit),
+        beyond=scale.span(limit, scale.high),
+        ticks=list(zip(map(scale, ticks), _tick_texts(ticks), strict=True)),
+        rows=rows,
+    )
+
+
+class _Width(NamedTuple):
+    name: str
+    before: int
+    after: int
+    share: float
+    x: str
+    before_height: str
+    before_top: str
+    after_height: str
+    after_top: str
+
+
+class _WidthChart(NamedTuple):
+    rows: list[_Width]
+    columns: list[list[_Width]]
+    bar: str
+    highest: int
+    before: int
+    after: int
+    untouched: int
+
+
+def _widths(report: Report) -> _WidthChart:
+    """Widths in the order of the network: a skyline of channels, and a bar per group."""
+    highest = max((before for before, _ in report.widths.values()), default=1)
+    across, up = _Scale(0, max(1, len(report.widths))), _Scale(0, highest)
+    rows = [
+        _Width(
+            name=name,
+            before=before,
+            after=after,
+            share=after / before,
+            x=across(index + 0.1),
+            before_height=up(before),
+            before_top=up(highest - before),
+            after_height=up(after),
+            after_top=up(highest - after),
+        )
+        for index, (name, (before, after)) in enumerate(report.widths.items())
+    ]
+    return _WidthChart(
+        rows=rows,
+        columns=_halves(rows),
+        bar=across(0.8),
+        highest=highest,
+        before=sum(row.before for row in rows),
+        after=sum(row.after for row in rows),
+        untouched=sum(row.before == row.after for row in rows),
+    )
+
+
+Facts = list[tuple[str, str]]
+
+
+def _facts(report: Report) -> list[tuple[str, Facts]]:
+    """What it takes to believe a run or to repeat it, in titled lists; empty facts are left out."""
+    latency, allocation, table = report.latency, report.allocation, report.table
+    environment, cost = report.environment, report.training_cost
+    off = latency.predicted_ms / latency.pruned_ms - 1
+    training = (
+        [("training", "none")]
+        if cost.relative_flops is None
+        else [("compute", f"{cost.relative_flops:.2f}× the FLOPs of one dense training run")]
+    )
+    if cost.seconds:
+        training.append(("time", _duration(cost.seconds)))
+    if cost.dense_seconds:
+        training.append(("of it, dense", _duration(cost.dense_seconds)))
+    sections = [
+        (
+            "Environment",
+            [
+                ("device", environment.device_name),
+                ("runtime", environment.runtime_version),
+                ("driver", environment.driver),
+                ("clocks", environment.clocks),
+                ("machine", environment.machine),
+                ("cores", str(environment.cores or "")),
+                ("vector sets", " ".join(environment.isa)),
+                ("system", environment.os),
+                ("Python", environment.python),
+                *environment.packages.items(),
+                ("measured", environment.created.replace("T", " ").replace("Z", " UTC")),
+            ],
+        ),
+        (
+            "Measurement",
+            [
+                ("target", report.target.describe()),
+                ("budget", f"{report.budget.kind} {report.budget.requested}"),
+                ("limit", f"{report.budget.limit_ms:.3f} ms ({latency.limit_ratio:.1%} of dense)"),
+                ("order", "dense and pruned interleaved in one run"),
+                ("rounds", str(latency.rounds)),
+                ("statistic", f"medians, {latency.confidence:.0%} intervals"),
+            ],
+        ),
+        (
+            "Latency table",
+            [
+                ("source", table.source),
+                ("networks", str(table.nets)),
+                ("rounds", str(table.rounds)),
+                ("error on networks left out", f"{table.mape:.1%} (worst {table.worst:.1%})"),
+                ("this network", f"predicted {latency.predicted_ms:.3f} ms, {_off(off)}"),
+            ],
+        ),
+        (
+            "Allocation",
+            [
+                ("method", allocation.method),
+                ("criterion", allocation.criterion),
+                ("solver", f"{allocation.solver}, {allocation.status}"),
+                ("gap to optimum", f"{allocation.gap:.4%}"),
+                ("granularity", f"{allocation.granularity} channels"),
+                ("saliency kept", f"{allocation.value:.1%}"),
+                ("seed", str(report.seed)),
+            ],
+        ),
+        ("Training cost", training),
+        ("Versions", list(report.versions.items())),
+    ]
+    return [(title, [fact for fact in facts if fact[1]]) for title, facts in sections]
+
+
+class _Artifact(NamedTuple):
+    what: str
+    text: str
+    link: str
+
+
+def _artifacts(report: Report) -> list[_Artifact]:
+    """Files of the run folder by their relative path, as links; the folder may have moved since."""
+    paths = {what: PurePath(path) for what, path in report.artifacts.items()}
+    known = [paths[what] for what in ("recipe", "plan", "onnx", "weights") if what in paths]
+    run = known[0].parent if known else None
+    found = []
+    for what, path in paths.items():
+        inside = run is not None and path.is_relative_to(run) and ".." not in path.parts
+        text = path.relative_to(run).as_posix() if run is not None and inside else str(path)
+        found.append(_Artifact(what.replace("_", " "), text, quote(text) if inside else ""))
+    return found
+
+
+# --- small things ---------------------------------------------------------------------------------
+
+
+def _split_interval(text: str) -> tuple[str, str]:
+    """``1.2 [1.1, 1.3]`` as the value and its interval."""
+    value, bracket, interval = text.partition(" [")
+    return value, bracket.strip() + interval
+
+
+def _halves(rows: list[_T]) -> list[list[_T]]:
+    """One column, or two where the list is long."""
+    if len(rows) < TWO_COLUMNS_FROM:
+        return [rows] if rows else []
+    middle = (len(rows) + 1) // 2
+    return [rows[:middle], rows[middle:]]
+
+
+def _count(number: int) -> str:
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= unit:
+            return f"{number / unit:.2f} {letter}"
+    return str(number)
+
+
+def _off(error: float) -> str:
+    if abs(error) < 5e-4:
+        return "as measured"
+    return f"{abs(error):.1%} {'above' if error > 0 else 'below'} the measured"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

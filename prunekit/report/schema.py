@@ -57,7 +57,7 @@ class Pair(_Part):
 
 
 class TrainingPart(_Part):
-    """``relative_flops``: all training FLOPs over one dense training run's; None without training."""
+    """``relative_flops``: all training over one dense training run; None without training."""
 
     relative_flops: float | None
     seconds: float

@@ -66,9 +66,7 @@ class Halp:
         if step < self.schedule.steps * self.schedule.interval:
             self.total.add(model)
 
-    def after_step(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int
-    ) -> None:
+    def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
         """Keep pruned channels at zero, and prune when it is due."""
         del optimizer  # a masked channel's momentum is masked away with its weights
         number = self.schedule.due(step)

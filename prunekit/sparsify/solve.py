@@ -87,18 +87,18 @@ def allocate(
 def _cost_model(
     costs: LatencyTable | CostModel | None, budget: Budget, granularity: int | None
 ) -> tuple[CostModel, int]:
-    if isinstance(costs, LatencyTable):
-        if budget.kind == "latency":
-            return LatencyCost(costs), granularity or costs.granularity
-        granularity = granularity or costs.granularity
-        costs = None
-    if costs is None:
-        if budget.kind == "latency":
-            raise UsageError("a latency budget needs a latency table; run `prunekit profile`")
-        costs = MacsCost() if budget.kind == "macs" else ParamsCost()
+    """The cost model of the budget's kind, and the granularity the table or the caller asks for."""
+    table = costs if isinstance(costs, LatencyTable) else None
     if isinstance(costs, LatencyCost):
-        return costs, granularity or costs.table.granularity
-    return costs, granularity or 1
+        table = costs.table
+    block = granularity or (table.granularity if table is not None else 1)
+    if costs is not None and not isinstance(costs, LatencyTable):
+        return costs, block
+    if budget.kind != "latency":
+        return (MacsCost() if budget.kind == "macs" else ParamsCost()), block
+    if table is None:
+        raise UsageError("a latency budget needs a latency table; run `prunekit profile`")
+    return LatencyCost(table), block
 
 
 def build_problem(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from prunekit.surgery import slim
 TOLERANCE = 1e-6
 """Largest relative difference, in float64, between the masked and the slim network's outputs."""
 SECONDS = 120.0
+SIDES: tuple[Literal["in", "out"], ...] = ("in", "out")
 
 
 def prove(
@@ -89,9 +90,9 @@ def _widths_differ(small: nn.Module, graph: ChannelGraph, plan: ChannelPlan) -> 
     for layer in graph.layers:
         module: Any = modules[layer.name]
         kind = "features" if isinstance(module, nn.Linear) else "channels"
-        for side in ("in", "out"):
+        for side in SIDES:
             physical = getattr(module, f"{side}_{kind}")
-            predicted = layer.width(side, plan.widths)  # type: ignore[arg-type]
+            predicted = layer.width(side, plan.widths)
             if physical != predicted:
                 return f"{layer.name} would have {physical} {side} channels, not {predicted}"
     return None
