@@ -39,11 +39,7 @@ class LatencyCost:
     table: LatencyTable
     correction: float = 1.0
     unit: str = "ms"
-
-    @property
-    def constant(self) -> float:
-        """Milliseconds no layer explains."""
-        return self.correction * self.table.offset_us / 1e3
+    constant: float = 0.0
 
     def layer(self, layer: Layer, cin: ArrayLike, cout: ArrayLike) -> NDArray[np.float64]:
         """Milliseconds."""

@@ -19,11 +19,15 @@ from prunekit.plan import ChannelPlan, Cut
 from prunekit.serialize import write_bytes
 
 _OUT_ONLY = ("bias", "weight_bias", "running_mean", "running_var")
-_PLAIN = frozenset(
-    "Conv Gemm MatMul BatchNormalization Relu Clip Add Mul Sub Div Sigmoid HardSigmoid HardSwish "
-    "Concat MaxPool AveragePool GlobalAveragePool ReduceMean Flatten Identity Dropout PRelu "
-    "LeakyRelu Tanh Erf Gelu Softplus Elu Selu Sqrt Reshape".split(" ")
-)
+# fmt: off
+_PLAIN = frozenset((
+    "Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv", "Div", "Dropout",
+    "Elu", "Erf", "Flatten", "Gelu", "Gemm", "GlobalAveragePool", "HardSigmoid", "HardSwish",
+    "Identity", "LeakyRelu", "MatMul", "MaxPool", "Mul", "PRelu", "ReduceMean", "Relu",
+    "Reshape", "Selu", "Sigmoid", "Softplus", "Sqrt", "Sub", "Tanh",
+))
+# fmt: on
+"""Operators that follow their inputs' widths by themselves."""
 
 
 def narrow_onnx(dense: Artifact, plan: ChannelPlan, path: str | Path) -> Artifact | None:

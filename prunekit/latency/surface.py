@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import nnls
 
+Array = NDArray[np.float64]
+
 FLOOR_US = 2.0
 """Times below this count as this when errors are weighed: timers tick in microseconds."""
+NOISE = 0.02
+"""Relative error of one sample that the residual process takes for noise."""
+REACH_OCTAVES = 1.0
+"""How far in width, in octaves, a sample's deviation from the trend is believed to carry."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Surface:
-    """t = a + b cin + c cout + d cin cout in microseconds, widths padded to the device's block.
+    """A bilinear trend times a smooth correction, in microseconds, of padded widths.
 
-    Coefficients are not negative, so the surface rises with both widths wherever it is used. It
-    takes the samples' relative error as equally likely everywhere (weights 1/t).
+    Trend: t = a + b cin + c cout + d cin cout with coefficients that are not negative, fitted to
+    the relative error (what a blocked kernel does). Correction: a Gaussian process over the
+    logarithms of the widths, fitted to the logarithm of sample over trend, which follows what the
+    trend cannot: weights that outgrow a cache, other kernels for small widths. Far from all
+    samples it fades to one.
     """
 
     coefficients: tuple[float, float, float, float]
     block: int
-    diagonal: bool
-    """In-width equals out-width (depthwise): only a + c cout is fitted."""
+    points: Array
+    """Shape (samples, 2): log2 of the padded widths."""
+    weights: Array
+    """Shape (samples,): the process' weights."""
+    variance: float
 
     @classmethod
     def fit(
@@ -35,38 +46,61 @@ class Surface:
         block: int = 1,
         diagonal: bool = False,
     ) -> Surface:
-        """Weighted non-negative least squares over samples, each array of shape (samples,)."""
-        features = _features(np.asarray(cin), np.asarray(cout), block)
-        columns = [0, 2] if diagonal else [0, 1, 2, 3]
-        target = np.asarray(us, dtype=np.float64)
-        weight = 1.0 / np.maximum(target, FLOOR_US)
-        scale = np.maximum(features.max(axis=0), 1e-12)
-        found, _ = nnls((features / scale)[:, columns] * weight[:, None], target * weight)
-        coefficients = np.zeros(4)
-        coefficients[columns] = found
-        coefficients /= scale
-        a, b, c, d = coefficients.tolist()
-        return cls((a, b, c, d), block, diagonal)
+        """Fit samples, each array of shape (samples,); ``diagonal``: in-width is out-width."""
+        left, right = pad(np.asarray(cin), block), pad(np.asarray(cout), block)
+        target = np.maximum(np.asarray(us, dtype=np.float64), 1e-3)
+        coefficients = _trend(left, right, target, diagonal)
+        points = np.stack([np.log2(left), np.log2(right)], axis=1)
+        residual = np.log(target / _evaluate(coefficients, left, right))
+        variance = float(max(np.mean(residual**2) - NOISE**2, 0.0))
+        noise = (NOISE * np.maximum(1.0, FLOOR_US / target)) ** 2
+        weights = (
+            np.linalg.solve(_kernel(points, points, variance) + np.diag(noise), residual)
+            if variance > 0
+            else np.zeros(len(target))
+        )
+        return cls(coefficients, block, points, weights, variance)
 
-    def us(self, cin: ArrayLike, cout: ArrayLike) -> NDArray[np.float64]:
+    def us(self, cin: ArrayLike, cout: ArrayLike) -> Array:
         """Microseconds at the given widths; arrays broadcast."""
-        a, b, c, d = self.coefficients
-        left, right = pad(np.asarray(cin), self.block), pad(np.asarray(cout), self.block)
-        return np.asarray(a + b * left + c * right + d * left * right, dtype=np.float64)
+        left, right = np.broadcast_arrays(
+            pad(np.asarray(cin), self.block), pad(np.asarray(cout), self.block)
+        )
+        trend = _evaluate(self.coefficients, left, right)
+        if self.variance <= 0:
+            return trend
+        at = np.stack([np.log2(left).ravel(), np.log2(right).ravel()], axis=1)
+        correction = _kernel(at, self.points, self.variance) @ self.weights
+        return np.asarray(trend * np.exp(correction.reshape(left.shape)), dtype=np.float64)
 
 
-def pad(width: NDArray[np.int64], block: int) -> NDArray[np.float64]:
+def pad(width: NDArray[np.int64], block: int) -> Array:
     """Widths rounded up to whole blocks, except those below one block, which run as they are."""
     padded = np.ceil(width / block) * block
-    return np.where(width < block, width, padded).astype(np.float64)
+    return np.maximum(np.where(width < block, width, padded), 1).astype(np.float64)
 
 
-def _features(cin: NDArray[np.int64], cout: NDArray[np.int64], block: int) -> NDArray[np.float64]:
-    left, right = pad(cin, block), pad(cout, block)
-    return np.stack([np.ones_like(left), left, right, left * right], axis=1)
+def _trend(
+    left: Array, right: Array, target: Array, diagonal: bool
+) -> tuple[float, float, float, float]:
+    """Weighted non-negative least squares over [1, cin, cout, cin cout]."""
+    features = np.stack([np.ones_like(left), left, right, left * right], axis=1)
+    columns = [0, 2] if diagonal else [0, 1, 2, 3]
+    weight = 1.0 / np.maximum(target, FLOOR_US)
+    scale = np.maximum(features.max(axis=0), 1e-12)
+    found, _ = nnls((features / scale)[:, columns] * weight[:, None], target * weight)
+    coefficients = np.zeros(4)
+    coefficients[columns] = found
+    a, b, c, d = (coefficients / scale).tolist()
+    return a, b, c, d
 
 
-def fit_or_constant(samples: Sequence[tuple[int, int, float]], block: int, kind: str) -> Surface:
-    """The surface of ``samples`` (cin, cout, microseconds)."""
-    cin, cout, us = (np.array(column) for column in zip(*samples, strict=True))
-    return Surface.fit(cin, cout, us, block, diagonal=kind == "depthwise")
+def _evaluate(coefficients: tuple[float, float, float, float], left: Array, right: Array) -> Array:
+    a, b, c, d = coefficients
+    return np.asarray(np.maximum(a + b * left + c * right + d * left * right, 1e-3))
+
+
+def _kernel(a: Array, b: Array, variance: float) -> Array:
+    """Squared-exponential covariance of two sets of points."""
+    squared = ((a[:, None, :] - b[None, :, :]) ** 2).sum(axis=2)
+    return np.asarray(variance * np.exp(-squared / (2 * REACH_OCTAVES**2)))

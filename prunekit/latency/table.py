@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from prunekit.errors import TableError
 from prunekit.graph import ChannelGraph, Layer, LayerShape
-from prunekit.latency.surface import Surface, fit_or_constant
+from prunekit.latency.surface import Surface
 from prunekit.serialize import load_json, save_json
 from prunekit.target import Environment, Target
 
@@ -26,14 +26,14 @@ class Protocol:
     source: str
     nets: int
     rounds: int
-    runs_per_round: int
+    turns: int
     seed: int
     stopped: str = ""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One layer at one width in one network: microseconds, their spread (IQR) and how many runs."""
+    """One layer at one width in one network: microseconds a call, their spread (IQR), runs."""
 
     net: int
     cin: int
@@ -41,6 +41,7 @@ class Sample:
     us: float
     spread_us: float
     runs: int
+    calls: int = 1
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Network:
 
     model: str
     kept: float
+    calls: int
     layers_us: float
     end_to_end_us: float
     spread_us: float
@@ -65,10 +67,14 @@ class Network:
 
 @dataclass(frozen=True)
 class Calibration:
-    """End-to-end = scale x sum of layers + offset, and the error of nets left out of the fit."""
+    """End to end = sum over layer calls of scale x profiled time + per_call_us.
+
+    ``per_call_us`` is negative as a rule: watching a kernel costs the profiler a few microseconds.
+    ``mape`` and ``worst`` are the errors of nets left out of the fit.
+    """
 
     scale: float = 1.0
-    offset_us: float = 0.0
+    per_call_us: float = 0.0
     mape: float = 0.0
     worst: float = 0.0
     nets: int = 0
@@ -114,12 +120,8 @@ class LatencyTable:
                 f"no timing for layer {layer.name!r} ({layer.shape}) in the latency table for "
                 f"{self.target}; run `prunekit profile` for this model and input"
             )
-        return self.calibration.scale * layer.calls * surface.us(cin, cout)
-
-    @property
-    def offset_us(self) -> float:
-        """The part of every network's time that no layer explains."""
-        return self.calibration.offset_us
+        calibration = self.calibration
+        return layer.calls * (calibration.scale * surface.us(cin, cout) + calibration.per_call_us)
 
     def check(self, graph: ChannelGraph, target: Target, environment: Environment | None) -> None:
         """Refuse a table of another target, another device or without this model's layers."""
@@ -149,29 +151,34 @@ def surfaces(
     for entry in entries:
         rows = [(s.cin, s.cout, s.us) for s in entry.samples if s.net != without]
         if rows:
-            fitted[entry.shape] = fit_or_constant(rows, block, entry.shape.kind)
+            cin, cout, us = (np.array(column) for column in zip(*rows, strict=True))
+            diagonal = entry.shape.kind == "depthwise"
+            fitted[entry.shape] = Surface.fit(cin, cout, us, block, diagonal)
     return fitted
 
 
 def calibrate(entries: tuple[Entry, ...], networks: tuple[Network, ...], block: int) -> Calibration:
-    """Fit scale and offset, and find the error by leaving out one net after another.
+    """Fit scale and cost per call, and find the error by leaving out one net after another.
 
     Every net's sum is priced by the surfaces, as a prediction will be, not by its own samples.
     """
     measured = np.array([net.end_to_end_us for net in networks])
-    fitted = _sums(entries, surfaces(entries, block), len(networks))
-    scale, offset = _fit_line(fitted, measured)
+    calls = np.array([net.calls for net in networks], dtype=np.float64)
+    scale, per_call = _fit_line(
+        _sums(entries, surfaces(entries, block), len(networks)), calls, measured
+    )
     errors = []
     for left_out in range(1, len(networks)) if len(networks) >= 4 else ():
         priced = _sums(entries, surfaces(entries, block, without=left_out), len(networks))
         if not np.isfinite(priced[left_out]):
             continue
         others = np.arange(len(networks)) != left_out
-        slope, base = _fit_line(priced[others], measured[others])
-        errors.append(abs((slope * priced[left_out] + base) / measured[left_out] - 1))
+        slope, each = _fit_line(priced[others], calls[others], measured[others])
+        predicted = slope * priced[left_out] + each * calls[left_out]
+        errors.append(abs(predicted / measured[left_out] - 1))
     return Calibration(
         scale=scale,
-        offset_us=offset,
+        per_call_us=per_call,
         mape=float(np.mean(errors)) if errors else 0.0,
         worst=float(np.max(errors)) if errors else 0.0,
         nets=len(errors),
@@ -186,16 +193,18 @@ def _sums(
     for entry in entries:
         surface = fitted.get(entry.shape)
         for sample in entry.samples:
-            price = surface.us(sample.cin, sample.cout) if surface else np.nan
-            total[sample.net] += float(price)
+            price = float(surface.us(sample.cin, sample.cout)) if surface else np.nan
+            total[sample.net] += price * sample.calls
     return total
 
 
-def _fit_line(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
-    """Slope and non-negative offset with the least relative error."""
-    from scipy.optimize import nnls
-
-    design = np.stack([x / y, 1 / y], axis=1)
-    scale = design.max(axis=0)
-    (slope, offset), _ = nnls(design / scale, np.ones_like(y))
-    return float(slope / scale[0]), float(offset / scale[1])
+def _fit_line(
+    sums: NDArray[np.float64], calls: NDArray[np.float64], measured: NDArray[np.float64]
+) -> tuple[float, float]:
+    """Scale and cost per call with the least relative error; the scale alone for a few nets."""
+    design = np.stack([sums / measured, calls / measured], axis=1)
+    if len(measured) >= 3:
+        (scale, per_call), *_ = np.linalg.lstsq(design, np.ones(len(measured)), rcond=None)
+        if scale > 0:
+            return float(scale), float(per_call)
+    return float(np.median(measured / sums)), 0.0

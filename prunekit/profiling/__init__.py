@@ -1,5 +1,6 @@
 """Building latency tables by measurement."""
 
-from prunekit.profiling.harvest import HarvestPlan, harvest, sample_plans
+from prunekit.profiling.harvest import harvest, sample_plans
+from prunekit.profiling.measuring import HarvestPlan
 
 __all__ = ["HarvestPlan", "harvest", "sample_plans"]

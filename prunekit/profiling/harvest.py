@@ -7,10 +7,7 @@ order, profiled runs beside plain end-to-end runs, so that the machine's moods h
 from __future__ import annotations
 
 import tempfile
-import time
 from collections import defaultdict
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +21,11 @@ from prunekit.graph import ChannelGraph
 from prunekit.latency import Entry, LatencyTable, Network, Protocol, Sample
 from prunekit.plan import ChannelPlan
 from prunekit.profiling.journal import Journal
+from prunekit.profiling.measuring import HarvestPlan, measure_rounds
 from prunekit.progress import bar, say
-from prunekit.runtimes import Engine, Runtime, runtime_for
+from prunekit.runtimes import Runtime, runtime_for
 from prunekit.surgery import slim
 from prunekit.target import Target
-
-
-@dataclass(frozen=True)
-class HarvestPlan:
-    """How much to measure: ``nets`` networks (the dense one included), ``rounds`` rounds."""
-
-    nets: int = 10
-    rounds: int = 6
-    runs: int = 5
-    seed: int = 0
-    max_seconds: float = 120.0
-    min_rounds: int = 3
 
 
 def sample_plans(graph: ChannelGraph, granularity: int, nets: int, seed: int) -> list[ChannelPlan]:
@@ -94,7 +80,7 @@ def harvest(
             "inputs": [list(shape) for shape in graph.input_shapes],
             "granularity": block,
             "nets": len(plans),
-            "runs": wanted.runs,
+            "turns": wanted.turns,
             "seed": wanted.seed,
         }
         log = Journal(journal, head)
@@ -107,7 +93,7 @@ def harvest(
     if len(done) < wanted.rounds:
         with tempfile.TemporaryDirectory(prefix="prunekit-") as folder:
             artifacts = _artifacts(model, plans, example, runtime, Path(folder))
-            stopped = _measure(artifacts, runtime, target, wanted, done, log)
+            stopped = measure_rounds(artifacts, runtime, target, wanted, done, log)
     table = _table(graph, plans, done, target, environment, block, wanted, stopped, name)
     return table.calibrated()
 
@@ -127,70 +113,6 @@ def _artifacts(
                 found.append(narrow or export(slim(model, plan), example, path))
             shown.advance()
     return found
-
-
-def _measure(
-    artifacts: list[Artifact],
-    runtime: Runtime,
-    target: Target,
-    wanted: HarvestPlan,
-    done: list[dict[str, Any]],
-    log: Journal | None,
-) -> str:
-    """Measure the missing rounds into ``done``; why it ended."""
-    engines: list[Engine] = []
-    started = time.monotonic()
-    try:
-        with bar("profiling", wanted.rounds) as shown:
-            shown.advance(len(done))
-            engines.extend(runtime.load(artifact, target) for artifact in artifacts)
-            for number in range(len(done), wanted.rounds):
-                late = time.monotonic() - started > wanted.max_seconds
-                if late and number >= wanted.min_rounds:
-                    return f"{wanted.max_seconds:g} s"
-                row = _round(artifacts, engines, runtime, target, wanted, number)
-                done.append(row)
-                if log is not None:
-                    log.append(row)
-                shown.advance(note=f"dense {row['end_to_end_ms'][0][0]:.3g} ms")
-    finally:
-        for engine in engines:
-            engine.close()
-    return "all rounds"
-
-
-def _round(
-    artifacts: list[Artifact],
-    engines: list[Engine],
-    runtime: Runtime,
-    target: Target,
-    wanted: HarvestPlan,
-    number: int,
-) -> dict[str, Any]:
-    """One round: every network in shuffled order, several times, profiled and plain."""
-    rng = np.random.default_rng((wanted.seed, number))
-    profilers = [runtime.profiler(artifact, target) for artifact in artifacts]
-    times: list[list[float]] = [[] for _ in artifacts]
-    layers: list[list[dict[str, float]]] = []
-    try:
-        for _ in range(wanted.runs):
-            for i in rng.permutation(len(artifacts)):
-                profilers[i].run(2)
-                times[i] += engines[i].time(3)[1:]
-        while profilers:
-            layers.append(profilers.pop(0).finish())
-    finally:
-        for profiler in profilers:  # only after an error or an interrupt
-            with suppress(Exception):
-                profiler.finish()
-    per_layer = [
-        {
-            name: [run.get(name, 0.0) for run in runs]
-            for name in sorted({n for r in runs for n in r})
-        }
-        for runs in layers
-    ]
-    return {"round": number, "end_to_end_ms": times, "layers_us": per_layer}
 
 
 def _table(
@@ -226,6 +148,7 @@ def _table(
                     us=round(us / layer.calls, 3),
                     spread_us=round(spread / layer.calls, 3),
                     runs=len(times),
+                    calls=layer.calls,
                 )
             )
         whole = [1e3 * ms for row in rounds for ms in row["end_to_end_ms"][number]]
@@ -233,6 +156,7 @@ def _table(
             Network(
                 model=name or graph.fingerprint,
                 kept=round(sum(plan.widths.values()) / sum(plan.sizes.values()), 4),
+                calls=sum(layer.calls for layer in graph.layers),
                 layers_us=round(summed, 2),
                 end_to_end_us=round(float(np.median(whole)), 2),
                 spread_us=round(float(np.subtract(*np.percentile(whole, [75, 25]))), 2),
@@ -243,7 +167,7 @@ def _table(
         Entry(shape, tuple(rows))
         for shape, rows in sorted(samples.items(), key=lambda i: str(i[0]))
     ]
-    protocol = Protocol("harvest", len(plans), len(rounds), wanted.runs, wanted.seed, stopped)
+    protocol = Protocol("harvest", len(plans), len(rounds), wanted.turns, wanted.seed, stopped)
     return LatencyTable(
         target, environment, protocol, block, (graph.fingerprint,), tuple(entries), tuple(networks)
     )

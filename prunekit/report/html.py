@@ -151,29 +151,29 @@ def _doubt(report: Report) -> str:
 
 
 def _tiles(report: Report) -> list[tuple[str, str, str]]:
-    """(value, what it is, detail) of the numbers a reader asks for first."""
+    """(what, value, detail) of the numbers a reader asks for first."""
     latency, accuracy, macs = report.latency, report.accuracy, report.macs
     tiles = [
         (
-            f"{1 / latency.ratio:.2f}×",
             "speed-up",
+            f"{1 / latency.ratio:.2f}x",
             f"{latency.dense_ms:.3f} → {latency.pruned_ms:.3f} ms",
         )
     ]
     if accuracy.dense is None or accuracy.pruned is None:
-        tiles.append(("–", "accuracy", "not measured: no data"))
+        tiles.append(("accuracy", "–", "not measured: no data"))
     else:
         tiles.append(
             (
-                f"{100 * (accuracy.pruned - accuracy.dense):+.2f}".replace("-", "−"),
-                f"points of {accuracy.metric} accuracy",
+                f"{accuracy.metric} accuracy",
+                f"{100 * (accuracy.pruned - accuracy.dense):+.2f} points".replace("-", "−"),
                 f"{accuracy.dense:.2%} → {accuracy.pruned:.2%}",
             )
         )
     tiles.append(
         (
+            "MACs left",
             f"{macs.pruned / macs.dense:.0%}",
-            "of the MACs",
             f"{_count(macs.dense)} → {_count(macs.pruned)}",
         )
     )
@@ -315,7 +315,7 @@ def _facts(report: Report) -> list[tuple[str, Facts]]:
     training = (
         [("training", "none")]
         if cost.relative_flops is None
-        else [("compute", f"{cost.relative_flops:.2f}× the FLOPs of one dense training run")]
+        else [("compute", f"{cost.relative_flops:.2f}x the FLOPs of one dense training run")]
     )
     if cost.seconds:
         training.append(("time", _duration(cost.seconds)))

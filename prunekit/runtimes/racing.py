@@ -52,7 +52,7 @@ class Race:
         self._dropped = [0] * count
         self._engines: list[Engine] = []
         self._runs, self._settle = [1] * count, 0
-        self._switches = _switch_counter(self.target.threads)
+        self._switches = switch_counter(self.target.threads)
         self._started: float | None = None
         self._loaded_at = self._loading = 0.0
 
@@ -167,7 +167,7 @@ def _warm_up(engine: Engine, least_ms: float) -> float:
     return max(1e-6, float(np.median(samples[len(samples) // 2 :])))
 
 
-def _switch_counter(threads: int) -> Callable[[], int]:
+def switch_counter(threads: int) -> Callable[[], int]:
     """How often the system took the processor away so far; always 0 where it does not tell."""
     if sys.platform == "win32":
         return lambda: 0
