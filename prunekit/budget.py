@@ -30,7 +30,8 @@ class Budget:
         match = _FORM.fullmatch(text.strip())
         if not match:
             raise UsageError(f"cannot read budget {text!r}; write 50%, 12.5ms, 2x or macs=40%")
-        name, number, unit = match[1] or kind, float(match[2]), (match[3] or "").lower()
+        name, unit = (match[1] or kind).lower(), (match[3] or "").lower()
+        number = float(match[2])
         if name not in _KINDS:
             raise UsageError(
                 f"unknown budget kind {name!r} in {text!r}; known: {', '.join(_KINDS)}"

@@ -14,13 +14,18 @@ from typing import Any
 from torch import Tensor, nn
 
 from prunekit import zoo
-from prunekit.errors import FileError, ModelError, UsageError
+from prunekit.errors import FileError, ModelError, PrunekitError, UsageError
 
 _NO_AUX = {"googlenet": {"aux_logits": False}, "inception_v3": {"aux_logits": False}}
 """Auxiliary heads exist in training mode only and would go stale when channels are removed."""
 
 SAFE_PREFIXES = ("torchvision:", "timm:", "zoo:")
 """Specs that name a known library's model; everything else names Python code to run."""
+
+
+def is_library(spec: str) -> bool:
+    """Whether ``spec`` is ``torchvision:NAME``, ``timm:NAME`` or ``zoo:NAME`` and nothing more."""
+    return f"{spec.rpartition(':')[0]}:" in SAFE_PREFIXES
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,12 @@ def build(
         return BuiltModel(zoo.build(name, **arguments), spec, arguments)
     factory = load_factory(spec)
     arguments = _accepted(factory, num_classes=num_classes, in_channels=in_channels)
-    module = factory(**arguments)
+    try:
+        module = factory(**arguments)
+    except PrunekitError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ModelError(f"{spec} failed: {type(error).__name__}: {error}") from error
     if not isinstance(module, nn.Module):
         raise ModelError(f"{spec} returned {type(module).__name__}, not a torch.nn.Module")
     return BuiltModel(module, spec, arguments)
@@ -83,6 +93,8 @@ def _torchvision(spec: str, name: str, num_classes: int | None, pretrained: bool
     extra: dict[str, Any] = dict(_NO_AUX.get(name, {}))
     if extra and not pretrained:
         extra["init_weights"] = True
+    if "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:
+        extra["weights_backbone"] = None  # which would be fetched otherwise
     arguments = {} if num_classes is None else {"num_classes": num_classes}
     module = models.get_model(name, weights=None, **extra, **arguments)
     if pretrained:
@@ -157,14 +169,14 @@ def load_factory(spec: str) -> Callable[..., Any]:
         sys.modules[found.name] = module
         try:
             found.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ModelError(
                 f"{source} fails on import: {type(error).__name__}: {error}"
             ) from error
     else:
         try:
             module = importlib.import_module(source)
-        except ImportError as error:
+        except (Exception, SystemExit) as error:
             raise ModelError(f"cannot import {source!r} (in {spec!r}): {error}") from error
     factory = getattr(module, name, None)
     if not callable(factory):

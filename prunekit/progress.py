@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
+
+LINE_SECONDS = 10.0
+"""On a pipe, long work says where it is this often."""
 
 
 @dataclass
@@ -40,17 +44,34 @@ class Bar:
             self._update(steps, note)
 
 
+class _Lines:
+    """Progress as lines: one every :data:`LINE_SECONDS`, and one at the end."""
+
+    def __init__(self, title: str, total: float) -> None:
+        self.title, self.total, self.done, self.note = title, total, 0.0, ""
+        self.said = time.monotonic()
+
+    def update(self, steps: float, note: str) -> None:
+        self.done += steps
+        self.note = note or self.note
+        if time.monotonic() - self.said >= LINE_SECONDS:
+            self.said = time.monotonic()
+            self._say(f"{min(self.done, self.total):.0f}/{self.total:.0f}")
+
+    def end(self) -> None:
+        self._say("done")
+
+    def _say(self, where: str) -> None:
+        say(f"{self.title}: {where}{f' ({self.note})' if self.note else ''}")
+
+
 @contextmanager
 def bar(title: str, total: float) -> Iterator[Bar]:
     """A progress bar over ``total`` steps; on a pipe, a line now and then instead."""
     if verbosity.level < 0 or not sys.stderr.isatty():
-        last = [""]
-
-        def remember(_steps: float, note: str) -> None:
-            last[0] = note or last[0]
-
-        yield Bar(remember)
-        say(f"{title}: done{f' ({last[0]})' if last[0] else ''}")
+        lines = _Lines(title, total)
+        yield Bar(lines.update)
+        lines.end()
         return
     from rich.console import Console
     from rich.progress import (

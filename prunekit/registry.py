@@ -39,7 +39,13 @@ class Registry:
             raise UsageError(f"unknown {self.kind} name {name!r}; known: {', '.join(known)}")
         if name not in self._loaded:
             (entry,) = [e for e in entry_points(group=f"prunekit.{self.kind}") if e.name == name]
-            self._loaded[name] = entry.load()
+            try:
+                self._loaded[name] = entry.load()
+            except (ImportError, AttributeError) as error:
+                raise UsageError(
+                    f"the {self.kind} name {name!r} is registered as {entry.value}, which "
+                    f"cannot be imported: {error}; repair or uninstall its package"
+                ) from error
         return self._loaded[name]
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
 from prunekit.errors import FileError, ModelError, UsageError
 from prunekit.graph import fingerprint
-from prunekit.models import SAFE_PREFIXES, BuiltModel, build, load_weights, rebuild
+from prunekit.models import BuiltModel, build, is_library, load_weights, rebuild
 from prunekit.plan import Base, ChannelPlan
 from prunekit.serialize import replacing, sha256_file
 from prunekit.surgery import slim
@@ -52,7 +53,10 @@ def save_weights(module: nn.Module, path: Path) -> None:
     """All parameters and buffers as safetensors, atomically."""
     state = {n: t.detach().cpu().contiguous().clone() for n, t in module.state_dict().items()}
     with replacing(path) as temporary:
-        save_file(state, str(temporary))
+        try:
+            save_file(state, str(temporary))
+        except SafetensorError as error:
+            raise FileError(f"cannot write {path}: {error}") from error
 
 
 def load(run: str | Path, model: nn.Module | str | None = None) -> nn.Module:
@@ -80,8 +84,10 @@ def _dense(run: Path, plan: ChannelPlan, base: Base, model: nn.Module | str | No
     if isinstance(model, nn.Module):
         return model
     if isinstance(model, str):
-        return rebuild(model, base.arguments)
-    if not base.spec.startswith(SAFE_PREFIXES):
+        return load(model) if is_run(model) else rebuild(model, base.arguments)
+    if is_run(base.spec):
+        return load(base.spec)  # pruned again
+    if not is_library(base.spec):
         raise UsageError(
             f"{run} was made from {base.spec!r}, which is code that a file may not start by "
             "itself; pass `model` (on the command line --model) to say that you trust it"

@@ -83,7 +83,10 @@ def dump_json(value: Any, kind: str, version: int) -> str:
     """
     content = TypeAdapter(type(value)).dump_python(value, mode="json")
     head = {"prunekit": kind, "version": version, "sha256": _digest(content)}
-    return _pretty({**head, **content}) + "\n"
+    try:
+        return _pretty({**head, **content}) + "\n"
+    except ValueError as error:
+        raise FileError(f"cannot write a {kind} that holds NaN or infinity ({error})") from error
 
 
 def save_json(path: str | Path, value: Any, kind: str, version: int) -> None:
@@ -115,14 +118,18 @@ def load_json(path: str | Path, type_: type[T], kind: str, version: int) -> T:
 def read_object(path: str | Path, kind: str) -> dict[str, Any]:
     """Any JSON object; a missing or truncated file is named in the error."""
     try:
-        raw = json.loads(Path(path).read_bytes())
+        raw = json.loads(Path(path).read_bytes(), parse_constant=_not_a_number)
     except OSError as error:
         raise FileError(f"cannot read {kind} {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FileError(f"{path} is truncated or not JSON ({error}); make it anew") from error
     if not isinstance(raw, dict):
         raise FileError(f"{path} is not a prunekit {kind} file")
     return raw
+
+
+def _not_a_number(text: str) -> float:
+    raise ValueError(f"{text} is no JSON number")
 
 
 def _pretty(value: Any, indent: str = "") -> str:

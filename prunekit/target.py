@@ -42,7 +42,7 @@ class Target:
                 target = replace(target, precision=part)
             elif part in DEVICES:
                 target = replace(target, device=part)
-            elif part.isdigit() and target.device.startswith("cuda"):
+            elif part.isdigit() and target.device == "cuda":
                 target = replace(target, device=f"cuda:{part}")
             else:
                 raise UsageError(

@@ -67,9 +67,9 @@ class Measurement:
         return float(samples.std() / samples.mean()) if samples.mean() else 0.0
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """An interval of the median in milliseconds, without assuming a distribution."""
+        """An interval of the median in milliseconds, within what was seen."""
         low, high = median_interval(self.samples_ms, confidence)
-        return max(low, 0.0), high
+        return max(low, min(self.samples_ms)), min(high, max(self.samples_ms))
 
 
 @dataclass(frozen=True)

@@ -86,9 +86,15 @@ def make_report(
             granularity=8,
         ),
         "landing": (
-            AttemptPart(asked=0.495, predicted=0.4877, ratio=0.5421, ratio_ci=(0.533, 0.5502)),
-            AttemptPart(asked=0.452, predicted=0.4503, ratio=0.4705, ratio_ci=(0.4622, 0.4776)),
-            AttemptPart(asked=0.474, predicted=0.4718, ratio=0.4899, ratio_ci=(0.484, 0.4968)),
+            AttemptPart(
+                asked=0.495, predicted=0.4877, ratio=0.5421, ratio_ci=(0.533, 0.5502), chosen=False
+            ),
+            AttemptPart(
+                asked=0.452, predicted=0.4503, ratio=0.4705, ratio_ci=(0.4622, 0.4776), chosen=False
+            ),
+            AttemptPart(
+                asked=0.474, predicted=0.4718, ratio=0.4899, ratio_ci=(0.484, 0.4968), chosen=True
+            ),
         ),
         "table": TablePart(source="harvest", nets=10, rounds=6, mape=0.0299, worst=0.0812),
         "widths": SMALL if widths is None else widths,
@@ -180,7 +186,7 @@ def test_markdown_states_the_verdict_and_the_table():
         "| parameters | 1.08 M | 0.43 M | 39.3% |",
     ]
     assert "| layer3.1.conv1 | 256 | 8 |" in lines
-    assert "| 49.5% | 48.8% | 54.2% [53.3%, 55.0%] |" in lines
+    assert "| 49.5% | 48.8% | 54.2% [53.3%, 55.0%] |  |" in lines
     assert "| conv1 | its width is tied to a residual sum |" in lines
 
 
@@ -324,7 +330,9 @@ def test_marks_of_the_landing_chart_lie_where_their_numbers_are():
 
 
 def test_a_request_for_the_smallest_plan_does_not_stretch_the_axis():
-    smallest = AttemptPart(asked=0.0, predicted=0.52, ratio=0.54, ratio_ci=(0.53, 0.55))
+    smallest = AttemptPart(
+        asked=0.0, predicted=0.52, ratio=0.54, ratio_ci=(0.53, 0.55), chosen=False
+    )
     page = Page(to_html(make_report(met=False, landing=(smallest,))))
     assert "plan 1 smallest 52.0% 54.0%" in page.words
     assert " 10% " not in page.words

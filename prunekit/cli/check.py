@@ -29,6 +29,7 @@ def register(app: typer.Typer) -> None:
 
 
 def check(
+    context: typer.Context,
     artifact: Annotated[
         str | None,
         typer.Argument(
@@ -68,6 +69,10 @@ def check(
         raise UsageError("check needs --baseline FILE, an artifact or a report.json")
     limits = Limits(threshold, confidence, max_seconds)
     if baseline.suffix == ".json":
+        for flag in ("target", "batch", "threads"):
+            source = context.get_parameter_source(flag)
+            if source is not None and source.name == "COMMANDLINE":
+                raise UsageError(f"--{flag} does not go with a report, which has its own target")
         verdict = check_against_report(baseline, artifact, limits)
     elif artifact is None:
         raise UsageError("check against an artifact needs the ARTIFACT to check")

@@ -74,5 +74,9 @@ def refuse_existing(path: Path, overwrite: bool, resume: bool = False) -> None:
     """An output file that exists is an error unless it may be replaced."""
     from prunekit.errors import UsageError
 
+    if path.is_dir():
+        raise UsageError(f"output {path} is a folder; give a file")
+    if overwrite and resume:
+        raise UsageError("--overwrite and --resume exclude each other; keep one")
     if path.exists() and not (overwrite or resume):
         raise UsageError(f"output {path} exists; use --overwrite or another -o")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -57,30 +58,42 @@ def main() -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run one command; its exit status. Errors are one line on stderr."""
+
+    def fail(message: str, status: int) -> int:
+        line = " ".join(message.split())
+        if "--json" in arguments:
+            sys.stdout.write(json.dumps({"error": line, "exit_code": status}) + "\n")
+        sys.stderr.write(f"prunekit: {line}\n")
+        return status
+
     try:
         result = app(args=arguments, prog_name="prunekit", standalone_mode=False)
+        sys.stdout.flush()
     except PrunekitError as error:
-        return _fail(str(error), error.exit_code)
+        return fail(str(error), error.exit_code)
     except _ClickException as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             sys.stderr.write(error.format_message() + "\n")
             return 2
-        return _fail(f"{error.format_message().rstrip('.')}; see prunekit --help", 2)
+        command = error.ctx.command_path if getattr(error, "ctx", None) else "prunekit"
+        return fail(f"{error.format_message().rstrip('.')}; see {command} --help", 2)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail(
-            "interrupted; finished rounds and epochs are kept: same command, --resume", 130
-        )
+        return fail("interrupted; nothing was written", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        return _fail(f"{error.strerror or error}{where}", 2)
+        return fail(f"{error.strerror or error}{where}", 2)
+    except Exception as error:
+        # never 1, which would say that the command ran and the answer is no
+        return fail(_unexpected(error, arguments), 2)
     return result if isinstance(result, int) else 0
 
 
-def _fail(message: str, status: int) -> int:
-    if "--json" in sys.argv:
-        sys.stdout.write(json.dumps({"error": message, "exit_code": status}) + "\n")
-    sys.stderr.write(f"prunekit: {' '.join(message.split())}\n")
-    return status
+def _unexpected(error: Exception, arguments: list[str]) -> str:
+    if {"-v", "--verbose"} & {*arguments}:
+        traceback.print_exception(error)
+    *_, last = traceback.extract_tb(error.__traceback__)
+    where = f"{os.path.basename(last.filename)}:{last.lineno}"
+    return f"unexpected {type(error).__name__} at {where}: {error}; the same with -v shows more"

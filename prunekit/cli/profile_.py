@@ -16,7 +16,6 @@ from prunekit.cli.common import (
     Resume,
     Seconds,
     Seed,
-    TargetText,
     Threads,
     Verbose,
     print_json,
@@ -34,7 +33,12 @@ def register(app: typer.Typer) -> None:
 def profile(
     model: Model,
     input: Input = "1x3x224x224",  # noqa: A002 - the flag's name
-    target: TargetText = "onnxruntime:cpu",
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target", help="runtime[:device][:precision] (onnxruntime:cpu); see prunekit targets."
+        ),
+    ] = None,
     gpu: Annotated[bool, typer.Option("--gpu", help="The best GPU runtime here.")] = False,
     threads: Threads = 1,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The table's file.")] = None,
@@ -53,37 +57,47 @@ def profile(
 ) -> None:
     """Build a latency table for MODEL on a target, by measuring whole networks."""
     set_verbosity(verbose, quiet)
-    from prunekit.errors import InterruptedRunError
+    from prunekit.errors import InterruptedRunError, UsageError
+    from prunekit.pipeline.folder import rounds_in
     from prunekit.pipeline.recipe import make_recipe
     from prunekit.pipeline.setup import set_up
-    from prunekit.pipeline.tables import make_table
+    from prunekit.pipeline.tables import load_table, make_table
     from prunekit.profiling import HarvestPlan
     from prunekit.target import Target
 
-    wanted = best_gpu_target() if gpu else target
+    if gpu and target is not None:
+        raise UsageError("--gpu and --target exclude each other; keep one")
+    wanted = best_gpu_target() if gpu else target or "onnxruntime:cpu"
     recipe = make_recipe(
         {"model": model, "input": input, "target": wanted, "threads": threads, "seed": seed}
     )
     path = output or Path(_default_name(model, str(Target.parse(wanted)), input, threads))
-    refuse_existing(path, overwrite)
-    job = set_up(recipe)
     journal = path.with_name(path.name + ".journal.jsonl")
+    refuse_existing(path, overwrite, resume)
+    job = set_up(recipe)
     try:
-        table = make_table(
-            job.module,
-            job.graph,
-            job.example,
-            job.target,
-            path,
-            journal=journal,
-            plan=HarvestPlan(nets=nets, rounds=rounds, max_seconds=max_seconds, seed=seed),
-            granularity=granularity,
-            name=model,
-            resume=resume,
+        finished = resume and path.exists() and not journal.exists()
+        table = (
+            load_table(path, job.graph, job.target)
+            if finished
+            else make_table(
+                job.module,
+                job.graph,
+                job.example,
+                job.target,
+                path,
+                journal=journal,
+                plan=HarvestPlan(nets=nets, rounds=rounds, max_seconds=max_seconds, seed=seed),
+                granularity=granularity,
+                name=model,
+                resume=resume,
+            )
         )
     except KeyboardInterrupt:
         raise InterruptedRunError(
             f"interrupted; the finished rounds are in {journal}: same command with --resume"
+            if rounds_in(journal)
+            else "interrupted before a round was finished; nothing is kept"
         ) from None
     if json:
         calibration = table.calibration

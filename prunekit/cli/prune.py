@@ -110,8 +110,8 @@ def prune(
     The target is met only by a measurement of the exported artifact against the dense one.
     """
     set_verbosity(verbose, quiet)
-    from prunekit.errors import InterruptedRunError
-    from prunekit.pipeline.folder import check_folder
+    from prunekit.errors import FileError, InterruptedRunError
+    from prunekit.pipeline.folder import RECIPE, check_folder
     from prunekit.pipeline.prune import prune as run_pipeline
     from prunekit.pipeline.recipe import Recipe, make_recipe
     from prunekit.pipeline.setup import set_up
@@ -126,7 +126,15 @@ def prune(
     except KeyboardInterrupt:
         raise InterruptedRunError(
             f"interrupted; finished rounds and epochs are in {output}: same command with --resume"
+            if (output / RECIPE).is_file()
+            else "interrupted before anything was finished; nothing is kept"
         ) from None
+    except FileError as error:
+        if not (output / RECIPE).is_file():
+            raise
+        raise FileError(
+            f"{error}; finished epochs are in {output}: same command with --resume"
+        ) from error
     if json:
         print_json(report.model_dump(mode="json"))
     else:

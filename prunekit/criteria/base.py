@@ -76,7 +76,7 @@ def score(
     """Scores of every prunable channel; gradients are averaged per batch in evaluation mode.
 
     ``loss_fn(model, batch)`` gives a scalar. Weights, statistics and training mode of ``model``
-    are left as they were, its gradients cleared.
+    are left as they were, and so are gradients that it already has.
     """
     total = Accumulator(graph, criterion)
     if not criterion.needs_gradients:
@@ -87,21 +87,23 @@ def score(
             f"criterion {criterion.name!r} needs data: give `loss_fn` and `batches`, "
             "or use the criterion magnitude"
         )
-    training = model.training
-    wanted = [(p, p.requires_grad) for p in model.parameters()]
+    modes = [(module, module.training) for module in model.modules()]
+    before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     model.eval()
     try:
-        for parameter, _ in wanted:
-            parameter.requires_grad_(True)
+        for parameter, _, _ in before:
+            parameter.requires_grad_(parameter.is_floating_point())
         for batch in batches:
             model.zero_grad(set_to_none=True)
-            loss_fn(model, batch).backward()  # type: ignore[no-untyped-call]
+            with torch.enable_grad():
+                loss_fn(model, batch).backward()  # type: ignore[no-untyped-call]
             total.add(model)
     finally:
-        model.zero_grad(set_to_none=True)
-        model.train(training)
-        for parameter, needed in wanted:
+        for module, training in modes:
+            module.training = training
+        for parameter, needed, gradient in before:
             parameter.requires_grad_(needed)
+            parameter.grad = gradient
     return total.scores()
 
 

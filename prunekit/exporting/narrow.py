@@ -8,123 +8,204 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 from prunekit.artifact import Artifact
 from prunekit.plan import ChannelPlan, Cut
 from prunekit.serialize import write_bytes
 
+Shape = tuple[int | str, ...]
+
 _OUT_ONLY = ("bias", "weight_bias", "running_mean", "running_var")
-# fmt: off
-_PLAIN = frozenset((
-    "Add", "AveragePool", "BatchNormalization", "Clip", "Concat", "Conv", "Div", "Dropout",
-    "Elu", "Erf", "Flatten", "Gelu", "Gemm", "GlobalAveragePool", "HardSigmoid", "HardSwish",
-    "Identity", "LeakyRelu", "MatMul", "MaxPool", "Mul", "PRelu", "ReduceMean", "Relu",
-    "Reshape", "Selu", "Sigmoid", "Softplus", "Sqrt", "Sub", "Tanh",
-))
-# fmt: on
-"""Operators that follow their inputs' widths by themselves."""
+"""Parameters along a layer's output axis; ``weight_bias`` is what a folded norm adds."""
+_ANCHORS = ("Conv", "Gemm", "MatMul")
+_PLAIN = """
+    Add AveragePool BatchNormalization Cast Clip Concat Conv Div Dropout Elu Erf Flatten Gelu Gemm
+    GlobalAveragePool HardSigmoid HardSwish Identity LeakyRelu MatMul Max MaxPool Min Mish Mul PRelu
+    Pad Pow ReduceMean Relu Reshape Resize Selu Sigmoid Softmax Softplus Sqrt Sub Tanh Transpose
+    Unsqueeze
+"""
+"""Operators that do the same at any width, given that the shapes of what they read fit."""
+
+
+class _UnsureError(Exception):
+    """Something whose cut is not known to be right."""
 
 
 def narrow_onnx(dense: Artifact, plan: ChannelPlan, path: str | Path) -> Artifact | None:
     """``dense`` with ``plan``'s channels cut from its initializers, or None when unsure.
 
-    Returns None when the graph has an operator or an initializer whose cut is not known.
+    Returns None when the graph has an operator or an initializer whose cut is not known, and
+    when the shapes that follow do not fit each other.
     """
     model = onnx.load(dense.path)
-    touched = _cut_initializers(model, plan.cuts)
-    if touched is None or not _constants_fit(model):
+    if len(model.functions) or any(len(t.external_data) for t in model.graph.initializer):
         return None
-    del model.graph.value_info[:]
+    try:
+        _cut(model, plan.cuts)
+        _let_flattens_follow(model)
+        del model.graph.value_info[:]
+        _check_shapes(model)
+    except _UnsureError:
+        return None
     write_bytes(path, model.SerializeToString())
     return Artifact.of_file(path, precision=dense.precision, input_shapes=dense.input_shapes)
 
 
-def _cut_initializers(model: ModelProto, cuts: Mapping[str, Cut]) -> set[str] | None:
-    """Cut every initializer named after a module's parameter; the modules that were found."""
-    transposed = {
-        node.input[1]
-        for node in model.graph.node
-        if node.op_type == "MatMul" or (node.op_type == "Gemm" and not _attribute(node, "transB"))
-    }
-    depthwise = {
-        node.input[1]
-        for node in model.graph.node
-        if node.op_type == "Conv" and _attribute(node, "group", 1) > 1
-    }
-    found = set()
+def _cut(model: ModelProto, cuts: Mapping[str, Cut]) -> None:
+    """Cut every initializer of a module that the plan cuts.
+
+    Every convolution and linear layer has to hold a weight with its module's name: then none is
+    missed. Norms whose weights have no initializer have been folded into their convolution.
+    """
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    depthwise = _depthwise(model, weights)
+    plain = frozenset(_PLAIN.split())
+    for node in model.graph.node:
+        if node.op_type not in plain or node.domain not in ("", "ai.onnx"):
+            raise _UnsureError
+        if node.op_type in _ANCHORS:
+            module, _, parameter = node.input[1].rpartition(".")
+            if node.input[1] not in weights or parameter != "weight":
+                raise _UnsureError
+            if module not in cuts:
+                continue
+            turned = node.op_type == "Gemm" and (
+                not _attribute(node, "transB") or _attribute(node, "transA")
+            )
+            grouped = _attribute(node, "group", 1) > 1 and node.input[1] not in depthwise
+            if node.op_type == "MatMul" or turned or grouped:
+                raise _UnsureError
+        elif node.op_type == "PRelu":
+            _cut_slope(node, weights, cuts)
     for tensor in model.graph.initializer:
         module, _, parameter = tensor.name.rpartition(".")
         cut = cuts.get(module)
         if cut is None:
             continue
-        if parameter == "weight":
-            found.add(module)
-        elif parameter not in _OUT_ONLY:
-            return None
-        if tensor.name in transposed:
-            return None
-        array = numpy_helper.to_array(tensor)
-        array = _without(array, 0, cut.out)
-        if parameter == "weight" and array.ndim > 1 and tensor.name not in depthwise:
-            array = _without(array, 1, cut.in_)
-        tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), tensor.name))
+        if parameter == "weight" and len(tensor.dims) > 1 and tensor.name not in depthwise:
+            _shrink(tensor, 1, cut.in_)
+        elif parameter not in ("weight", *_OUT_ONLY):
+            raise _UnsureError
+        _shrink(tensor, 0, cut.out)
     for node in model.graph.node:
         if node.op_type == "Conv" and node.input[1] in depthwise:
             group = next(item for item in node.attribute if item.name == "group")
-            weight = next(t for t in model.graph.initializer if t.name == node.input[1])
-            if weight.dims[1] != 1:
-                return None
-            group.i = weight.dims[0]
-    weights = {t.name for t in model.graph.initializer}
-    folded = {module for module in cuts if f"{module}.weight" not in weights}
-    return found if not folded or _only_folded_norms(model, folded) else None
+            group.i = weights[node.input[1]].dims[0]
 
 
-def _only_folded_norms(model: ModelProto, modules: set[str]) -> bool:
-    """Modules without an initializer must be norms folded into their convolution.
+def _depthwise(model: ModelProto, weights: Mapping[str, TensorProto]) -> set[str]:
+    """Weights of convolutions with as many groups as channels, in and out."""
+    return {
+        node.input[1]
+        for node in model.graph.node
+        if node.op_type == "Conv"
+        and node.input[1] in weights
+        and _attribute(node, "group", 1) == weights[node.input[1]].dims[0] > 1
+        and weights[node.input[1]].dims[1] == 1
+    }
 
-    A convolution or linear layer whose weight lost its name still appears under its scope.
-    """
-    anchors: set[str] = set()
+
+def _cut_slope(
+    node: NodeProto, weights: Mapping[str, TensorProto], cuts: Mapping[str, Cut]
+) -> None:
+    """Cut a PReLU's slope: it is reshaped for broadcasting, and so has lost its name."""
+    slope = weights.get(node.input[1])
+    scope = next((m.value for m in node.metadata_props if m.key.endswith("name_scopes")), "")
+    names = [part.strip(" '[]\"") for part in scope.split(",")]
+    if slope is None or len(names) < 2:
+        raise _UnsureError
+    cut = cuts.get(names[-2])
+    wide = [axis for axis, size in enumerate(slope.dims) if size > 1]
+    if cut is None or not wide or slope.name == f"{names[-2]}.weight":
+        return
+    if len(wide) > 1:
+        raise _UnsureError
+    _shrink(slope, wide[0], cut.out)
+
+
+def _shrink(tensor: TensorProto, axis: int, removed: tuple[int, ...]) -> None:
+    """Delete positions of one axis."""
+    if not removed:
+        return
+    if axis >= len(tensor.dims) or removed[-1] >= tensor.dims[axis]:
+        raise _UnsureError
+    array: NDArray[Any] = np.delete(numpy_helper.to_array(tensor), list(removed), axis=axis)
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), tensor.name))
+
+
+def _let_flattens_follow(model: ModelProto) -> None:
+    """Let reshapes that flatten all but the batch find the width themselves; refuse others."""
+    shapes = _shapes(model)
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for number, node in enumerate(model.graph.node):
+        if node.op_type != "Reshape":
+            continue
+        before, after = shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
+        flattens = len(before) >= 2 and len(after) == 2 and before[0] == after[0]
+        if node.input[1] not in constants or not flattens:
+            raise _UnsureError
+        name = f"flat.{number}"
+        model.graph.initializer.append(
+            numpy_helper.from_array(np.array([0, -1], dtype=np.int64), name)
+        )
+        node.input[1] = name
+        kept = [item for item in node.attribute if item.name != "allowzero"]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    used = {name for node in model.graph.node for name in node.input}
+    for tensor in list(model.graph.initializer):
+        if tensor.name not in used:
+            model.graph.initializer.remove(tensor)
+
+
+def _check_shapes(model: ModelProto) -> None:
+    """Refuse a graph whose shapes do not fit each other; shape inference checks the rest."""
+    light = ModelProto()
+    light.CopyFrom(model)
+    for tensor in light.graph.initializer:
+        if np.prod(tensor.dims) > 64:
+            tensor.ClearField("raw_data")
+    try:
+        inferred = onnx.shape_inference.infer_shapes(light, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError as error:
+        raise _UnsureError from error
+    shapes = _shapes(inferred)
     for node in model.graph.node:
-        if node.op_type in ("Conv", "Gemm", "MatMul"):
-            for item in node.metadata_props:
-                if item.key == "pkg.torch.onnx.name_scopes":
-                    anchors.update(part.strip(" '[]") for part in item.value.split(",")[:-1])
-    named = {t.name.rpartition(".")[0] for t in model.graph.initializer}
-    return not any(module in anchors and module not in named for module in modules)
+        shape = shapes.get(node.input[0], ())
+        if node.op_type == "Conv":
+            weight = shapes[node.input[1]]
+            groups = _attribute(node, "group", 1)
+            fits = shape[1:2] == (int(weight[1]) * groups,) and not int(weight[0]) % groups
+        elif node.op_type == "BatchNormalization":
+            fits = all(shapes[name] == shape[1:2] for name in node.input[1:])
+        elif node.op_type == "PRelu":
+            slope = shapes[node.input[1]]
+            pairs = zip(reversed(slope), reversed(shape), strict=False)
+            fits = len(slope) <= len(shape) and all(size in (1, other) for size, other in pairs)
+        elif node.op_type == "Resize":
+            fits = len(node.input) < 4  # sizes would hold the channels
+        else:
+            fits = True
+        if not fits or any(name not in shapes for name in node.output if name):
+            raise _UnsureError
 
 
-def _constants_fit(model: ModelProto) -> bool:
-    """Make constant reshapes follow the widths; False when some operator may not."""
-    constants = {t.name: t for t in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Reshape":
-            shape = constants.get(node.input[1])
-            if shape is None or len(numpy_helper.to_array(shape)) != 2:
-                return False
-            if numpy_helper.to_array(shape)[0] != -1:
-                return False
-            flat = numpy_helper.from_array(np.array([0, -1], dtype=np.int64), shape.name)
-            shape.CopyFrom(flat)
-            kept = [item for item in node.attribute if item.name != "allowzero"]
-            del node.attribute[:]
-            node.attribute.extend(kept)
-        elif node.op_type not in _PLAIN:
-            return False
-    return True
+def _shapes(model: ModelProto) -> dict[str, Shape]:
+    """Known shapes by name: numbers, or names where they vary."""
+    graph = model.graph
+    found = {info.name: _dims(info) for info in (*graph.input, *graph.value_info, *graph.output)}
+    return found | {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+
+
+def _dims(info: ValueInfoProto) -> Shape:
+    return tuple(d.dim_param or d.dim_value for d in info.type.tensor_type.shape.dim)
 
 
 def _attribute(node: NodeProto, name: str, default: int = 0) -> int:
     return next((int(item.i) for item in node.attribute if item.name == name), default)
-
-
-def _without(
-    array: NDArray[np.float32], axis: int, removed: tuple[int, ...]
-) -> NDArray[np.float32]:
-    return np.delete(array, list(removed), axis=axis) if removed else array

@@ -54,10 +54,11 @@ class Surface:
         residual = np.log(target / _evaluate(coefficients, left, right))
         variance = float(max(np.mean(residual**2) - NOISE**2, 0.0))
         noise = (NOISE * np.maximum(1.0, FLOOR_US / target)) ** 2
-        weights = (
+        weights: Array = np.asarray(
             np.linalg.solve(_kernel(points, points, variance) + np.diag(noise), residual)
             if variance > 0
-            else np.zeros(len(target))
+            else np.zeros(len(target)),
+            dtype=np.float64,
         )
         return cls(coefficients, block, points, weights, variance)
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,13 @@ from prunekit.errors import FileError, UsageError
 from prunekit.pipeline.recipe import Recipe, make_recipe
 
 RECIPE = "config.toml"
+TABLE = "table.json"
+JOURNAL = "profile.jsonl"
+FILES = {
+    *(RECIPE, TABLE, "dense.safetensors", "dense.onnx", "model.onnx", "model.safetensors"),
+    *("plan.json", "report.json", "report.html", "log.jsonl", "work"),
+}
+"""Everything a run writes into its folder; ``work`` is gone when it is done."""
 
 
 @dataclass(frozen=True)
@@ -37,33 +47,70 @@ class RunFolder:
 
     def log(self, row: dict[str, Any]) -> None:
         """Append one line to ``log.jsonl``."""
+        path = self.path / "log.jsonl"
         try:
-            with (self.path / "log.jsonl").open("a") as file:
+            with path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
-            raise FileError(f"cannot write {file.name}: {error.strerror or error}") from error
+            raise FileError(f"cannot write {path}: {error.strerror or error}") from error
 
     def clear_work(self) -> None:
         """Remove checkpoints and intermediate results."""
         shutil.rmtree(self.work, ignore_errors=True)
 
+    @property
+    def has_rounds(self) -> bool:
+        """Whether a round of the profile is there to go on from."""
+        return (self.path / TABLE).is_file() or rounds_in(self.work / JOURNAL) > 0
 
-def open_folder(path: Path, recipe: Recipe, *, overwrite: bool, resume: bool) -> RunFolder:
+    @property
+    def has_epochs(self) -> bool:
+        """Whether an epoch of training is there to go on from."""
+        trained = (self.path / "dense.safetensors").is_file()
+        return trained or any(self.work.glob("*/checkpoint.safetensors"))
+
+
+def rounds_in(journal: Path) -> int:
+    """Finished rounds in the journal of a profile, which has a head line."""
+    try:
+        return max(0, journal.read_bytes().count(b"\n") - 1)
+    except OSError:
+        return 0
+
+
+@contextmanager
+def open_folder(
+    path: Path, recipe: Recipe, *, overwrite: bool, resume: bool
+) -> Iterator[RunFolder]:
     """Make or reopen the folder of a run, and put the recipe there.
 
     An existing folder is an error unless ``overwrite`` (only a run's own folder is ever removed)
-    or ``resume`` (only with the same recipe).
+    or ``resume`` (only with the same recipe). When the block fails before an epoch of training is
+    done (on an interrupt: before a round of the profile is), nothing new is left behind.
     """
-    folder = RunFolder(path)
     check_folder(path, recipe, overwrite=overwrite, resume=resume)
-    if path.is_dir() and overwrite and not resume:
-        shutil.rmtree(path)
+    folder = RunFolder(path)
+    fresh = not (path / RECIPE).is_file() or overwrite
+    missing = [part for part in (path, *path.parents) if not part.exists()]
     try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"cannot make folder {path}: {error.strerror or error}") from error
-    recipe.save(path / RECIPE)
-    return folder
+        if fresh:
+            _empty(path)
+        elif not folder.finished:
+            _remove_unfinished(path)
+        try:
+            folder.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileError(f"cannot make folder {path}: {error.strerror or error}") from error
+        recipe.save(path / RECIPE)
+        yield folder
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        if fresh and not (folder.has_epochs or (interrupted and folder.has_rounds)):
+            _empty(path)
+            for part in missing:
+                with suppress(OSError):
+                    part.rmdir()
+        raise
 
 
 def check_folder(path: Path, recipe: Recipe, *, overwrite: bool, resume: bool) -> None:
@@ -74,14 +121,48 @@ def check_folder(path: Path, recipe: Recipe, *, overwrite: bool, resume: bool) -
         return
     if not path.is_dir():
         raise UsageError(f"output {path} is a file; give a folder")
-    has_recipe = (path / RECIPE).is_file()
     if not any(path.iterdir()):
         return
     if not (overwrite or resume):
         raise UsageError(f"output folder {path} exists; use --overwrite, --resume or another -o")
-    if not has_recipe:
+    if not (path / RECIPE).is_file():
         raise UsageError(f"{path} is not a prunekit run ({RECIPE} is missing); give another -o")
     if resume:
         before = make_recipe({}, path / RECIPE)
         if difference := recipe.first_difference(before):
             raise UsageError(f"cannot resume {path}: {difference}; use the same settings")
+        return
+    foreign = sorted(p.name for p in path.iterdir() if not (p.name in FILES or _unfinished(p)))
+    if foreign:
+        raise UsageError(
+            f"{path} holds more than a prunekit run ({foreign[0]}), which --overwrite would "
+            "remove; give another -o"
+        )
+    for setting in ("model", "table", "weights"):
+        value = getattr(recipe, setting)
+        if value and Path(value).resolve().is_relative_to(path.resolve()):
+            raise UsageError(
+                f"`{setting}` {value} lies in {path}, which --overwrite removes; give another -o"
+            )
+
+
+def _empty(path: Path) -> None:
+    """Remove what a run wrote, and keep the folder itself, which may be a link or a mount."""
+    for child in path.iterdir() if path.is_dir() else ():
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child)
+        else:
+            child.unlink()
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Remove files that a killed process was writing."""
+    for file in path.rglob(".*"):
+        if _unfinished(file) and file.is_file():
+            file.unlink()
+
+
+def _unfinished(path: Path) -> bool:
+    """Whether it is a temporary file of :func:`prunekit.serialize.replacing`."""
+    pattern = r"\..+\.(json|jsonl|toml|onnx|safetensors|html)\.\w{8}"
+    return re.fullmatch(pattern, path.name) is not None

@@ -67,8 +67,11 @@ class Recipe(BaseModel):
     @field_validator("target_latency")
     @classmethod
     def _is_latency(cls, text: str) -> str:
-        if Budget.parse(text).kind != "latency":
+        budget = Budget.parse(text)
+        if budget.kind != "latency":
             raise ValueError(f"{text!r} is not a latency; write 50%, 12.5ms or 2x")
+        if budget.relative and budget.value >= 1:
+            raise ValueError(f"{text!r} is the dense latency; nothing to prune")
         return text
 
     @property
@@ -114,7 +117,8 @@ def make_recipe(flags: dict[str, Any], config: Path | None = None) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"`{name}` in {where}: {first['msg']}") from error
+        cause = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"`{name}` in {where}: {cause}") from error
     _check(recipe)
     return recipe
 
@@ -133,6 +137,8 @@ def _check(recipe: Recipe) -> None:
     ]
     if len(sources) > 1:
         raise UsageError(f"{' and '.join(sources)} exclude each other; keep one")
+    if recipe.dense_epochs is not None and not recipe.from_scratch:
+        raise UsageError("--dense-epochs is for --from-scratch; give both or neither")
     if recipe.data is None:
         for flag, wrong in (
             ("--from-scratch", recipe.from_scratch),

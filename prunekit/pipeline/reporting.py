@@ -116,7 +116,11 @@ def make_report(
         ),
         landing=tuple(
             AttemptPart(
-                asked=a.asked, predicted=a.predicted, ratio=a.ratio, ratio_ci=(a.low, a.high)
+                asked=a.asked,
+                predicted=a.predicted,
+                ratio=a.ratio,
+                ratio_ci=(a.low, a.high),
+                chosen=a.widths == allocation.widths,
             )
             for a in landing.attempts
         ),

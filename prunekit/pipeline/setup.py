@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunekit.errors import DataError
+from prunekit.errors import DataError, UsageError
 from prunekit.graph import ChannelGraph
 from prunekit.models import BuiltModel, load_weights
 from prunekit.pipeline.recipe import Recipe, parse_shape
@@ -18,7 +18,8 @@ from prunekit.runs import open_model
 from prunekit.runtimes import Runtime, runtime_for
 from prunekit.target import Target
 from prunekit.tracing import trace
-from prunekit.train import Data, load_data
+from prunekit.train import Data, TrainConfig, load_data
+from prunekit.train.evaluating import resolve_device
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ def set_up(recipe: Recipe) -> Job:
     """Target, data, model and channel graph of ``recipe``."""
     target = recipe.resolved_target()
     runtime = runtime_for(target)
+    config = train_config(recipe, recipe.epochs, recipe.lr)
+    if resolve_device(config.device).type == "cpu" and config.mixed_precision == "fp16":
+        raise UsageError("`mixed_precision` fp16 needs a GPU; use bf16 or no")
     data = _data(recipe)
     torch.manual_seed(recipe.seed)
     model = open_dense(recipe, data)
@@ -51,6 +55,13 @@ def set_up(recipe: Recipe) -> Job:
     for note in graph.notes:
         say(f"note: {note}", 1)
     return Job(recipe, target, runtime, model, graph, example, data)
+
+
+def train_config(recipe: Recipe, epochs: int, lr: float | None, **changes: Any) -> TrainConfig:
+    """The training settings of ``recipe``; a value that cannot be used is named."""
+    names = set(TrainConfig.__dataclass_fields__) & set(Recipe.model_fields)
+    settings = {name: getattr(recipe, name) for name in names}
+    return TrainConfig(**{**settings, "epochs": epochs, "lr": lr, **changes})
 
 
 def _data(recipe: Recipe) -> Data | None:

@@ -10,6 +10,7 @@ from torch import nn
 from prunekit.errors import UsageError
 from prunekit.graph import ChannelGraph
 from prunekit.latency import LatencyTable
+from prunekit.pipeline.folder import rounds_in
 from prunekit.profiling import HarvestPlan, harvest
 from prunekit.progress import say
 from prunekit.runtimes import runtime_for
@@ -40,18 +41,23 @@ def make_table(
     if not any(group.prunable for group in graph.groups):
         reasons = sorted({group.reason for group in graph.groups})
         raise UsageError(f"{name} has no prunable channels: {'; '.join(reasons[:3])}")
-    table = harvest(
-        module,
-        graph,
-        example,
-        target,
-        plan=plan,
-        name=name,
-        granularity=granularity,
-        journal=journal,
-        resume=resume,
-    )
-    table.save(path)
+    try:
+        table = harvest(
+            module,
+            graph,
+            example,
+            target,
+            plan=plan,
+            name=name,
+            granularity=granularity,
+            journal=journal,
+            resume=resume,
+        )
+        table.save(path)
+    except BaseException:
+        if not rounds_in(journal):
+            journal.unlink(missing_ok=True)
+        raise
     journal.unlink(missing_ok=True)
     calibration = table.calibration
     say(

@@ -221,7 +221,8 @@ def _landing(report: Report) -> _LandingChart:
         [*points, (None, None, latency.ratio, latency.ratio_ci)]
     ):
         final = number == len(points)
-        label = "final" if final else f"plan {number + 1}"
+        chosen = not final and report.landing[number].chosen
+        label = "final" if final else f"plan {number + 1}{' (chosen)' if chosen else ''}"
         asked_text = f"{asked:.1%}" if asked else "–" if final else "smallest"
         predicted_text = "–" if predicted is None else f"{predicted:.1%}"
         interval = f"[{ends[0]:.1%}, {ends[1]:.1%}]"

@@ -82,12 +82,13 @@ def to_markdown(report: Report) -> str:
         "",
     ]
     lines += _table(
-        ("asked (predicted)", "predicted", "measured"),
+        ("asked (predicted)", "predicted", "measured", "chosen"),
         [
             (
-                f"{a.asked:.1%}",
+                f"{a.asked:.1%}" if a.asked else "smallest",
                 f"{a.predicted:.1%}",
                 f"{a.ratio:.1%} [{a.ratio_ci[0]:.1%}, {a.ratio_ci[1]:.1%}]",
+                "yes" if a.chosen else "",
             )
             for a in report.landing
         ],
@@ -105,9 +106,14 @@ def to_markdown(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _cell(text: str) -> str:
+    """Text that cannot end its cell."""
+    return " ".join(text.replace("|", "\\|").split())
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [
         f"| {' | '.join(head)} |",
         f"|{'|'.join(' --- ' for _ in head)}|",
-        *(f"| {' | '.join(row)} |" for row in rows),
+        *(f"| {' | '.join(map(_cell, row))} |" for row in rows),
     ]

@@ -77,12 +77,13 @@ class AllocationPart(_Part):
 
 
 class AttemptPart(_Part):
-    """One plan of the measured loop."""
+    """One plan of the measured loop; ``asked`` is 0 for the smallest plan there is."""
 
     asked: float
     predicted: float
     ratio: float
     ratio_ci: tuple[float, float]
+    chosen: bool
 
 
 class TablePart(_Part):

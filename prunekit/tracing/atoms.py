@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 import torch
@@ -65,14 +65,17 @@ def dependencies(model: nn.Module, example: Any) -> Dependencies:
     leaving: list[Any] = []
 
     def remember(out: Any) -> Any:
-        leaving.extend(t.grad_fn for t in _tensors(out) if t.grad_fn is not None)
-        return [t for t in _tensors(out) if t.grad_fn is not None]
+        found = [t for t in tensors(out) if t.grad_fn is not None]
+        leaving.extend(t.grad_fn for t in found)
+        return found
 
     graph = torch_pruning.DependencyGraph()
     try:
         with torch.enable_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             graph.build_dependency(model, example, output_transform=remember, verbose=False)
+    except ModelError:
+        raise
     except Exception as error:
         cause = str(error).strip().splitlines()
         raise ModelError(
@@ -85,14 +88,22 @@ def dependencies(model: nn.Module, example: Any) -> Dependencies:
     return Dependencies(graph, names, outputs)
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def tensors(value: Any) -> list[Tensor]:
+    """All tensors of a model's output: any nesting of sequences, dicts and dataclasses."""
     if isinstance(value, Tensor):
         return [value]
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         value = list(value.values())
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        return [t for item in value for t in _tensors(item)]
-    return []
+    elif is_dataclass(value) and not isinstance(value, type):
+        value = list(vars(value).values())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [t for item in value for t in tensors(item)]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return []
+    raise ModelError(
+        f"the model returns a {type(value).__name__}, in which tensors cannot be followed; "
+        "return a tensor, tuple, list, dict or dataclass"
+    )
 
 
 class _UnionFind:
@@ -207,7 +218,8 @@ def _collect(
     frozen: dict[tuple[int, str, int], str],
 ) -> list[Atom]:
     atoms: dict[tuple[int, str, int], Atom] = defaultdict(Atom)
-    limits = {}
+    limits: dict[tuple[int, str], int] = {}
+    beyond: dict[int, str] = {}
     for item in list(sets.parent):
         node_number, role, position = item
         node = nodes[node_number]
@@ -219,13 +231,30 @@ def _collect(
         if key not in limits:
             limits[key] = _axis(node.module, role)
         if not 0 <= position < limits[key]:
-            atom.frozen = atom.frozen or f"its index {position} is beyond the channels of {name}"
+            beyond[id(atom)] = f"its channels do not map one to one onto those of {name}"
             continue
         atom.positions.setdefault((name, role), []).append(position)
     for item, reason in frozen.items():
         atom = atoms[sets.find(item)]
         atom.frozen = atom.frozen or reason
+    _spread(list(atoms.values()), beyond)
     return [atom for atom in atoms.values() if any(r != "in" for _, r in atom.positions)]
+
+
+def _spread(atoms: Sequence[Atom], beyond: Mapping[int, str]) -> None:
+    """Freeze, with an atom that was mapped beyond a layer's channels, all that its writers write.
+
+    A reduction over channels looks like an elementwise operator: none of its mapping is right.
+    """
+    reasons: dict[Slot, str] = {}
+    for atom in atoms:
+        if id(atom) in beyond:
+            for slot in atom.positions:
+                if slot[1] != "in":
+                    reasons.setdefault(slot, beyond[id(atom)])
+    for atom in atoms:
+        found = next((reasons[slot] for slot in atom.positions if slot in reasons), "")
+        atom.frozen = atom.frozen or found or beyond.get(id(atom), "")
 
 
 def _axis(module: nn.Module, role: str) -> int:

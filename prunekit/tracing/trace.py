@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from prunekit.errors import ModelError
 from prunekit.graph import (
@@ -36,18 +37,28 @@ def trace(model: nn.Module, example: Any, *, validate: bool = True) -> ChannelGr
     what fails is frozen with the reason in ``ChannelGroup.reason``.
     """
     example = example if isinstance(example, (tuple, dict)) else (example,)
-    working = copy.deepcopy(model).cpu().eval()
+    try:
+        working = copy.deepcopy(model).cpu().eval()
+    except Exception as error:
+        raise ModelError(
+            f"{type(model).__name__} cannot be copied: {type(error).__name__}: {error}"
+        ) from error
     example = _to_cpu(example)
     shapes = _forward_shapes(working, example)
     deps = dependencies(working, example)
     groups = _groups(find_atoms(deps), working)
     layers = _layers(working, shapes, groups, epilogues(deps))
+    inside = _inside_attention(working)
     unused = [
         name
         for name, module in working.named_modules()
-        if isinstance(module, LAYER_TYPES) and name not in shapes
+        if isinstance(module, LAYER_TYPES) and name not in shapes and name not in inside
     ]
-    notes = (f"not used in evaluation mode: {', '.join(unused)}",) if unused else ()
+    unpriced = _unpriced(working)
+    notes = (
+        *((f"not used in evaluation mode: {', '.join(unused)}",) if unused else ()),
+        *((f"its cost is not counted: {', '.join(unpriced)}",) if unpriced else ()),
+    )
     graph = ChannelGraph(
         groups=tuple(groups),
         layers=tuple(layers),
@@ -61,6 +72,27 @@ def trace(model: nn.Module, example: Any, *, validate: bool = True) -> ChannelGr
 def model_fingerprint(model: nn.Module) -> str:
     """Identity of the model's structure (state names and shapes)."""
     return fingerprint((name, tuple(t.shape)) for name, t in model.state_dict().items())
+
+
+def _inside_attention(model: nn.Module) -> set[str]:
+    """Linear layers whose weights attention reads without calling them."""
+    return {
+        f"{name}.out_proj" if name else "out_proj"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.MultiheadAttention)
+    }
+
+
+def _unpriced(model: nn.Module) -> list[str]:
+    """Modules that multiply by matrices of their own and are no layers of the graph."""
+    return [
+        f"{name or 'the model itself'} ({type(module).__name__})"
+        for name, module in model.named_modules()
+        if not isinstance(module, (*LAYER_TYPES, nn.Embedding, nn.EmbeddingBag))
+        and not hasattr(module, "parametrizations")
+        and not isinstance(module, ParametrizationList)
+        and any(p.squeeze().ndim > 1 for p in module.parameters(recurse=False))
+    ]
 
 
 def _inputs(example: Any) -> list[Tensor]:
@@ -133,9 +165,9 @@ def _groups(atoms: list[Atom], model: nn.Module) -> list[ChannelGroup]:
                 size=len(members),
                 granularity=1,
                 min_width=1,
-                prunable=not reason,
+                prunable=not reason and len(members) > 1,
                 members=parts,
-                reason=reason,
+                reason=reason or ("it is a single channel" if len(members) == 1 else ""),
             )
         )
     groups.sort(key=lambda g: (order[g.id], int(g.members[0].index.min())))
