@@ -127,9 +127,9 @@ def choose(values: list[Array], prices: list[Array], budget: float, steps: int) 
         spent.append(cells)
     left = steps
     chosen = []
-    for pick, cells in zip(reversed(picks), reversed(spent), strict=True):
-        chosen.append(int(pick[left]))
-        left -= int(cells[chosen[-1]])
+    for picked, cost in zip(reversed(picks), reversed(spent), strict=True):
+        chosen.append(int(picked[left]))
+        left -= int(cost[chosen[-1]])
     return chosen[::-1]
 
 
@@ -139,4 +139,4 @@ def _cells(excess: Array, slack: float, steps: int) -> NDArray[np.int64]:
         return np.where(excess > 0, steps + 1, 0)
     # a hair over a whole number is rounding, not a price
     cells = np.ceil(np.minimum(excess / slack, 2.0) * steps - 1e-9)
-    return np.minimum(cells, steps + 1).astype(np.int64)
+    return np.asarray(np.minimum(cells, steps + 1), dtype=np.int64)

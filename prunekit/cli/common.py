@@ -67,7 +67,10 @@ def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) 
     for row in rows:
         shown.add_row(*row)
     width = None if sys.stdout.isatty() else 140
-    Console(file=sys.stdout, width=width, highlight=False, markup=False).print(shown)
+    console = Console(file=sys.stdout, width=width, highlight=False, markup=False)
+    with console.capture() as text:  # rich itself would exit with 1 on a closed pipe
+        console.print(shown)
+    sys.stdout.write(text.get())
 
 
 def refuse_existing(path: Path, overwrite: bool, resume: bool = False) -> None:

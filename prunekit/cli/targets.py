@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import typer
 
-from prunekit.cli.common import Json, print_json, print_table
+from prunekit.cli.common import Json, Quiet, Verbose, print_json, print_table, set_verbosity
 
 
 def register(app: typer.Typer) -> None:
@@ -14,8 +14,9 @@ def register(app: typer.Typer) -> None:
     app.command("targets")(targets)
 
 
-def targets(json: Json = False) -> None:
+def targets(json: Json = False, verbose: Verbose = False, quiet: Quiet = False) -> None:
     """List runtimes and devices here; why one is unavailable."""
+    set_verbosity(verbose, quiet)
     from prunekit.registry import runtimes
     from prunekit.runtimes import Runtime
     from prunekit.target import Target

@@ -78,7 +78,7 @@ class Surface:
 def pad(width: NDArray[np.int64], block: int) -> Array:
     """Widths rounded up to whole blocks, except those below one block, which run as they are."""
     padded = np.ceil(width / block) * block
-    return np.maximum(np.where(width < block, width, padded), 1).astype(np.float64)
+    return np.asarray(np.maximum(np.where(width < block, width, padded), 1), dtype=np.float64)
 
 
 def _trend(

@@ -31,7 +31,7 @@ from prunekit.registry import allocators, criteria
 from prunekit.report import Report, to_html
 from prunekit.runs import save, save_weights
 from prunekit.scores import Scores
-from prunekit.serialize import load_json, save_json
+from prunekit.serialize import load_json, save_json, write_text
 from prunekit.sparsify import Allocation, Halp, allocate
 from prunekit.sparsify.halp import Schedule
 from prunekit.surgery import slim

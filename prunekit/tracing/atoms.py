@@ -227,6 +227,8 @@ def _collect(
         name = deps.names.get(node.module)
         if name is None or (node.type not in _LAYERS and node.type not in _PER_CHANNEL):
             continue
+        if node.type == OPTYPE.PRELU and node.module.num_parameters == 1:
+            continue  # one slope for all channels
         key = (node_number, role)
         if key not in limits:
             limits[key] = _axis(node.module, role)

@@ -1,0 +1,99 @@
+"""What all tests share: one thread, and a tiny network with a finished run on the fake target."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+FACTORY = textwrap.dedent(
+    """
+    import torch
+    from torch import nn
+
+    def tiny(num_classes=10, in_channels=1):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(in_channels, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+            nn.Conv2d(32, 32, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, num_classes),
+        )
+
+    def wide(num_classes=10):
+        return nn.Sequential(nn.Conv2d(1, 64, 5), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 10))
+
+    def medium(num_classes=10, in_channels=1):
+        return nn.Sequential(
+            nn.Conv2d(in_channels, 64, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, num_classes),
+        )
+
+    def raises():
+        raise ValueError("boom")
+
+    def five():
+        return 5
+
+    number = 3
+    """
+)
+SHAPE = ("--input", "1x1x8x8")
+ON_FAKE = (*SHAPE, "--target", "fake")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with net.py, table.json, and run/: a finished run of it with data."""
+    from prunekit.cli.main import run
+
+    home = tmp_path_factory.mktemp("made")
+    (home / "net.py").write_text(FACTORY)
+    before = Path.cwd()
+    os.chdir(home)
+    try:
+        nets = ("--nets", "4", "--rounds", "3")
+        assert run(["profile", "net.py:tiny", *ON_FAKE, *nets, "-o", "table.json", "-q"]) == 0
+        data = ("--data", "digits", "--epochs", "2", "--table", "table.json")
+        target = ("--target-latency", "65%", "-o", "run", "-q")
+        assert run(["prune", "net.py:tiny", *ON_FAKE, *data, *target]) == 0
+    finally:
+        os.chdir(before)
+    return home
+
+
+@pytest.fixture
+def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of `made` to work in and to damage; also the working directory."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+Says = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def prunekit(capsys: pytest.CaptureFixture[str]) -> Says:
+    """Run a command in this process: exit status, stdout, stderr."""
+    from prunekit.cli.main import run
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = run([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call

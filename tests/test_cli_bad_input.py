@@ -1,0 +1,619 @@
+"""Bad input: one clear line on stderr, the right exit status, and nothing left behind."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ON_FAKE, SHAPE, Says
+from PIL import Image
+
+TABLE = ("--table", "table.json")
+QUICK = (*ON_FAKE, *TABLE, "--epochs", 0, "--target-latency", "65%")
+PRUNE = ("prune", "net.py:tiny", *QUICK)
+
+Refuses = Callable[..., str]
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    skipped = ("__pycache__", ".pytest_cache")
+    return {
+        str(p.relative_to(root)): p.read_bytes() if p.is_file() else b""
+        for p in sorted(root.rglob("*"))
+        if not any(part in skipped for part in p.parts)
+    }
+
+
+@pytest.fixture
+def refuses(prunekit: Says, home: Path) -> Refuses:
+    """Run a command that must be refused before any work: its one line, nothing changed."""
+
+    def call(*arguments: object, status: int = 2, work: bool = False) -> str:
+        before = tree(home)
+        found, out, err = prunekit(*arguments)
+        assert found == status, err
+        assert out == ""
+        *progress, line = err.splitlines()
+        assert line.startswith("prunekit: ")
+        assert "Traceback" not in err
+        assert "unexpected" not in line
+        assert work or not progress, err
+        assert not any("prunekit: " in said for said in progress)
+        assert tree(home) == before
+        return line.removeprefix("prunekit: ")
+
+    return call
+
+
+# --- models
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("resnet50", "unknown model 'resnet50'; write torchvision:NAME, timm:NAME, zoo:NAME"),
+        ("torchvision:resnet51", "torchvision has no model 'resnet51'; did you mean resnet50"),
+        ("zoo:resnet21", "the zoo has no model 'resnet21'"),
+        ("timm:resnet51", "timm has no model 'resnet51'; did you mean resnet5"),
+        ("gone.py:tiny", "no file gone.py"),
+        ("net.py:huge", "net.py has no callable 'huge'"),
+        ("net.py:number", "net.py has no callable 'number'"),
+        ("net.py:raises", "net.py:raises failed: ValueError: boom"),
+        ("net.py:five", "net.py:five returned int, not a torch.nn.Module"),
+        ("no.such.package:net", "cannot import 'no.such.package'"),
+        ("broken.py:net", "broken.py fails on import: SyntaxError"),
+        ("quits.py:net", "quits.py fails on import: SystemExit"),
+        ("empty", "empty is a folder without plan.json, not a finished run"),
+    ],
+)
+def test_models(refuses: Refuses, home: Path, model: str, message: str) -> None:
+    if model.startswith("timm:"):
+        pytest.importorskip("timm", reason="timm is an extra")
+    (home / "broken.py").write_text("def net(:\n")
+    (home / "quits.py").write_text("import sys\nsys.exit(0)\n")
+    (home / "empty").mkdir()
+    assert message in refuses("inspect", model, *SHAPE)
+    assert message in refuses("prune", model, *ON_FAKE, "-o", "new")
+
+
+def test_timm_is_missing(refuses: Refuses, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    line = refuses("inspect", "timm:resnet18", *SHAPE)
+    assert line == "timm:resnet18: timm is not installed; pip install 'prunekit[timm]'"
+
+
+@pytest.mark.parametrize("shape", ["abc", "1x3xx8", "3", "0x3x8x8", "1,3,8,8", ""])
+def test_malformed_input(refuses: Refuses, shape: str) -> None:
+    message = f"cannot read input shape {shape!r}; write for example 1x3x224x224"
+    assert refuses("inspect", "net.py:tiny", "--input", shape) == message
+    assert refuses("prune", "net.py:tiny", "--input", shape, "-o", "new") == message
+
+
+def test_input_the_model_refuses(refuses: Refuses) -> None:
+    line = refuses("inspect", "net.py:wide", "--input", "1x1x9x9")
+    assert line.startswith("Sequential refuses input 1x1x9x9: RuntimeError: mat1 and mat2")
+    line = refuses("prune", "zoo:resnet20", "--input", "1x3", "--target", "fake", "-o", "new")
+    assert "refuses input 1x3" in line
+
+
+def test_nothing_to_prune(refuses: Refuses, home: Path) -> None:
+    (home / "flat.py").write_text("from torch import nn\ndef net(): return nn.Linear(8, 2)\n")
+    line = refuses("profile", "flat.py:net", "--input", "1x8", "--target", "fake", "-o", "t.json")
+    assert line.startswith("flat.py:net has no prunable channels: ")
+
+
+# --- targets and budgets
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("nothing", "unknown runtimes name 'nothing'; known: fake, onnxruntime, torch"),
+        ("fake:moon", "unknown part 'moon' in target 'fake:moon'"),
+        ("fake:cuda", "fake:cuda: runtime 'fake' runs on cpu, not cuda"),
+        ("onnxruntime:cpu:fp16", "runtime 'onnxruntime' has precision fp32 here, not fp16"),
+        ("onnxruntime:cuda", "onnxruntime:cuda is unavailable: this onnxruntime"),
+        ("", "empty target ''"),
+    ],
+)
+def test_targets(refuses: Refuses, target: str, message: str) -> None:
+    if target == "onnxruntime:cuda":
+        import onnxruntime
+
+        if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+            pytest.skip("this onnxruntime has CUDA")
+    for command in ("profile", "prune"):
+        line = refuses(command, "net.py:tiny", *SHAPE, "--target", target, "-o", "new")
+        assert message in line
+    assert message in refuses("bench", "run/model.onnx", "--target", target)
+
+
+def test_precision_that_cannot_be_exported(refuses: Refuses) -> None:
+    line = refuses("prune", "net.py:tiny", *SHAPE, "--target", "fake:fp16", "-o", "new")
+    assert line == "target fake:cpu:fp16: ONNX export has precision fp32 for now, not fp16"
+
+
+def test_gpu_without_a_gpu(refuses: Refuses) -> None:
+    from prunekit.cli.profile_ import best_gpu_target
+    from prunekit.errors import RuntimeUnavailableError
+
+    try:
+        best_gpu_target()
+    except RuntimeUnavailableError:
+        pass
+    else:
+        pytest.skip("there is a GPU runtime")
+    line = refuses("profile", "net.py:tiny", *SHAPE, "--gpu")
+    assert line.startswith("no GPU runtime here (tensorrt: ")
+    assert line.endswith("use --target onnxruntime:cpu")
+    line = refuses("profile", "net.py:tiny", *SHAPE, "--gpu", "--target", "fake")
+    assert line == "--gpu and --target exclude each other; keep one"
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ("fast", "cannot read budget 'fast'; write 50%, 12.5ms, 2x"),
+        ("0%", "budget '0%' must be above zero"),
+        ("-5%", "cannot read budget '-5%'"),
+        ("150%", "budget '150%' is above the dense cost"),
+        ("100%", "`target_latency` in the flags: '100%' is the dense latency; nothing to prune"),
+        ("0.5x", "budget '0.5x' is above the dense cost"),
+        ("12", "budget '12' has no usable unit for latency; write 50%, 12.5ms or 2x"),
+        ("macs=50%", "`target_latency` in the flags: 'macs=50%' is not a latency"),
+    ],
+)
+def test_budgets(refuses: Refuses, budget: str, message: str) -> None:
+    assert message in refuses(*PRUNE, "--target-latency", budget, "-o", "new")
+
+
+def test_below_what_is_reachable(refuses: Refuses) -> None:
+    line = refuses(*PRUNE, "--target-latency", "30%", "-o", "new", status=1, work=True)
+    assert line.startswith("30% is below what is reachable: the smallest network measures 54.")
+    assert line.endswith("; ask for 55% or more")
+    line = refuses(*PRUNE, "--target-latency", "1us", "-o", "new", status=1, work=True)
+    assert line.startswith("1us is below what is reachable")
+    training = ("--data", "digits", "--from-scratch", "--epochs", 2)
+    line = refuses(*PRUNE, *training, "--target-latency", "30%", "-o", "a/b", status=1, work=True)
+    assert line.startswith("30% is below what is reachable")
+
+
+def test_above_dense(refuses: Refuses) -> None:
+    line = refuses(*PRUNE, "--target-latency", "5ms", "-o", "new", work=True)
+    assert line.startswith("5ms is met already: the dense network takes 0.03")
+
+
+# --- tables
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_table_of_something_else(refuses: Refuses, home: Path) -> None:
+    other = "the latency table is for fake:cpu fp32, batch 1, 1 thread, not "
+    base = ("prune", "net.py:tiny", *TABLE, "--epochs", 0, "-o", "new")
+    line = refuses(*base, *SHAPE, "--target", "onnxruntime:cpu")
+    assert line.startswith(f"{other}onnxruntime:cpu fp32, batch 1, 1 thread; run `prunekit prof")
+    line = refuses(*base, *SHAPE, "--target", "fake", "--threads", 2)
+    assert line.startswith(f"{other}fake:cpu fp32, batch 1, 2 threads; ")
+    line = refuses(*base, "--input", "4x1x8x8", "--target", "fake")
+    assert line.startswith(f"{other}fake:cpu fp32, batch 4, 1 thread; ")
+    line = refuses("prune", "net.py:wide", *ON_FAKE, *TABLE, "--epochs", 0, "-o", "new")
+    assert line.startswith("no timing for layer '0' (conv 5x5 8x8->4x4")
+    assert line.endswith("run `prunekit profile` for this model and input")
+
+
+def test_table_of_another_device(
+    refuses: Refuses, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prunekit.runtimes.fake import Fake
+    from prunekit.target import Environment
+
+    there = Environment(device_name="another device", runtime_version="1")
+    monkeypatch.setattr(Fake, "environment", lambda self, target: there)
+    line = refuses(*PRUNE, "-o", "new")
+    assert line.startswith("the latency table was measured elsewhere: device name 'fake device'")
+    assert line.endswith("against 'another device' here; run `prunekit profile` on this device")
+
+
+def test_damaged_table(refuses: Refuses, home: Path) -> None:
+    table = home / "table.json"
+    whole = table.read_text()
+    commands = (("table", "show", "table.json"), (*PRUNE, "-o", "new"))
+    for text, message in (
+        (whole[:500], "table.json is truncated or not JSON"),
+        ("", "table.json is truncated or not JSON"),
+        (whole.replace('"us": ', '"us": 1', 1), "table.json was edited or damaged: its checksum"),
+        (whole.replace("latency table", "plan", 1), "table.json is not a prunekit latency table"),
+        (whole.replace('"version": 1', '"version": 99', 1), "table.json has latency table version"),
+        ("[]", "table.json is not a prunekit latency table file"),
+    ):
+        table.write_text(text)
+        for command in commands:
+            assert message in refuses(*command)
+    table.unlink()
+    for command in commands:
+        assert "cannot read latency table table.json: No such file" in refuses(*command)
+
+
+# --- run folders
+
+
+def test_damaged_plan(refuses: Refuses, home: Path) -> None:
+    plan = home / "run" / "plan.json"
+    whole = plan.read_text()
+    commands = (
+        ("export", "run", "--model", "net.py:tiny", "-o", "new.onnx"),
+        ("inspect", "run", *SHAPE),
+    )
+    for text, message in (
+        (whole[:300], "run/plan.json is truncated or not JSON"),
+        (whole.replace("net.py:tiny", "zoo:resnet20"), "run/plan.json was edited or damaged"),
+    ):
+        plan.write_text(text)
+        for command in commands:
+            assert message in refuses(*command)
+    plan.unlink()
+    assert "run is a folder without plan.json" in refuses("inspect", "run", *SHAPE)
+
+
+def test_damaged_weights(refuses: Refuses, home: Path) -> None:
+    weights = home / "run" / "model.safetensors"
+    whole = weights.read_bytes()
+    export = ("export", "run", "--model", "net.py:tiny", "-o", "new.onnx")
+    for data in (whole[:-100], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
+        weights.write_bytes(data)
+        line = refuses(*export)
+        assert line.startswith("run/model.safetensors was edited or damaged: its checksum does not")
+    weights.unlink()
+    assert "no model.safetensors in run" in refuses(*export)
+
+
+def test_dense_weights_that_do_not_fit(refuses: Refuses, home: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    (home / "cut.safetensors").write_bytes((home / "run" / "model.safetensors").read_bytes()[:99])
+    line = refuses(*PRUNE, "--weights", "cut.safetensors", "-o", "new")
+    assert line.startswith("cut.safetensors is truncated or not a safetensors file")
+    line = refuses(*PRUNE, "--weights", "run/model.safetensors", "-o", "new")
+    assert line.startswith("run/model.safetensors does not fit Sequential: 0.weight is (")
+    state = load_file(home / "run" / "model.safetensors")
+    save_file({**state, "more": torch.zeros(1)}, home / "more.safetensors")
+    line = refuses(*PRUNE, "--weights", "more.safetensors", "-o", "new")
+    assert line == "more.safetensors does not fit Sequential: it has more, which the model lacks"
+    assert refuses(*PRUNE, "--weights", "gone.safetensors", "-o", "new") == (
+        "no file gone.safetensors"
+    )
+
+
+def test_damaged_report(refuses: Refuses, home: Path) -> None:
+    report = home / "run" / "report.json"
+    whole = report.read_text()
+    for text, message in (
+        (whole[:300], "run/report.json is truncated or not JSON"),
+        (whole.replace('"met": true', '"met": false'), "run/report.json was edited or damaged"),
+    ):
+        report.write_text(text)
+        assert message in refuses("report", "run")
+        assert message in refuses("check", "--baseline", "run/report.json")
+    report.unlink()
+    assert refuses("report", "run") == "run has no report.json; is the run finished?"
+    assert "nowhere" in refuses("report", "nowhere")
+
+
+def test_damaged_onnx(refuses: Refuses, home: Path) -> None:
+    path = home / "run" / "model.onnx"
+    whole = path.read_bytes()
+    for data in (whole[: len(whole) // 2], b"", b"no model"):
+        path.write_bytes(data)
+        for target in ("fake", "onnxruntime:cpu"):
+            line = refuses("bench", "run/dense.onnx", "run", "--target", target)
+            assert "run/model.onnx" in line
+        assert "run/model.onnx" in refuses("check", "--baseline", "run/report.json")
+    path.unlink()
+    assert refuses("bench", "run", "--target", "fake") == "no artifact at run/model.onnx"
+
+
+def test_a_plan_may_not_start_code(refuses: Refuses, home: Path) -> None:
+    import prunekit as pk
+    from prunekit.errors import UsageError
+
+    (home / "net.py").write_text("raise SystemExit('code has run')\n")
+    with pytest.raises(UsageError, match="pass `model`"):
+        pk.load("run")
+    for command in (
+        ("inspect", "run", *SHAPE),
+        ("export", "run", "-o", "new.onnx"),
+        ("bench", "run", "--target", "torch:cpu"),
+    ):
+        line = refuses(*command)
+        assert line.startswith("run was made from 'net.py:tiny', which is code")
+
+
+# --- output
+
+
+def test_output_exists(refuses: Refuses, home: Path) -> None:
+    assert refuses(*PRUNE, "-o", "run") == (
+        "output folder run exists; use --overwrite, --resume or another -o"
+    )
+    profile = ("profile", "net.py:tiny", *ON_FAKE)
+    line = refuses(*profile, "-o", "table.json")
+    assert line == "output table.json exists; use --overwrite or another -o"
+    assert refuses(*profile, "-o", "run", "--overwrite") == "output run is a folder; give a file"
+    export = ("export", "run", "--model", "net.py:tiny")
+    assert refuses(*export) == "output run/model.onnx exists; use --overwrite or another -o"
+
+
+def test_overwrite_removes_nothing_but_runs(refuses: Refuses, home: Path) -> None:
+    (home / "mine").mkdir()
+    (home / "mine" / "thesis.tex").write_text("years")
+    line = refuses(*PRUNE, "-o", "mine", "--overwrite")
+    assert line == "mine is not a prunekit run (config.toml is missing); give another -o"
+    (home / "mine" / "config.toml").write_text('title = "my site"\n')
+    assert "mine/config.toml" in refuses(*PRUNE, "-o", "mine", "--overwrite")
+    (home / "mine" / "config.toml").write_bytes((home / "run" / "config.toml").read_bytes())
+    line = refuses(*PRUNE, "-o", "mine", "--overwrite")
+    assert line == (
+        "mine holds more than a prunekit run (thesis.tex), which --overwrite would remove; "
+        "give another -o"
+    )
+
+
+def test_overwrite_of_what_is_needed(refuses: Refuses, home: Path) -> None:
+    (home / "run" / "table.json").write_bytes((home / "table.json").read_bytes())
+    again = ("prune", "net.py:tiny", *ON_FAKE, "--epochs", 0, "-o", "run", "--overwrite")
+    line = refuses(*again, "--table", "run/table.json")
+    assert line == "`table` run/table.json lies in run, which --overwrite removes; give another -o"
+
+
+def test_output_is_a_file(refuses: Refuses, home: Path) -> None:
+    (home / "file").write_text("")
+    assert refuses(*PRUNE, "-o", "file") == "output file is a file; give a folder"
+    line = refuses(*PRUNE, "-o", "file/run")
+    assert line.startswith("cannot make folder file/run: ")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_output_is_not_writable(refuses: Refuses, home: Path) -> None:
+    (home / "locked").mkdir(mode=0o500)
+    assert refuses(*PRUNE, "-o", "locked/run").startswith("cannot make folder locked/run: ")
+
+
+def test_resume_with_other_settings(refuses: Refuses, home: Path) -> None:
+    run = json.loads((home / "run" / "report.json").read_text())["recipe"]
+    flags = [
+        part
+        for key, value in run.items()
+        if value not in (True, False)
+        for part in ("--" + key.replace("_", "-"), value)
+        if key != "model"
+    ]
+    base = ("prune", "net.py:tiny", *flags, "-o", "run", "--resume")
+    assert refuses(*base, "--seed", 5) == (
+        "cannot resume run: `seed` is 5 now and was 0; use the same settings"
+    )
+    assert "`lr` is 0.5 now and was None" in refuses(*base, "--lr", 0.5)
+    line = refuses(*base, "--overwrite")
+    assert line == "--overwrite and --resume exclude each other; keep one"
+
+
+def test_resume_of_a_finished_run_changes_nothing(prunekit: Says, home: Path) -> None:
+    before = tree(home)
+    status, out, err = prunekit("prune", "--config", "run/config.toml", "-o", "run", "--resume")
+    assert status == 0
+    assert "run is finished already" in err
+    assert "target 65% met" in out
+    assert tree(home) == before
+
+
+# --- data
+
+
+def images(root: Path, classes: tuple[str, ...] = ("cat", "dog"), count: int = 4) -> Path:
+    rng = np.random.default_rng(0)
+    for name in classes:
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            pixels = rng.integers(0, 255, (8, 8)).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{index}.png")
+    return root
+
+
+def test_data(refuses: Refuses, home: Path) -> None:
+    def line(data: str) -> str:
+        return refuses(*PRUNE, "--data", data, "-q", "-o", "new")
+
+    assert "gone" in line("imagefolder:gone")
+    images(home / "one", ("cat",))
+    assert line("imagefolder:one") == ("only one class folder in one: cat; at least two are needed")
+    images(home / "none")
+    for path in (home / "none" / "dog").iterdir():
+        path.unlink()
+    assert line("imagefolder:none").startswith("no images in class folder none/dog")
+    (home / "bare").mkdir()
+    assert line("imagefolder:bare").startswith("no class folders in bare")
+    broken = images(home / "broken") / "dog" / "2.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    assert line("imagefolder:broken").startswith("cannot read image broken/dog/2.png")
+    assert line("imagefolder:").startswith("data 'imagefolder:' lacks its folder")
+    assert line("pictures").startswith("unknown data 'pictures'; known: digits, imagefolder:PATH")
+    assert line("net.py:raises").startswith("data factory net.py:raises failed: ValueError: boom")
+    assert "cifar10" in line("cifar10:bare").lower()
+
+
+def test_nan_loss(refuses: Refuses) -> None:
+    training = ("--data", "digits", "--epochs", 2, "--lr", 1e9, "--warmup-epochs", 0)
+    line = refuses(*PRUNE, *training, "--from-scratch", "-o", "new", work=True)
+    assert line.startswith("the loss became ")
+    assert "in epoch 1 at step" in line
+    assert line.endswith("lower `lr`, lengthen `warmup_epochs` or set `clip_norm`")
+
+
+def test_nan_weights(refuses: Refuses, home: Path) -> None:
+    (home / "nan.py").write_text(
+        "import net, torch\n"
+        "def tiny(): m = net.tiny(); torch.nn.init.constant_(m[3].weight, float('nan')); return m\n"
+    )
+    sys.path.insert(0, str(home))
+    try:
+        line = refuses("prune", "nan.py:tiny", *QUICK, "-o", "new", work=True)
+    finally:
+        sys.path.remove(str(home))
+        del sys.modules["net"]
+    assert "nan" in line.lower()
+
+
+# --- a disk without room
+
+
+def test_disk_without_room(home: Path) -> None:
+    code = (
+        "import resource, sys\n"
+        "from prunekit.cli.main import run\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
+        "sys.exit(run(sys.argv[1:]))"
+    )
+    for command in (
+        (*PRUNE, "-q", "-o", "new"),
+        ("export", "net.py:tiny", *SHAPE, "-q", "-o", "new.onnx"),
+        ("profile", "net.py:tiny", *ON_FAKE, "--nets", 4, "-q", "-o", "new.json"),
+    ):
+        before = tree(home)
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, command)],
+            capture_output=True,
+            text=True,
+            cwd=home,
+            timeout=120,
+        )
+        assert done.returncode == 2, done.stderr
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("prunekit: cannot write ")
+        assert line.endswith("File too large")
+        assert tree(home) == before
+
+
+def test_room_ends_while_training(
+    prunekit: Says, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+
+    from prunekit.train import checkpoint
+
+    calls = []
+    write = checkpoint.write_bytes
+
+    def full(path: Path, data: bytes) -> None:
+        calls.append(path)
+        if len(calls) == 2:
+            from prunekit.serialize import replacing
+
+            with replacing(path):
+                raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(checkpoint, "write_bytes", full)
+    training = ("--data", "digits", "--epochs", 0, "--from-scratch", "--dense-epochs", 2)
+    status, _, err = prunekit(*PRUNE, *training, "-o", "new")
+    assert status == 2
+    assert err.splitlines()[-1] == (
+        "prunekit: cannot write new/work/dense-training/checkpoint.safetensors: No space left on "
+        "device; finished epochs are in new: same command with --resume"
+    )
+    assert not list(home.rglob(".checkpoint*"))
+    status, _, err = prunekit(*PRUNE, *training, "-o", "new", "--resume")
+    assert status == 0
+    assert len(calls) == 3  # the first epoch was not trained again
+
+
+# --- flags
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--criterion", "beauty"), "unknown criteria name 'beauty'; known: magnitude, taylor"),
+        (("--solver", "magic"), "unknown allocators name 'magic'; known: joint, knapsack"),
+        (("--method", "magic"), "`method` in the flags: Input should be 'oneshot' or 'halp'"),
+        (("--method", "halp"), "--method halp needs data; add --data"),
+        (("--criterion", "taylor"), "--criterion taylor needs data; add --data"),
+        (("--from-scratch",), "--from-scratch needs data; add --data"),
+        (("--distill", "0.5"), "--distill needs data; add --data"),
+        (("--dense-epochs", "3"), "--dense-epochs is for --from-scratch"),
+        (("--from-scratch", "--pretrained"), "--from-scratch and --pretrained exclude each other"),
+        (("--pretrained", "--weights", "w"), "--pretrained and --weights exclude each other"),
+        (("--pretrained",), "`--pretrained` is for torchvision and timm models"),
+        (("--data", "digits", "--method", "halp", "--epochs", "1"), "give --epochs 2 or more"),
+        (("--epochs", "-1"), "`epochs` in the flags: Input should be greater than or equal to 0"),
+        (("--epochs", "many"), "Invalid value for '--epochs'"),
+        (("--batch-size", "1"), "`batch_size` in the flags: Input should be greater than"),
+        (("--momentum", "2"), "`momentum` must be a number at least 0 and below 1, not 2.0"),
+        (("--lr", "inf"), "`lr` must be a number above 0, not inf"),
+        (("--mixed-precision", "fp16", "--device", "cpu"), "`mixed_precision` fp16 needs a GPU"),
+        (("--threads", "0"), "`threads` in the flags: Input should be greater than or equal to 1"),
+        (("--profile-nets", "2"), "`profile_nets` in the flags: Input should be greater than or"),
+        (("--color", "red"), "No such option: --color"),
+        (("--overwrite", "--resume"), "--overwrite and --resume exclude each other; keep one"),
+        (("--config", "gone.toml"), "cannot read gone.toml: No such file or directory"),
+        (("--config", "net.py"), "net.py is not valid TOML"),
+        (("--config", "odd.toml"), "`colour` in odd.toml or the flags: Extra inputs are not"),
+    ],
+)
+def test_flags(refuses: Refuses, home: Path, flags: tuple[str, ...], message: str) -> None:
+    (home / "odd.toml").write_text('colour = "red"\n')
+    assert message in refuses(*PRUNE, *flags, "-o", "new")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("fly", "No such command 'fly'; see prunekit --help"),
+        ("prune -o new", "no model given; name one, such as zoo:resnet20_w32"),
+        ("inspect", "Missing argument 'MODEL'; see prunekit inspect --help"),
+        ("profile net.py:tiny --nets 2", "Invalid value for '--nets': "),
+        ("table show", "Missing argument 'TABLE'; see prunekit table show --help"),
+        ("export run --format tensorrt", "unknown format 'tensorrt'; this version exports onnx"),
+        ("export net.py:tiny", "the input shape is not known; give --input"),
+        ("bench", "Missing argument 'A [B ...]'"),
+        ("bench gone.onnx", "no artifact at gone.onnx"),
+        ("bench net.py", "net.py: unknown artifact type; known: .onnx"),
+        ("bench .", ". is a folder without plan.json, not a finished run"),
+        ("check", "check needs --baseline FILE, an artifact or a report.json"),
+        ("check --baseline run/model.onnx", "check against an artifact needs the ARTIFACT"),
+        ("check --baseline gone.json", "cannot read report gone.json: No such file"),
+        ("check --baseline run/report.json --threads 2", "--threads does not go with a report"),
+        ("check x.onnx --baseline run/model.onnx", "no artifact at x.onnx"),
+    ],
+)
+def test_commands(refuses: Refuses, command: str, message: str) -> None:
+    assert message in refuses(*command.split())
+
+
+def test_errors_as_json(prunekit: Says, home: Path) -> None:
+    status, out, err = prunekit("inspect", "zoo:nothing", *SHAPE, "--json")
+    assert status == 2
+    failure = json.loads(out)
+    assert failure["exit_code"] == 2
+    assert err == f"prunekit: {failure['error']}\n"
+
+
+def test_a_bug_is_no_answer(prunekit: Says, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prunekit.latency import LatencyTable
+
+    def broken(path: Path) -> None:
+        raise KeyError("lost")
+
+    monkeypatch.setattr(LatencyTable, "load", broken)
+    status, _, err = prunekit("table", "show", "table.json")
+    assert status == 2
+    assert err.startswith("prunekit: unexpected KeyError at test_cli_bad_input.py:")
+    assert err.count("\n") == 1
