@@ -71,7 +71,7 @@ def machine(monkeypatch):
         made = Machine(**facts)
         monkeypatch.setitem(runtimes._loaded, "machine", lambda: made)
         monkeypatch.setattr(racing.time, "perf_counter", lambda: made.now)
-        monkeypatch.setattr(racing, "_switch_counter", lambda _threads: lambda: 0)
+        monkeypatch.setattr(racing, "switch_counter", lambda _threads: lambda: 0)
         return made
 
     return make
@@ -170,18 +170,18 @@ def test_interrupted_samples_are_dropped_while_enough_remain(machine, monkeypatc
 
         return read
 
-    monkeypatch.setattr(racing, "_switch_counter", every_fourth)
+    monkeypatch.setattr(racing, "switch_counter", every_fourth)
     result = bench([ms(2), ms(2)], "machine", max_seconds=1)
     dropped, kept = result.measurements[0].dropped, len(result.samples_ms[0])
     assert 0.1 < dropped / (dropped + kept) < 0.4
-    monkeypatch.setattr(racing, "_switch_counter", lambda _threads: lambda: next(count))
+    monkeypatch.setattr(racing, "switch_counter", lambda _threads: lambda: next(count))
     result = bench([ms(2), ms(2)], "machine", max_seconds=1)
     assert result.measurements[0].dropped == 0
 
 
-def test_real_switch_counter_never_falls():
+def test_realswitch_counter_never_falls():
     for threads in (1, 2):
-        counter = racing._switch_counter(threads)
+        counter = racing.switch_counter(threads)
         assert 0 <= counter() <= counter()
 
 

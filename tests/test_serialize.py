@@ -75,11 +75,15 @@ def test_numbers_that_are_none_are_not_written(tmp_path, value):
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, error):
     path = tmp_path / "file.txt"
     write_text(path, "old")
-    with pytest.raises(BaseException) as caught, replacing(path) as temporary:
-        temporary.write_text("half of the n")
-        assert temporary.parent == tmp_path
-        raise error
-    assert not isinstance(caught.value, FileError)
+
+    def write():
+        with replacing(path) as temporary:
+            temporary.write_text("half of the n")
+            assert temporary.parent == tmp_path
+            raise error
+
+    with pytest.raises((KeyboardInterrupt, ValueError, SystemExit)):
+        write()
     assert path.read_text() == "old"
     assert listing(tmp_path) == ["file.txt"]
 
@@ -195,7 +199,7 @@ def test_a_valid_checksum_on_invalid_content_is_still_refused(tmp_path):
 def test_checksums_of_files(tmp_path):
     (tmp_path / "x").write_bytes(b"abc")
     assert sha256_file(tmp_path / "x").startswith("ba7816bf8f01cfea")
-    with pytest.raises(FileError, match="cannot read .*missing: No such file"):
+    with pytest.raises(FileError, match=r"cannot read .*missing: No such file"):
         sha256_file(tmp_path / "missing")
     assert read_object(write_and_return(tmp_path / "o.json", '{"a": 1}'), "object") == {"a": 1}
 

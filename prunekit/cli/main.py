@@ -79,7 +79,7 @@ def run(arguments: list[str]) -> int:
         return fail(f"{error.format_message().rstrip('.')}; see {command} --help", 2)
     except (KeyboardInterrupt, typer.Abort):
         return fail("interrupted; nothing was written", 130)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # typer exits where a pipe is closed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:

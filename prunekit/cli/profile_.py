@@ -67,7 +67,7 @@ def profile(
 
     if gpu and target is not None:
         raise UsageError("--gpu and --target exclude each other; keep one")
-    wanted = best_gpu_target() if gpu else target or "onnxruntime:cpu"
+    wanted = best_gpu_target() if gpu else "onnxruntime:cpu" if target is None else target
     recipe = make_recipe(
         {"model": model, "input": input, "target": wanted, "threads": threads, "seed": seed}
     )

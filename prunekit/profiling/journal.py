@@ -32,12 +32,11 @@ class Journal:
         if not rows:
             return []
         if rows[0] != self.head:
-            changed = sorted(
-                key for key in {*rows[0], *self.head} if rows[0].get(key) != self.head.get(key)
-            )
+            changed = (k for k in {**self.head, **rows[0]} if rows[0].get(k) != self.head.get(k))
+            key = next(changed)
             raise TableError(
-                f"journal {self.path} is of another profile ({', '.join(changed)} differ); "
-                "remove it or profile without --resume"
+                f"journal {self.path} is of another profile: `{key}` was {rows[0].get(key)} and is "
+                f"{self.head.get(key)} now; remove it or profile without --resume"
             )
         self._rewrite(rows)
         return rows[1:]

@@ -58,7 +58,15 @@ class Dependencies:
 
 
 def dependencies(model: nn.Module, example: Any) -> Dependencies:
-    """Run torch-pruning's tracer on ``model`` (in place: gives every parameter a gradient)."""
+    """Run torch-pruning's tracer on ``model``, a copy that is not needed any more.
+
+    Every parameter gets a gradient. A PReLU with one slope for all channels becomes a LeakyReLU:
+    the tracer takes its single parameter for a single channel.
+    """
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.PReLU) and child.num_parameters == 1:
+                setattr(module, name, nn.LeakyReLU(float(child.weight.detach())))
     for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.requires_grad_(True)
@@ -227,8 +235,6 @@ def _collect(
         name = deps.names.get(node.module)
         if name is None or (node.type not in _LAYERS and node.type not in _PER_CHANNEL):
             continue
-        if node.type == OPTYPE.PRELU and node.module.num_parameters == 1:
-            continue  # one slope for all channels
         key = (node_number, role)
         if key not in limits:
             limits[key] = _axis(node.module, role)

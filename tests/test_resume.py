@@ -1,0 +1,207 @@
+"""Interrupted and taken up again: at most a round or an epoch is lost, and nothing half-written."""
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ON_FAKE, Says
+
+SLOW = """
+import sys, time
+import {module} as found
+inner = found.{name}
+def slowly(*a, **k):
+    done = inner(*a, **k)
+    time.sleep({seconds})
+    return done
+found.{name} = slowly
+from prunekit.cli.main import main
+main()
+"""
+"""The program, made slow after every round or epoch, so that there is time to interrupt it."""
+ROUNDS = {"module": "prunekit.profiling.measuring", "name": "_round", "seconds": 0.5}
+EPOCHS = {"module": "prunekit.train.loop", "name": "_epoch", "seconds": 0.5}
+
+PROFILE = ("profile", "net.py:tiny", *ON_FAKE, "--nets", 4, "--rounds", 8, "-o", "new.json")
+TRAIN = (
+    *("prune", "net.py:tiny", *ON_FAKE, "--table", "table.json", "--target-latency", "65%"),
+    *("--data", "digits", "--batch-size", 256, "--seed", 1, "--method", "oneshot"),
+    *("--from-scratch", "--dense-epochs", 6, "--epochs", 2),
+)
+
+
+def interrupted(
+    home: Path, slow: dict[str, object], command: tuple[object, ...], when: Callable[[], bool]
+) -> str:
+    """Run ``command`` in a process, send SIGINT once ``when`` holds; gives stderr."""
+    code = SLOW.format(**slow)
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, command)],
+        cwd=home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        deadline = time.monotonic() + 90
+        while not when() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert out == ""
+    assert "Traceback" not in err
+    return err
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.is_file() else []
+
+
+def half_written(home: Path) -> list[Path]:
+    return [p for p in home.rglob(".*") if p.name not in (".pytest_cache",)]
+
+
+def test_profile(prunekit: Says, home: Path) -> None:
+    journal = home / "new.json.journal.jsonl"
+    err = interrupted(home, ROUNDS, PROFILE, lambda: len(lines(journal)) >= 4)
+    assert err.splitlines()[-1] == (
+        "prunekit: interrupted; the finished rounds are in new.json.journal.jsonl: same command "
+        "with --resume"
+    )
+    kept = lines(journal)
+    assert not (home / "new.json").exists()
+    assert not half_written(home)
+
+    status, _, err = prunekit(*PROFILE, "--resume", "--seed", 4)
+    assert status == 2
+    assert "is of another profile: `seed` was 0 and is 4 now; " in err
+    assert lines(journal) == kept
+
+    with journal.open("a") as file:  # as a kill in the middle of a write leaves it
+        file.write(kept[-1][:50])
+    status, out, err = prunekit(*PROFILE, "--resume", "--json")
+    assert status == 0
+    assert f"profile: {len(kept) - 1} of 8 rounds taken from new.json.journal.jsonl" in err
+    assert json.loads(out)["rounds"] == 8
+    assert not journal.exists()
+    table = (home / "new.json").read_bytes()
+    assert prunekit(*PROFILE, "--resume")[0] == 0  # finished: nothing to do
+    assert (home / "new.json").read_bytes() == table
+    assert not half_written(home)
+
+
+def test_profile_of_prune(prunekit: Says, home: Path) -> None:
+    command = (
+        *("prune", "net.py:tiny", *ON_FAKE, "--epochs", 0, "--profile-nets", 4),
+        *("--target-latency", "65%", "-o", "new"),
+    )
+    journal = home / "new" / "work" / "profile.jsonl"
+    err = interrupted(home, ROUNDS, command, lambda: len(lines(journal)) >= 3)
+    assert err.splitlines()[-1] == (
+        "prunekit: interrupted; finished rounds and epochs are in new: same command with --resume"
+    )
+    kept = len(lines(journal)) - 1
+    status, _, err = prunekit(*command)
+    assert status == 2
+    assert "output folder new exists" in err
+    status, _, err = prunekit(*command, "--resume")
+    assert status == 0
+    assert f"{kept} of 6 rounds taken from" in err
+    assert not half_written(home)
+
+
+def test_before_anything_is_finished(home: Path) -> None:
+    before = sorted(home.rglob("*"))
+    for command, made in (
+        ((*PROFILE,), home / "new.json.journal.jsonl"),
+        ((*TRAIN, "-o", "new"), home / "new" / "config.toml"),
+    ):
+        err = interrupted(home, {**ROUNDS, "seconds": 30}, command, made.exists)
+        assert err.splitlines()[-1].endswith("nothing is kept")
+        assert sorted(p for p in home.rglob("*") if "__pycache__" not in p.parts) == [
+            p for p in before if "__pycache__" not in p.parts
+        ]
+
+
+@pytest.mark.parametrize("stage", ["dense-training", "fine-tuning"])
+def test_training_ends_in_the_same_weights(
+    prunekit: Says, home: Path, made: Path, stage: str
+) -> None:
+    checkpoint = home / "new" / "work" / stage / "checkpoint.safetensors"
+    err = interrupted(home, EPOCHS, (*TRAIN, "-o", "new"), checkpoint.is_file)
+    assert err.splitlines()[-1].startswith("prunekit: interrupted; finished rounds and epochs are")
+    assert not (home / "new" / "report.json").exists()
+    assert not half_written(home)
+    before = [json.loads(line) for line in lines(home / "new" / "log.jsonl")]
+    assert 0 < len(before) < 8
+    name = stage.replace("-", " ")
+    done = sum(row["stage"] == name for row in before)
+
+    status, _, err = prunekit(*TRAIN, "-o", "new", "--resume", "--seed", 2)
+    assert status == 2
+    assert "cannot resume new: `seed` is 2 now and was 1" in err
+
+    status, _, err = prunekit(*TRAIN, "-o", "new", "--resume")
+    assert status == 0, err
+    rows = [json.loads(line) for line in lines(home / "new" / "log.jsonl")]
+    assert rows[: len(before)] == before
+    # an epoch may be in the checkpoint and not yet in the log when the signal comes
+    epochs = [row["epoch"] for row in rows if row["stage"] == name]
+    assert set(range(1, done + 1)) <= set(epochs)
+    assert len(epochs) == len(set(epochs))
+    assert not (home / "new" / "work").exists()
+    assert not half_written(home)
+
+    whole = uninterrupted(prunekit, made)
+    for weights in ("dense.safetensors", "model.safetensors"):
+        assert digest(home / "new" / weights) == digest(whole / weights)
+
+
+def uninterrupted(prunekit: Says, made: Path) -> Path:
+    """The same command, never interrupted; kept for the other tests."""
+    whole = made / "whole"
+    if not whole.exists():
+        status, _, err = prunekit(*TRAIN, "-o", whole)
+        assert status == 0, err
+    return whole
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_resume_of_nothing_starts(prunekit: Says, home: Path) -> None:
+    command = ("prune", "net.py:tiny", *ON_FAKE, "--table", "table.json", "--epochs", 0)
+    assert prunekit(*command, "--target-latency", "65%", "-o", "new", "--resume")[0] == 0
+
+
+def test_damaged_checkpoint(prunekit: Says, home: Path) -> None:
+    checkpoint = home / "new" / "work" / "dense-training" / "checkpoint.safetensors"
+    interrupted(home, EPOCHS, (*TRAIN, "-o", "new"), checkpoint.is_file)
+    data = checkpoint.read_bytes()
+    for damaged in (data[:-50], data[:-1] + bytes([data[-1] ^ 1])):
+        checkpoint.write_bytes(damaged)
+        status, _, err = prunekit(*TRAIN, "-o", "new", "--resume")
+        assert status == 2
+        last = err.splitlines()[-1]
+        assert last.startswith(f"prunekit: checkpoint {checkpoint.relative_to(home)} is damaged")
+        assert "remove it to start from the beginning" in last
+        assert checkpoint.read_bytes() == damaged
+
+
+def test_files_of_a_killed_process_are_swept(prunekit: Says, home: Path) -> None:
+    command = ("prune", "net.py:tiny", *ON_FAKE, "--table", "table.json", "--epochs", 0)
+    target = ("--target-latency", "65%", "-o", "run")
+    run = home / "run"
+    (run / "report.json").unlink()
+    assert prunekit(*command, *target, "--overwrite")[0] == 0
+    (run / "report.json").unlink()
+    (run / ".model.onnx.ab12_xyz").write_bytes(b"half")
+    assert prunekit(*command, *target, "--resume")[0] == 0
+    assert not half_written(run)
