@@ -49,7 +49,7 @@ def test_a_name_is_registered_once(monkeypatch):
 def test_two_packages_with_one_name_are_an_error(monkeypatch):
     plugins = pretend(monkeypatch, ("same", "a:A"), ("other", "c:C"), ("same", "b:B"))
     for ask in (plugins.names, lambda: plugins.get("other")):
-        with pytest.raises(UsageError, match="two installed packages register .* name 'same'"):
+        with pytest.raises(UsageError, match=r"two installed packages register .* name 'same'"):
             ask()
 
 

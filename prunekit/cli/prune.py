@@ -113,13 +113,16 @@ def prune(
     from prunekit.errors import FileError, InterruptedRunError
     from prunekit.pipeline.folder import RECIPE, check_folder
     from prunekit.pipeline.prune import prune as run_pipeline
+    from prunekit.pipeline.ranks import from_main, rank
     from prunekit.pipeline.recipe import Recipe, make_recipe
     from prunekit.pipeline.setup import set_up
     from prunekit.report.markdown import summary_rows, verdict
 
     flags = {name: context.params.get(name) for name in Recipe.model_fields}
     recipe = make_recipe(flags, config)
-    check_folder(output, recipe, overwrite=overwrite, resume=resume)
+    if rank() > 0:
+        set_verbosity(verbose=False, quiet=True)
+    from_main(lambda: check_folder(output, recipe, overwrite=overwrite, resume=resume))
     try:
         job = set_up(recipe)
         report = run_pipeline(job, output, overwrite=overwrite, resume=resume)
@@ -135,7 +138,9 @@ def prune(
         raise FileError(
             f"{error}; finished epochs are in {output}: same command with --resume"
         ) from error
-    if json:
+    if rank() > 0:  # one of several processes speaks
+        pass
+    elif json:
         print_json(report.model_dump(mode="json"))
     else:
         print_table(

@@ -182,6 +182,7 @@ def _check_shapes(model: ModelProto) -> None:
             weight = shapes[node.input[1]]
             groups = _attribute(node, "group", 1)
             fits = shape[1:2] == (int(weight[1]) * groups,) and not int(weight[0]) % groups
+            fits = fits and all(shapes[name] == weight[:1] for name in node.input[2:] if name)
         elif node.op_type == "BatchNormalization":
             fits = all(shapes[name] == shape[1:2] for name in node.input[1:])
         elif node.op_type == "PRelu":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from prunekit.exporting import export, live_artifact, narrow_onnx
 from prunekit.latency import LatencyTable
 from prunekit.pipeline.folder import JOURNAL, TABLE, RunFolder, open_folder
 from prunekit.pipeline.landing import Landing, land
+from prunekit.pipeline.ranks import from_main, rank
 from prunekit.pipeline.reporting import make_report, onnx_accuracy
 from prunekit.pipeline.setup import Job, train_config
 from prunekit.pipeline.tables import load_table, make_table
@@ -65,11 +67,16 @@ def prune(job: Job, output: Path, *, overwrite: bool = False, resume: bool = Fal
     criterion: Criterion = criteria.get(recipe.resolved_criterion())()
     solver: Allocator = allocators.get(recipe.solver)()
     table = None if recipe.table is None else load_table(recipe.table, job.graph, job.target)
-    with open_folder(output, recipe, overwrite=overwrite, resume=resume) as folder:
-        if folder.finished:
+    opened = (
+        open_folder(output, recipe, overwrite=overwrite, resume=resume)
+        if rank() == 0
+        else nullcontext(RunFolder(output))
+    )
+    with opened as folder:
+        if from_main(lambda: folder.finished):
             say(f"{output} is finished already")
             return Report.load(folder.report)
-        folder.work.mkdir(exist_ok=True)
+        from_main(lambda: folder.work.mkdir(exist_ok=True))
         return _Pipeline(job, folder, criterion, solver, table, resume).run()
 
 
@@ -88,21 +95,35 @@ class _Pipeline:
         self.criterion, self.solver, self.given_table = criterion, solver, table
         self.trained = Trained()
         self.teacher: nn.Module | None = None
+        self._dense: Artifact | None = None
 
     def run(self) -> Report:
-        """All stages in order; what can be known before training is known before it."""
-        table = self.table()
-        dense = self.export_dense()
+        """All stages in order; what can be known before training is known before it.
+
+        With several processes rank 0 measures, chooses and writes, and all train.
+        """
         budget = Budget.parse(self.recipe.target_latency)
-        target_ratio = self.target_ratio(budget, dense)
-        self.check_reachable(table, dense, budget, target_ratio)
+        table, target_ratio = from_main(lambda: self.prepare(budget))
         if self.recipe.from_scratch:
             self.train_dense()
-            dense = self.export_dense()
         self.teacher = copy.deepcopy(self.job.module) if self.recipe.distill else None
-        landing = self.choose(table, dense, budget, target_ratio)
+        halp = self.iterate(table, target_ratio) if self.iterative else None
+        landing = from_main(lambda: self.choose(halp, table, budget, target_ratio))
         small = self.fine_tune(slim(self.job.module, landing.allocation.plan))
-        return self.finish(small, landing, table, dense, budget, target_ratio)
+        return from_main(lambda: self.finish(small, landing, table, budget, target_ratio))
+
+    def prepare(self, budget: Budget) -> tuple[LatencyTable, float]:
+        """The table, the target as a share of the dense latency, and that it can be reached."""
+        table = self.table()
+        self.export_dense()
+        target = self.target_ratio(budget)
+        self.check_reachable(table, budget, target)
+        return table, target
+
+    @property
+    def iterative(self) -> bool:
+        """Whether channels are pruned while training goes on."""
+        return self.recipe.resolved_method() == "halp"
 
     # --- training -----------------------------------------------------------------------------
 
@@ -130,7 +151,12 @@ class _Pipeline:
         epochs = self.recipe.dense_epochs or max(1, self.recipe.epochs)
         config = self.config(epochs, self.recipe.lr, distill=0.0)
         self.trained.dense = self.fit(self.job.module, "dense-training", config)
-        save_weights(self.job.module, self.folder.path / "dense.safetensors")
+
+        def keep() -> None:
+            save_weights(self.job.module, self.folder.path / "dense.safetensors")
+            self.export_dense()
+
+        from_main(keep)
 
     @property
     def fine_tune_lr(self) -> float:
@@ -140,7 +166,7 @@ class _Pipeline:
     @property
     def pruning_epochs(self) -> int:
         """Epochs in which ``halp`` prunes: a third of all, at least one."""
-        return max(1, self.recipe.epochs // 3) if self.recipe.resolved_method() == "halp" else 0
+        return max(1, self.recipe.epochs // 3) if self.iterative else 0
 
     def fine_tune(self, small: nn.Module) -> nn.Module:
         """Train the slim network for the epochs that are left."""
@@ -177,14 +203,21 @@ class _Pipeline:
             resume=self.resume,
         )
 
-    def export_dense(self) -> Artifact:
+    @property
+    def dense(self) -> Artifact:
+        """The dense network as it is timed (on rank 0)."""
+        if self._dense is None:
+            raise UsageError("the dense network is exported on rank 0 only")
+        return self._dense
+
+    def export_dense(self) -> None:
         """``dense.onnx``, the reference every ratio is taken against."""
         artifact = export(
             self.job.module,
             self.job.example,
             self.folder.path / "dense.onnx",
         )
-        return self.timed_form(self.job.module, artifact)
+        self._dense = self.timed_form(self.job.module, artifact)
 
     def timed_form(self, module: nn.Module, onnx: Artifact) -> Artifact:
         """The ONNX file, or the live module for runtimes that run those."""
@@ -192,33 +225,35 @@ class _Pipeline:
             return live_artifact(module, self.job.example)
         return onnx
 
-    def measure(self, dense: Artifact, plan: ChannelPlan) -> BenchResult:
+    def measure(self, plan: ChannelPlan) -> BenchResult:
         """The dense network and ``plan``'s, weights untrained, timed against each other."""
         path = self.folder.work / "candidate.onnx"
         if self.job.runtime.artifact_format == "module":
             candidate = live_artifact(slim(self.job.module, plan), self.job.example)
         else:
-            narrow = narrow_onnx(dense, plan, path)
+            narrow = narrow_onnx(self.dense, plan, path)
             candidate = narrow or export(slim(self.job.module, plan), self.job.example, path)
-        return self.time(dense, candidate, LANDING_SECONDS)
+        return self.time(candidate, LANDING_SECONDS)
 
-    def time(self, dense: Artifact, other: Artifact, seconds: float) -> BenchResult:
-        """Interleaved paired timing."""
-        return bench([dense, other], self.job.target, max_seconds=seconds, precision_goal=0.005)
+    def time(self, other: Artifact, seconds: float) -> BenchResult:
+        """The dense network and ``other``, timed interleaved."""
+        return bench(
+            [self.dense, other], self.job.target, max_seconds=seconds, precision_goal=0.005
+        )
 
-    def final_time(self, dense: Artifact, pruned: Artifact, target: float) -> BenchResult:
+    def final_time(self, pruned: Artifact, target: float) -> BenchResult:
         """What the report says; measured longer when the interval leaves the answer open."""
-        found = self.time(dense, pruned, FINAL_SECONDS)
+        found = self.time(pruned, FINAL_SECONDS)
         if found.ratio_ci[0] <= target <= found.ratio_ci[1]:
             say("the interval spans the target; measuring longer")
-            found = self.time(dense, pruned, 3 * FINAL_SECONDS)
+            found = self.time(pruned, 3 * FINAL_SECONDS)
         return found
 
-    def target_ratio(self, budget: Budget, dense: Artifact) -> float:
+    def target_ratio(self, budget: Budget) -> float:
         """The budget as a share of the dense latency; absolute ones need the dense time."""
         if budget.relative:
             return budget.value
-        measured = bench([dense], self.job.target, max_seconds=LANDING_SECONDS).measurements[0]
+        measured = bench([self.dense], self.job.target, max_seconds=LANDING_SECONDS).measurements[0]
         ratio = budget.limit(measured.median_ms) / measured.median_ms
         if ratio >= 1:
             raise UsageError(
@@ -226,14 +261,12 @@ class _Pipeline:
             )
         return ratio
 
-    def check_reachable(
-        self, table: LatencyTable, dense: Artifact, budget: Budget, target: float
-    ) -> None:
+    def check_reachable(self, table: LatencyTable, budget: Budget, target: float) -> None:
         """Refuse a target below the smallest network's latency, as measured, before training."""
         least = self.smallest(Scores({}, "none"), table)
         if least.ratio < target:
             return
-        timed = self.measure(dense, least.plan)
+        timed = self.measure(least.plan)
         ratio, (whole, small) = timed.ratios[0], timed.measurements
         if ratio.ratio > target:
             raise InfeasibleError(
@@ -246,11 +279,10 @@ class _Pipeline:
     # --- choosing -----------------------------------------------------------------------------
 
     def choose(
-        self, table: LatencyTable, dense: Artifact, budget: Budget, target: float
+        self, halp: Halp | None, table: LatencyTable, budget: Budget, target: float
     ) -> Landing:
         """Scores by the method, then the measured landing; kept for a resumed run."""
         kept = self.folder.work / "landing.json"
-        halp = self.iterate(table, target) if self.recipe.resolved_method() == "halp" else None
         scores = halp.scores() if halp else self.scores()
         at_most = halp.plan.widths if halp else None
         if self.resume and kept.is_file():
@@ -265,7 +297,7 @@ class _Pipeline:
         def smallest(_: float) -> Allocation:
             return self.smallest(scores, table)
 
-        landing = land(solve, smallest, lambda plan: self.measure(dense, plan).ratios[0], target)
+        landing = land(solve, smallest, lambda plan: self.measure(plan).ratios[0], target)
         save_json(kept, landing, "landing", 1)
         return landing
 
@@ -337,7 +369,6 @@ class _Pipeline:
         small: nn.Module,
         landing: Landing,
         table: LatencyTable,
-        dense: Artifact,
         budget: Budget,
         target: float,
     ) -> Report:
@@ -346,7 +377,7 @@ class _Pipeline:
         plan = landing.allocation.plan
         save(run, small, plan, job.model.spec, job.model.arguments, self.graph.input_shapes)
         onnx = export(small, job.example, run / "model.onnx", plan="plan.json")
-        timed = self.final_time(dense, self.timed_form(small, onnx), target)
+        timed = self.final_time(self.timed_form(small, onnx), target)
         report = make_report(
             job=job,
             folder=self.folder,

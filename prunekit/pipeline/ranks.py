@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def rank() -> int:
-    """This process' number; 0 without torchrun."""
+    """The number of this process; 0 without torchrun."""
     return int(os.environ.get("RANK", "0"))
 
 

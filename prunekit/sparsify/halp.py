@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,7 @@ class Halp:
             "batches": self.total.batches,
             "last_batches": self.last.batches if self.last else 0,
             "keep": {group: list(kept) for group, kept in self.plan.keep.items()},
+            "predicted": self.plan.predicted,
             "history": self.history,
         }
         return tensors, facts
@@ -116,7 +117,8 @@ class Halp:
         last = {n[5:]: t.numpy().copy() for n, t in tensors.items() if n.startswith("last.")}
         criterion = self.total.criterion.name
         self.last = Scores(last, criterion, int(facts["last_batches"])) if last else None
-        self.plan = ChannelPlan.from_keep(self.graph, facts["keep"])
+        plan = ChannelPlan.from_keep(self.graph, facts["keep"])
+        self.plan = replace(plan, predicted=dict(facts.get("predicted", {})))
         self.history = list(facts["history"])
 
 

@@ -1,0 +1,285 @@
+"""Exports equal PyTorch or do not exist; narrowed ones equal a real export or are declined."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from core_nets import (
+    Concat,
+    Depthwise,
+    Flatten,
+    Plain,
+    PreActivation,
+    Residual,
+    Slopes,
+    SqueezeExcite,
+    Tokens,
+    conv,
+    image,
+    randomise,
+)
+from onnx import numpy_helper
+from torch import nn
+
+import prunekit as pk
+from prunekit.errors import FileError, ModelError, UsageError
+from prunekit.exporting import live_artifact, narrow_onnx
+from prunekit.exporting import onnx as exporting
+
+
+def run(path, **inputs):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    given = inputs or {
+        i.name: np.random.default_rng(0).standard_normal([2, *i.shape[1:]], dtype=np.float32)
+        for i in session.get_inputs()
+    }
+    return given, session.run(None, given)
+
+
+def relative(expected, found):
+    assert expected.shape == found.shape
+    return float(np.abs(expected - found).max() / np.abs(expected).max())
+
+
+class TwoInputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.fc = conv(3, 4), conv(2, 4), nn.Linear(4, 3)
+
+    def forward(self, left, right):
+        x = F.relu(self.a(left) + self.b(right))
+        return {"logits": self.fc(x.mean((2, 3))), "features": x}
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_an_export_gives_what_torch_gives(tmp_path, batch):
+    model = randomise(Residual()).train()
+    artifact = pk.export(model, image(batch), tmp_path / "m.onnx")
+    assert model.training
+    assert artifact.format == "onnx"
+    assert artifact.input_shapes == {"input": (-1, 3, 8, 8)}
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+    for size in (1, 2, 5):
+        _, (found,) = run(artifact.path, input=image(size).numpy())
+        with torch.no_grad():
+            assert relative(model.eval()(image(size)).numpy(), found) < 1e-5
+
+
+def test_several_inputs_and_outputs(tmp_path):
+    model = randomise(TwoInputs())
+    example = {"left": image(), "right": image()[:, :2]}
+    expected = [t.detach().numpy() for t in model(**example).values()]
+    given = {name: value.numpy() for name, value in example.items()}
+    by_name = pk.export(model, example, tmp_path / "a.onnx")
+    in_order = pk.export(model, tuple(example.values()), tmp_path / "b.onnx")
+    assert list(by_name.input_shapes) == ["left", "right"]
+    assert list(in_order.input_shapes) == ["input0", "input1"]
+    renamed = {"input0": given["left"], "input1": given["right"]}
+    for artifact, named in ((by_name, given), (in_order, renamed)):
+        found = run(artifact.path, **named)[1]
+        assert all(relative(e, f) < 1e-5 for e, f in zip(expected, found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("tamper", "message"),
+    [
+        (
+            lambda t: t * np.float32(1.001),
+            r"differs from Plain by 1\.0e-03 of the output at batch 1",
+        ),
+        (lambda t: t * np.float32("nan"), "differs from Plain by nan of the output"),
+        (lambda t: t[:-1], r"gives an output of shape \(1, 3\) at batch 1, Plain one of \(1, 4\)"),
+    ],
+)
+def test_an_export_that_differs_is_refused_and_leaves_no_file(
+    tmp_path, monkeypatch, tamper, message
+):
+    write = exporting._write
+
+    def wrong(model, inputs, path, **options):
+        write(model, inputs, path, **options)
+        graph = onnx.load(path)
+        for tensor in graph.graph.initializer:
+            if tensor.name.startswith("fc."):
+                array = np.ascontiguousarray(tamper(numpy_helper.to_array(tensor)))
+                tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+        del graph.graph.output[0].type.tensor_type.shape.dim[1:]
+        graph.graph.output[0].type.tensor_type.shape.dim.add().dim_param = "classes"
+        onnx.save(graph, path)
+
+    monkeypatch.setattr(exporting, "_write", wrong)
+    (tmp_path / "m.onnx").write_text("old")
+    with pytest.raises(ModelError, match=message):
+        pk.export(randomise(Plain()), image(), tmp_path / "m.onnx")
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+    assert (tmp_path / "m.onnx").read_text() == "old"
+
+
+def test_what_cannot_be_exported_is_said_in_one_line(tmp_path):
+    class Depends(Plain):
+        def forward(self, x):
+            return super().forward(x if float(x.sum()) > 0 else -x)
+
+    with pytest.raises(ModelError, match="cannot export Depends to ONNX: ") as caught:
+        pk.export(Depends(), image(), tmp_path / "m.onnx")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="precision fp32 for now, not fp16"):
+        pk.export(Plain(), image(), tmp_path / "m.onnx", precision="fp16")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileError, match="cannot write"):
+        pk.export(Plain(), image(), tmp_path / "file" / "m.onnx")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_live_artifact_is_a_copy_for_evaluation():
+    model = randomise(Plain()).train()
+    artifact = live_artifact(model, image())
+    assert artifact.format == "module"
+    assert artifact.module is not model
+    assert not artifact.module.training
+    assert model.training
+    assert artifact.input_shapes == {"input": (-1, 3, 8, 8)}
+
+
+class Resized(Concat):
+    def forward(self, x):
+        x = F.relu(self.a(x))
+        small = F.interpolate(F.max_pool2d(self.b(x), 2), scale_factor=2)
+        x = torch.cat([x, small], 1)
+        return self.fc(F.relu(self.c(F.relu(self.bn(x)))).mean((2, 3)))
+
+
+class LinearSlopes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(5, 12), nn.PReLU(12), nn.Linear(12, 9), nn.PReLU())
+        self.fc = nn.Linear(9, 3)
+
+    def forward(self, x):
+        return self.fc(self.net(x))
+
+
+class Regrouped(nn.Module):
+    """A reshape that mixes the batch, which looks like a flatten."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(8, 12), nn.Linear(12, 9), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.b(F.relu(self.a(x))), self.c(x.reshape(-1, 4))
+
+
+ROWS = torch.randn(1, 8, generator=torch.Generator().manual_seed(2))
+NARROWED = {
+    "residual": (Residual, image()),
+    "pre-activation": (PreActivation, image()),
+    "depthwise": (Depthwise, image()),
+    "channel multiplier": (lambda: Depthwise(multiplier=2), image()),
+    "concat": (Concat, image()),
+    "SE": (SqueezeExcite, image()),
+    "SE of linear layers": (lambda: SqueezeExcite(True), image()),
+    "flatten": (Flatten, image()),
+    "slopes": (Slopes, image()),
+    "slopes of linear layers": (LinearSlopes, ROWS[:, :5]),
+    "resize": (Resized, image()),
+}
+
+
+def dense_and_graph(make, example, folder):
+    model = randomise(make())
+    return model, pk.trace(model, example), pk.export(model, example, folder / "dense.onnx")
+
+
+@pytest.mark.parametrize("name", NARROWED)
+def test_a_narrowed_export_is_the_real_export_of_the_slim_network(tmp_path, name):
+    make, example = NARROWED[name]
+    model, graph, dense = dense_and_graph(make, example, tmp_path)
+    for seed in (1, 2):
+        plan = pk.ChannelPlan.random(graph, 0.55, seed)
+        assert not plan.is_dense
+        narrow = narrow_onnx(dense, plan, tmp_path / "narrow.onnx")
+        assert narrow is not None
+        assert narrow.input_shapes == dense.input_shapes
+        real = pk.export(pk.slim(model, plan), example, tmp_path / "real.onnx")
+
+        left, right = onnx.load(narrow.path).graph, onnx.load(real.path).graph
+        assert [n.op_type for n in left.node] == [n.op_type for n in right.node]
+        # the same weights already, for they are cut from the same: what is left is the graph
+        given, expected = run(real.path)
+        found = run(narrow.path, **given)[1]
+        assert all(relative(e, f) < 1e-4 for e, f in zip(expected, found, strict=True))
+
+        # other weights, of the real one's shapes, fit and give the same again
+        rng = np.random.default_rng(seed)
+        shared = {t.name: t for t in left.initializer}
+        assert any(t.name in shared for t in right.initializer)
+        for tensor in right.initializer:
+            if tensor.data_type == onnx.TensorProto.FLOAT and "." in tensor.name:
+                assert tensor.dims == shared[tensor.name].dims
+                noise = rng.uniform(0.1, 0.3, tensor.dims).astype(np.float32)
+                for each in (tensor, shared[tensor.name]):
+                    each.CopyFrom(numpy_helper.from_array(noise, tensor.name))
+        for part, path in ((left, "left.onnx"), (right, "right.onnx")):
+            whole = onnx.load(narrow.path)
+            whole.graph.CopyFrom(part)
+            onnx.save(whole, tmp_path / path)
+        expected = run(tmp_path / "right.onnx", **given)[1]
+        found = run(tmp_path / "left.onnx", **given)[1]
+        assert all(relative(e, f) < 1e-4 for e, f in zip(expected, found, strict=True))
+
+
+TOKENS = torch.randn(1, 5, 6, generator=torch.Generator().manual_seed(1))
+DECLINED = {
+    "linear layers whose weights lost their names": (Tokens, TOKENS),
+    "and their biases": (lambda: Tokens(bias=False), TOKENS),
+    "a reshape that is no flatten": (Regrouped, ROWS),
+}
+
+
+@pytest.mark.parametrize("name", DECLINED)
+def test_what_is_not_sure_is_declined(tmp_path, name):
+    make, example = DECLINED[name]
+    _, graph, dense = dense_and_graph(make, example, tmp_path)
+    plan = pk.ChannelPlan.random(graph, 0.5, seed=1)
+    assert narrow_onnx(dense, plan, tmp_path / "narrow.onnx") is None
+    assert [p.name for p in tmp_path.iterdir()] == ["dense.onnx"]
+
+
+def test_damaged_graphs_are_declined(tmp_path):
+    """Take away, one at a time, what the cut relies on."""
+    _, graph, dense = dense_and_graph(Residual, image(), tmp_path)
+    plan = pk.ChannelPlan.random(graph, 0.5, seed=1)
+
+    def declined(change):
+        broken = onnx.load(dense.path)
+        change(broken.graph)
+        onnx.save(broken, tmp_path / "broken.onnx")
+        artifact = pk.Artifact.of_file(tmp_path / "broken.onnx", input_shapes=dense.input_shapes)
+        return narrow_onnx(artifact, plan, tmp_path / "narrow.onnx") is None
+
+    def rename(old, new):
+        def change(graph):
+            for tensor in graph.initializer:
+                tensor.name = new if tensor.name == old else tensor.name
+            for node in graph.node:
+                for i, name in enumerate(node.input):
+                    node.input[i] = new if name == old else name
+
+        return change
+
+    def unknown_operator(graph):
+        next(n for n in graph.node if n.op_type == "Relu").op_type = "Sign"
+
+    assert not declined(lambda graph: None)
+    assert declined(rename("conv1.weight", "val_99"))
+    assert declined(rename("conv1.weight_bias", "conv1.other"))
+    assert declined(rename("conv1.weight_bias", "val_98"))
+    assert declined(unknown_operator)
+    assert declined(lambda graph: graph.value_info.pop(len(graph.value_info) - 1) and None)

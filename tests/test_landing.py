@@ -1,0 +1,174 @@
+"""The measured loop against simulated devices whose tables are wrong, noisy and coarse."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from prunekit.errors import InfeasibleError
+from prunekit.pipeline.landing import MAX_ROUNDS, land
+from prunekit.plan import ChannelPlan
+from prunekit.sparsify import Allocation
+from prunekit.timing import PairedRatio
+
+
+class Device:
+    """One group of ``levels`` widths; measured = predicted ** power * bias, plus noise.
+
+    ``levels`` are the predicted ratios a plan can have: a staircase. What a plan really takes is
+    a smooth function of what was predicted (a table is wrong by about the same everywhere near),
+    and a measurement is that with noise, whose interval holds the truth.
+    """
+
+    def __init__(self, levels, bias=1.0, power=1.0, noise=0.0, seed=0):
+        self.levels = np.sort(np.asarray(levels))
+        self.bias, self.power, self.noise = bias, power, noise
+        self.rng = np.random.default_rng(seed)
+        self.measured = []
+
+    def truth(self, number):
+        return float(self.bias * self.levels[number] ** self.power)
+
+    def allocation(self, number):
+        width = number + 1
+        plan = ChannelPlan("x", {"g": tuple(range(width))}, {}, {"g": len(self.levels)})
+        ratio = float(self.levels[number])
+        value = width / len(self.levels)
+        return Allocation(plan, {"g": width}, value, ratio, 1.0, ratio, "ms", 0.0, "optimal", "x")
+
+    def solve(self, asked):
+        fits = np.flatnonzero(self.levels <= asked)
+        if not fits.size:
+            raise InfeasibleError("nothing fits")
+        return self.allocation(int(fits[-1]))
+
+    def smallest(self, asked):
+        return self.allocation(0)
+
+    def measure(self, plan):
+        number = plan.widths["g"] - 1
+        self.measured.append(number)
+        found = self.truth(number) * float(np.exp(self.noise * self.rng.standard_normal()))
+        half = 2.5 * self.noise
+        return PairedRatio(found, found * (1 - half), found * (1 + half), 0.95, 30)
+
+    def best(self, target):
+        """The largest true ratio within the target, or None."""
+        within = [self.truth(n) for n in range(len(self.levels)) if self.truth(n) <= target]
+        return max(within, default=None)
+
+    def land(self, target):
+        return land(self.solve, self.smallest, self.measure, target)
+
+
+def landed(device, target):
+    landing = device.land(target)
+    number = landing.allocation.widths["g"] - 1
+    assert number in device.measured
+    assert len(landing.attempts) == len(device.measured) <= MAX_ROUNDS + 1
+    assert len(set(device.measured)) == len(device.measured)  # nothing is measured twice
+    last = [a for a in landing.attempts if a.widths == landing.allocation.widths]
+    assert last[0].high <= target  # met, with its whole interval
+    return device.truth(number)
+
+
+FINE = np.linspace(0.15, 1.0, 200)
+
+
+@pytest.mark.parametrize("target", [0.3, 0.5, 0.8])
+@pytest.mark.parametrize("bias", [0.7, 0.85, 1.0, 1.2, 1.4])
+def test_predictions_that_are_off_are_corrected(bias, target):
+    device = Device(FINE, bias)
+    found = landed(device, target)
+    assert found <= target
+    assert found >= 0.9 * target or found == pytest.approx(device.best(target))
+
+
+@pytest.mark.parametrize("target", [0.35, 0.5, 0.7])
+@pytest.mark.parametrize("power", [0.7, 0.8, 1.25, 1.4])
+@pytest.mark.parametrize("bias", [0.9, 1.1])
+def test_predictions_that_are_off_by_another_factor_everywhere(bias, power, target):
+    """From 1.4 times too low to 1.4 times too high, according to the width."""
+    device = Device(FINE, bias, power)
+    found = landed(device, target)
+    assert found <= target
+    assert found >= 0.9 * target or found == pytest.approx(device.best(target))
+
+
+@pytest.mark.parametrize("bias", [0.7, 1.0, 1.4])
+def test_noise_never_lands_above_and_rarely_far_below(bias):
+    shares = []
+    for seed in range(40):
+        device = Device(FINE, bias, noise=0.006, seed=seed)
+        shares.append(landed(device, 0.5) / 0.5)
+    # the interval is 2.5 standard deviations: the truth may stand out of it now and then
+    assert np.mean(np.array(shares) > 1) <= 0.05
+    assert max(shares) < 1.01
+    assert np.mean(np.array(shares) >= 0.9) >= 0.95
+    assert np.mean(shares) > 0.93
+
+
+@pytest.mark.parametrize("bias", [0.7, 0.9, 1.0, 1.1, 1.4])
+@pytest.mark.parametrize("target", [0.4, 0.5, 0.6])
+@pytest.mark.parametrize("count", [5, 8, 16, 30])
+def test_a_coarse_staircase_is_used_as_far_as_it_goes(count, target, bias):
+    device = Device(np.linspace(0.2, 1.0, count), bias)
+    best = device.best(target)
+    assert best is not None
+    found = landed(device, target)
+    assert found <= target
+    # the best step there is, unless the one below is within what counts as close
+    assert found == pytest.approx(best) or found >= 0.9 * target
+
+
+def test_a_cliff_in_the_staircase():
+    """Predicted 0.55 takes 0.42, predicted 0.56 takes 0.58: nothing lies between."""
+    levels = np.concatenate([np.linspace(0.2, 0.55, 20), np.linspace(0.56, 1.0, 20)])
+    device = Device(levels)
+    truth = np.where(levels < 0.555, levels * 0.76, levels * 1.04)
+    device.truth = lambda number: float(truth[number])
+    assert landed(device, 0.5) == pytest.approx(0.55 * 0.76)
+
+
+@pytest.mark.parametrize("bias", [1.0, 1.4])
+def test_what_cannot_be_reached_is_said_with_the_smallest_that_was_measured(bias):
+    device = Device(np.linspace(0.4, 1.0, 50), bias)
+    with pytest.raises(InfeasibleError) as caught:
+        device.land(0.3)
+    smallest = device.truth(0)
+    text = str(caught.value)
+    assert "a latency of 30.0% of dense is below what is reachable" in text
+    assert f"the smallest plan measures {smallest:.1%}" in text
+    assert "ask for at least that" in text
+    assert 0 in device.measured
+    assert len(device.measured) <= MAX_ROUNDS + 1
+
+
+def test_a_target_that_only_the_smallest_plan_meets():
+    device = Device(np.linspace(0.4, 1.0, 50), bias=0.75)
+    assert landed(device, 0.301) == pytest.approx(0.3)
+
+
+def test_a_target_that_the_table_believes_out_of_reach_but_the_device_meets():
+    """Predictions 1.4 times too high: the smallest predicted 0.4 takes 0.29."""
+    device = Device(np.linspace(0.4, 1.0, 100), bias=1 / 1.4)
+    found = landed(device, 0.35)
+    assert 0.9 * 0.35 <= found <= 0.35
+
+
+def test_a_target_that_dense_meets_loses_nothing():
+    device = Device(FINE, bias=1.0)
+    assert landed(device, 1.0) >= 0.97
+
+
+def test_a_right_prediction_takes_one_measurement():
+    device = Device(np.linspace(0.15, 1.0, 2000))
+    assert landed(device, 0.5) == pytest.approx(0.495, abs=0.001)
+    assert len(device.measured) == 1
+
+
+@pytest.mark.parametrize("bias", [0.7, 1.4])
+def test_a_constant_factor_takes_two(bias):
+    device = Device(np.linspace(0.15, 1.0, 2000), bias)
+    assert landed(device, 0.5) == pytest.approx(0.495, abs=0.001)
+    assert len(device.measured) == 2

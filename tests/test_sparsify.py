@@ -1,0 +1,293 @@
+"""Allocation from tables and formulas, and iterative pruning inside a training loop."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from core_nets import Concat, Depthwise, Flatten, Residual, image, randomise
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import prunekit as pk
+from prunekit.costs import LatencyCost, MacsCost, ParamsCost, total
+from prunekit.errors import InfeasibleError, UsageError
+from prunekit.latency import Entry, LatencyTable, Protocol, Sample
+from prunekit.plan import geometric_budgets
+from prunekit.scores import Scores
+from prunekit.sparsify import Halp, allocate
+from prunekit.sparsify.halp import Schedule
+from prunekit.target import Environment, Target
+
+
+def table_for(graph, granularity=1):
+    """Layers cost 5 us and 0.02 us for every pair of channels."""
+    entries = []
+    for shape in dict.fromkeys(layer.shape for layer in graph.layers):
+        rows = [
+            Sample(i, cin, cout, 5 + 0.02 * cin * cout, 0.1, 5)
+            for i, (cin, cout) in enumerate([(8, 8), (64, 64), (8, 128), (128, 8), (32, 64)])
+        ]
+        entries.append(Entry(shape, tuple(rows)))
+    here, protocol = Environment("fake", "1"), Protocol("harvest", 5, 1, 1, 0)
+    return LatencyTable(
+        Target("fake"), here, protocol, granularity, (graph.fingerprint,), tuple(entries), ()
+    )
+
+
+def random_scores(graph, seed=0):
+    rng = np.random.default_rng(seed)
+    found = {g.id: rng.exponential(size=g.size) for g in graph.groups if g.prunable}
+    return Scores(found, "test")
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return pk.trace(Residual(32), image())
+
+
+@pytest.fixture(scope="module")
+def graphs(graph):
+    return [graph, *(pk.trace(make(), image()) for make in (Depthwise, Concat, Flatten))]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    which=st.integers(0, 3),
+    kind=st.sampled_from(["latency", "macs", "params"]),
+    percent=st.integers(30, 100),
+    granularity=st.sampled_from([1, 2, 4]),
+    solver=st.sampled_from([pk.Joint(), pk.Knapsack()]),
+    seed=st.integers(0, 9),
+)
+def test_the_budget_holds_under_its_own_prediction(
+    graphs, which, kind, percent, granularity, solver, seed
+):
+    graph = graphs[which]
+    table = table_for(graph)
+    cost = {"latency": LatencyCost(table), "macs": MacsCost(), "params": ParamsCost()}[kind]
+    budget = pk.Budget.parse(f"{kind}={percent}%")
+    scores = random_scores(graph, seed)
+    costs = table if kind == "latency" else None  # formulas need no table
+    smallest = total(graph, {g.id: g.widths(granularity)[0] for g in graph.groups}, cost)
+    if smallest > budget.limit(total(graph, {}, cost)):
+        with pytest.raises(InfeasibleError, match="is below what is reachable"):
+            allocate(graph, scores, costs, budget, solver, granularity=granularity)
+        return
+    found = allocate(graph, scores, costs, budget, solver, granularity=granularity)
+    assert found.cost == pytest.approx(total(graph, found.widths, cost))
+    assert found.cost <= found.limit * (1 + 1e-9)
+    assert found.limit == pytest.approx(percent / 100 * found.dense_cost)
+    assert found.plan.widths == found.widths
+    for name, width in found.widths.items():
+        group = graph.group(name)
+        assert width in group.widths(granularity)
+        if group.prunable:
+            best = set(scores.ranking(name)[:width].tolist())
+            assert set(found.plan.keep[name]) == best
+    assert 0 <= found.value <= 1
+    if percent == 100:
+        assert found.plan.is_dense
+
+
+def test_a_larger_budget_keeps_more(graph):
+    scores, table = random_scores(graph), table_for(graph)
+    values = [
+        allocate(graph, scores, table, pk.Budget.parse(f"{p}%")).value for p in range(40, 101, 10)
+    ]
+    assert values == sorted(values)
+    assert values[-1] == pytest.approx(1)
+
+
+def test_the_tables_granularity_is_the_default(graph):
+    scores, budget = random_scores(graph), pk.Budget.parse("60%")
+    found = allocate(graph, scores, table_for(graph, granularity=8), budget)
+    assert all(w % 8 == 0 for g, w in found.widths.items() if g != "fc")
+    # a latency surface has the table's steps whatever is asked for, a formula has none
+    macs = pk.Budget.parse("macs=50%")
+    finer = allocate(graph, scores, table_for(graph, granularity=8), macs, granularity=1)
+    assert any(w % 8 for g, w in finer.widths.items() if g != "fc")
+
+
+def test_an_absolute_budget_is_in_milliseconds(graph):
+    table, scores = table_for(graph), random_scores(graph)
+    dense = total(graph, {}, LatencyCost(table))
+    found = allocate(graph, scores, table, pk.Budget.parse(f"{0.6 * dense:.9f}ms"))
+    assert found.limit == pytest.approx(0.6 * dense)
+    assert found.unit == "ms"
+    assert found.plan.predicted == {"latency_ms": pytest.approx(found.cost)}
+    assert allocate(graph, scores, table, pk.Budget.parse("9s")).plan.is_dense
+
+
+def test_widths_do_not_exceed_what_is_allowed(graph):
+    scores, table = random_scores(graph), table_for(graph)
+    caps = {"stem": 20, "conv1": 13}
+    found = allocate(graph, scores, table, pk.Budget.parse("100%"), at_most=caps)
+    assert (found.widths["stem"], found.widths["conv1"]) == (20, 13)
+    tight = allocate(graph, scores, table, pk.Budget.parse("100%"), granularity=8, at_most=caps)
+    assert (tight.widths["stem"], tight.widths["conv1"]) == (16, 8)
+    # a cap below the smallest width allowed is a width that exists already, and stays
+    low = allocate(graph, scores, table, pk.Budget.parse("100%"), granularity=16, at_most=caps)
+    assert (low.widths["stem"], low.widths["conv1"]) == (16, 13)
+
+
+def test_infeasible_budgets_say_what_the_smallest_costs(graph):
+    table, scores = table_for(graph), random_scores(graph)
+    with pytest.raises(InfeasibleError) as caught:
+        allocate(graph, scores, table, pk.Budget.parse("20%"), granularity=8)
+    smallest = total(graph, {"stem": 8, "conv1": 8}, LatencyCost(table))
+    dense = total(graph, {}, LatencyCost(table))
+    assert str(caught.value) == (
+        f"20% ({0.2 * dense:.4g} ms) is below what is reachable: the smallest plan costs "
+        f"{smallest:.4g} ms, {smallest / dense:.1%} of the dense {dense:.4g}; "
+        "ask for at least that"
+    )
+    assert caught.value.exit_code == 1
+    with pytest.raises(InfeasibleError, match=r"macs=0.1% \(.* MACs\) is below what is reachable"):
+        allocate(graph, scores, None, pk.Budget.parse("macs=0.1%"))
+
+
+def test_a_latency_budget_needs_a_table(graph):
+    with pytest.raises(UsageError, match="a latency budget needs a latency table; run `prunekit"):
+        allocate(graph, random_scores(graph), None, pk.Budget.parse("50%"))
+
+
+def test_a_table_beside_a_macs_budget_gives_its_granularity_only(graph):
+    found = allocate(graph, random_scores(graph), table_for(graph, 8), pk.Budget.parse("macs=50%"))
+    assert found.unit == "MACs"
+    assert found.cost == graph.macs(found.widths) <= 0.5 * graph.macs({})
+    assert all(w % 8 == 0 for g, w in found.widths.items() if g != "fc")
+
+
+def test_when_pruning_is_due():
+    schedule = Schedule(steps=3, interval=4)
+    due = {step: schedule.due(step) for step in range(20)}
+    assert {step: number for step, number in due.items() if number is not None} == {
+        3: 0,
+        7: 1,
+        11: 2,
+    }
+
+
+class Training:
+    """A few steps with momentum and weight decay, as a trainer calls the rule."""
+
+    def __init__(self, optimizer="sgd", fraction=0.4, steps=4, interval=3):
+        torch.manual_seed(0)
+        self.model = randomise(Residual(16)).train()
+        self.graph = pk.trace(self.model, image())
+        self.asked = []
+        make = {
+            "sgd": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, weight_decay=1e-2),
+            "nesterov": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, nesterov=True),
+            "adamw": lambda p: torch.optim.AdamW(p, 1e-2, weight_decay=0.1),
+        }[optimizer]
+        self.optimizer = make(self.model.parameters())
+        self.rule = Halp(self.graph, pk.Taylor(), self.solve, fraction, Schedule(steps, interval))
+        self.step = 0
+
+    def solve(self, scores, fraction, at_most):
+        self.asked.append((fraction, dict(at_most), scores))
+        budget = pk.Budget("macs", fraction, relative=True)
+        return allocate(self.graph, scores, None, budget, at_most=at_most)
+
+    def run(self, count):
+        for _ in range(count):
+            generator = torch.Generator().manual_seed(self.step)
+            inputs = torch.randn(4, 3, 8, 8, generator=generator)
+            labels = torch.randint(0, 4, (4,), generator=generator)
+            self.optimizer.zero_grad()
+            F.cross_entropy(self.model(inputs), labels).backward()
+            self.rule.after_backward(self.model, self.step)
+            self.optimizer.step()
+            self.rule.after_step(self.model, self.optimizer, self.step)
+            self.step += 1
+            self.check_zeros()
+
+    def check_zeros(self):
+        modules = dict(self.model.named_modules())
+        for name, cut in self.rule.plan.cuts.items():
+            module = modules[name]
+            out, into = list(cut.out), list(cut.in_)
+            if module.weight.ndim > 1:
+                assert not module.weight[:, into].any()
+            if out:
+                assert not module.weight[out].any()
+                assert module.bias is None or not module.bias[out].any()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adamw"])
+def test_pruned_channels_stay_exactly_zero(optimizer):
+    training = Training(optimizer)
+    training.run(10)  # through the third pruning, and on
+    assert not training.rule.plan.is_dense
+    assert sum(len(cut.out) for cut in training.rule.plan.cuts.values()) > 10
+    small = pk.slim(training.model, training.rule.plan).eval()
+    with torch.no_grad():
+        x = image(2)
+        assert torch.allclose(training.model.eval()(x), small(x), atol=1e-5)
+
+
+def test_budgets_fall_exponentially_and_widths_are_nested():
+    training = Training(steps=4, interval=2)
+    kept = []
+    for _ in range(8):
+        training.run(1)
+        kept.append({g: set(k) for g, k in training.rule.plan.keep.items()})
+    fractions = [fraction for fraction, _, _ in training.asked]
+    # the last pruning is the caller's, who measures
+    assert fractions == pytest.approx(geometric_budgets(1.0, 0.4, 4)[:3])
+    assert np.diff(np.log([1.0, *fractions])) == pytest.approx(np.log(0.4) / 4)
+    for earlier, later in pairwise(kept):
+        assert all(later[g] <= earlier[g] for g in later)
+    ratios = [training.graph.macs({g: len(k) for g, k in keep.items()}) for keep in kept]
+    assert ratios[-1] <= fractions[-1] * training.graph.macs({})
+    assert [h["step"] for h in training.rule.history] == [1, 3, 5]
+    assert training.rule.history[-1]["predicted_ratio"] <= fractions[-1]
+    for _, at_most, scores in training.asked[1:]:
+        for group, values in scores.by_group.items():
+            assert (values > 0).sum() == at_most[group]
+
+
+def test_scores_are_those_of_the_last_interval():
+    training = Training(steps=2, interval=3)
+    training.run(6)
+    scores = training.rule.scores()
+    assert scores.batches == 3
+    assert training.rule.scores() is scores
+    assert not training.rule.plan.is_dense
+    for group, values in scores.by_group.items():
+        assert np.flatnonzero(values).tolist() == list(training.rule.plan.keep[group])
+    training.run(2)  # after the last pruning nothing is accumulated
+    assert training.rule.total.batches == 0
+    assert training.rule.scores() is scores
+
+
+@pytest.mark.parametrize("stop", [1, 3, 7, 11])
+def test_a_resumed_run_is_the_same_run(stop):
+    whole = Training()
+    whole.run(12)
+
+    first = Training()
+    first.run(stop)
+    tensors, facts = first.rule.state()
+    facts = json.loads(json.dumps(facts))
+    second = Training()
+    second.model.load_state_dict(first.model.state_dict())
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    second.rule.load_state(tensors, facts)
+    second.step = stop
+    again, _ = second.rule.state()
+    assert all(torch.equal(tensors[name], again[name]) for name in {**tensors, **again})
+    second.run(12 - stop)
+
+    assert second.rule.plan == whole.rule.plan
+    assert second.rule.history == whole.rule.history
+    for group, values in whole.rule.scores().by_group.items():
+        assert (second.rule.scores().by_group[group] == values).all()
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(second.model.state_dict()[name], tensor)
