@@ -111,7 +111,8 @@ def make_recipe(flags: dict[str, Any], config: Path | None = None) -> Recipe:
     settings |= {name: value for name, value in flags.items() if value is not None}
     where = f"{config} or the flags" if config is not None else "the flags"
     if "model" not in settings:
-        raise UsageError("no model given; name one, such as zoo:resnet20_w32")
+        there = "" if config is None else f" in {config} or the flags"
+        raise UsageError(f"no model given{there}; name one, such as zoo:resnet20_w32")
     try:
         recipe = Recipe(**settings)
     except ValidationError as error:
