@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prunekit.errors import FileError
@@ -39,6 +39,7 @@ def listing(folder):
     return sorted(p.name for p in folder.iterdir())
 
 
+@settings(derandomize=True)
 @given(
     st.text(st.characters(exclude_categories=["Cs"])),
     st.lists(st.floats(allow_nan=False, allow_infinity=False)),

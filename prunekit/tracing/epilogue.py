@@ -32,9 +32,9 @@ def epilogues(deps: Dependencies) -> dict[str, tuple[str, ...]]:
         label = _label(node)
         if label is None:
             continue
-        upstream, concat = _upstream(node)
+        upstream, concat = _nearest(node.inputs, "inputs")
         if concat or node.type == OPTYPE.CONCAT:
-            below = _downstream(node)
+            below, _ = _nearest(node.outputs, "outputs")
             if len(below) == 1:
                 found.setdefault(deps.names[below.pop().module], set()).add(f"pre-{label}")
                 continue
@@ -56,9 +56,12 @@ def _label(node: Any) -> str | None:
     return None if name in _FREE else name
 
 
-def _upstream(node: Any) -> tuple[set[Any], bool]:
-    """The nearest layers above ``node``, and whether a concatenation lies between."""
-    found, concat, stack, seen = set(), False, list(node.inputs), set()
+def _nearest(start: list[Any], onward: str) -> tuple[set[Any], bool]:
+    """The nearest layers from ``start`` on (itself included) along ``inputs`` or ``outputs``.
+
+    Also whether a concatenation lies on the way.
+    """
+    found, concat, stack, seen = set(), False, list(start), set()
     while stack:
         here = stack.pop()
         if id(here) in seen:
@@ -68,22 +71,8 @@ def _upstream(node: Any) -> tuple[set[Any], bool]:
             found.add(here)
             continue
         concat = concat or here.type == OPTYPE.CONCAT
-        stack.extend(here.inputs)
+        stack.extend(getattr(here, onward))
     return found, concat
-
-
-def _downstream(node: Any) -> set[Any]:
-    found, stack, seen = set(), list(node.outputs), set()
-    while stack:
-        here = stack.pop()
-        if id(here) in seen:
-            continue
-        seen.add(id(here))
-        if here.type in _ANCHORS:
-            found.add(here)
-            continue
-        stack.extend(here.outputs)
-    return found
 
 
 def _depths(nodes: list[Any]) -> dict[int, int]:
