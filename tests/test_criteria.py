@@ -204,3 +204,36 @@ def test_a_group_without_a_norm_of_its_own_weights():
     graph = pk.trace(model, image())
     found = pk.score(model, graph, pk.Taylor(), lambda m, b: m(b).square().mean(), [image()])
     assert set(found.by_group) == {"0"}
+
+
+def test_behind_a_depthwise_layer_the_last_norm_is_the_gate():
+    """Taylor of a channel that a depthwise layer passes on: the loss against a gate behind it."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1, bias=False),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 4),
+    ).eval()
+    with torch.no_grad():
+        for norm in (net[1], net[4]):
+            norm.weight.uniform_(0.5, 1.5)
+            norm.bias.uniform_(-0.5, 0.5)
+            norm.running_mean.uniform_(-0.2, 0.2)
+    images, labels = torch.randn(8, 3, 8, 8), torch.randint(4, (8,))
+    graph = trace(net, images[:1])
+
+    def loss_fn(model, batch):
+        return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+    found = score(net, graph, Taylor(), loss_fn, [(images, labels)]).by_group["0"]
+    gate = torch.ones(6, requires_grad=True)
+    handle = net[4].register_forward_hook(lambda _m, _a, out: out * gate[:, None, None])
+    loss_fn(net, (images, labels)).backward()
+    handle.remove()
+    np.testing.assert_allclose(found, gate.grad.abs().numpy(), rtol=1e-4, atol=1e-7)

@@ -21,7 +21,8 @@ class Taylor:
     Where a norm scales the channel these are its weight and bias, |g_gamma gamma + g_beta beta|;
     without one, the weights and bias that write it. Signed terms of coupled layers are added
     before the absolute value, which is averaged over batches. The filters in front of a BatchNorm
-    cannot serve: the loss does not change with their scale, so their signed sum is zero.
+    cannot serve: the loss does not change with their scale, so their signed sum is zero. Behind a
+    depthwise layer the last norm counts, since those before it gate the same channel.
     """
 
     name: str = "taylor"
@@ -30,9 +31,17 @@ class Taylor:
     def channel_scores(self, group: ChannelGroup, modules: dict[str, nn.Module]) -> Tensor:
         """Scores for the last batch's gradients, shape (size,)."""
         norms = [m for m in group.members if _is_affine_norm(modules[m.module])]
-        writers = [m for m in group.members if m.role != "in" and _writes(modules[m.module])]
+        writers = [m for m in group.members if m.role == "out"]
+        depthwise = [m for m in group.members if _is_depthwise(modules[m.module])]
+        share = 1.0
+        if depthwise and norms:
+            # the norm behind a depthwise layer gates the same channel once more, in series
+            if len(writers) == 1:
+                norms = norms[-1:]
+            else:
+                share = len(writers) / (len(writers) + len(depthwise))
         terms = [_signed(modules[m.module], m) for m in norms or writers]
-        return torch.stack(terms).sum(dim=0).abs()
+        return share * torch.stack(terms).sum(dim=0).abs()
 
     def normalised(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Changes of the loss are comparable as they are."""
@@ -43,8 +52,8 @@ def _is_affine_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine
 
 
-def _writes(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+def _is_depthwise(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1
 
 
 def _signed(module: nn.Module, member: Member) -> Tensor:

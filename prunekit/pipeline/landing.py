@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -48,8 +49,8 @@ class Landing:
 def land(solve: Solve, smallest: Solve, measure: Measure, target: float) -> Landing:
     """The most valuable plan whose measured ratio to dense is at most ``target``.
 
-    The ratio between what was measured and what was predicted corrects the next request; when
-    requests have been found on both sides of the target, the next lies between them. Raises
+    What was measured corrects what is predicted for the next request; when the target has been
+    found to lie between two plans, the next request lies between theirs. Raises
     `InfeasibleError` with the smallest measured ratio when even the smallest plan misses.
     """
     search = _Search(target)
@@ -99,14 +100,13 @@ class _Search:
         self.tried_smallest = False
         self.low = 0.0
         self.high = float("inf")
-        self.factor = 1.0
         self.repeats = 0
 
     def next_request(self) -> float | None:
         """The predicted ratio to ask for, or None when searching on gains nothing."""
         if self.best_ratio >= CLOSE_ENOUGH * self.target or self.repeats > 4:
             return None
-        request = min(1.0, self.target * AIM / self.factor)
+        request = min(1.0, self._corrected(self.target * AIM))
         if self.low < request < self.high:
             return request
         if self.high == float("inf"):  # the last plan left budget over: the widths are coarse
@@ -115,6 +115,27 @@ class _Search:
         if self.high - self.low < NARROW:
             return None
         return (self.low + self.high) / 2
+
+    def _corrected(self, wanted: float) -> float:
+        """The predicted ratio at which ``wanted`` should be measured.
+
+        A straight line in logarithms through the nearest attempts on both sides of ``wanted``;
+        with attempts on one side only, the same factor between the two as in the nearest.
+        """
+        if not self.attempts:
+            return wanted
+        nearest = min(self.attempts, key=lambda a: abs(math.log(a.ratio / wanted)))
+        below = [a for a in self.attempts if a.ratio <= wanted]
+        above = [a for a in self.attempts if a.ratio > wanted]
+        if below and above:
+            under, over = (
+                max(below, key=lambda a: a.ratio),
+                min(above, key=lambda a: a.ratio),
+            )
+            if over.predicted > under.predicted:
+                share = math.log(wanted / under.ratio) / math.log(over.ratio / under.ratio)
+                return float(under.predicted * (over.predicted / under.predicted) ** share)
+        return wanted * nearest.predicted / nearest.ratio
 
     def is_new(self, allocation: Allocation) -> bool:
         return all(attempt.widths != allocation.widths for attempt in self.attempts)
@@ -133,7 +154,6 @@ class _Search:
         self.attempts.append(
             Attempt(asked, allocation.ratio, found.ratio, found.low, found.high, allocation.widths)
         )
-        self.factor = found.ratio / allocation.ratio
         if found.high <= self.target:
             self.low = max(self.low, asked)
             self.best_ratio = max(self.best_ratio, found.ratio)

@@ -6,6 +6,7 @@ time, because a root channel of that graph is not always the smallest thing that
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,9 @@ from prunekit.errors import ModelError
 Slot = tuple[str, str]
 """Module name and role (``out``, ``in`` or ``both``)."""
 
+SECONDS = 60.0
+"""How long channels may be followed; layers not reached by then stay as they are."""
+LATE = f"its channels could not be followed within {SECONDS:.0f} s"
 MAX_POSITIONS = 2_000_000
 """A mapping that yields more positions than this has exploded."""
 
@@ -140,6 +144,7 @@ def find_atoms(deps: Dependencies) -> list[Atom]:
     number = {id(node): i for i, node in enumerate(nodes)}
     sets = _UnionFind()
     frozen: dict[tuple[int, str, int], str] = {}
+    deadline = time.monotonic() + SECONDS
     for node in nodes:
         if node.type not in _LAYERS and node.type != OPTYPE.DEPTHWISE_CONV:
             continue
@@ -149,7 +154,11 @@ def find_atoms(deps: Dependencies) -> list[Atom]:
         start = [(number[id(node)], role, i) for i in range(size)]
         for item in start:
             sets.find(item)
-        _walk(deps, node, pruner.prune_out_channels, start, number, sets, frozen)
+        finished = _walk(
+            deps, node, pruner.prune_out_channels, start, number, sets, frozen, deadline
+        )
+        if not finished:
+            frozen |= {item: frozen.get(item, LATE) for item in start}
     return _collect(deps, nodes, sets, frozen)
 
 
@@ -167,12 +176,18 @@ def _walk(
     number: dict[int, int],
     sets: _UnionFind,
     frozen: dict[tuple[int, str, int], str],
-) -> None:
-    """Follow every channel of ``start`` through the graph, joining what it meets."""
+    deadline: float,
+) -> bool:
+    """Follow every channel of ``start`` through the graph, joining what it meets.
+
+    False when time ran out, and not all of it was met.
+    """
     graph = deps.graph
     stack = [(node, function, [_HybridIndex(idx=i, root_idx=i) for i in range(len(start))])]
     seen = set()
     while stack:
+        if time.monotonic() > deadline:
+            return False
         here, trigger, indices = stack.pop()
         mark = (number[id(here)], _role(graph, here, trigger), tuple(indices))
         if mark in seen:
@@ -199,6 +214,7 @@ def _walk(
             for index in moved:
                 sets.union(start[index.root_idx], (target, role, index.idx))
             stack.append((dependency.target, dependency.handler, moved))
+    return True
 
 
 def _stays(deps: Dependencies, node: Any, role: str) -> str:
