@@ -226,12 +226,12 @@ def test_behind_a_depthwise_layer_the_last_norm_is_the_gate():
             norm.bias.uniform_(-0.5, 0.5)
             norm.running_mean.uniform_(-0.2, 0.2)
     images, labels = torch.randn(8, 3, 8, 8), torch.randint(4, (8,))
-    graph = trace(net, images[:1])
+    graph = pk.trace(net, images[:1])
 
     def loss_fn(model, batch):
         return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
-    found = score(net, graph, Taylor(), loss_fn, [(images, labels)]).by_group["0"]
+    found = pk.score(net, graph, pk.Taylor(), loss_fn, [(images, labels)]).by_group["0"]
     gate = torch.ones(6, requires_grad=True)
     handle = net[4].register_forward_hook(lambda _m, _a, out: out * gate[:, None, None])
     loss_fn(net, (images, labels)).backward()
