@@ -34,16 +34,15 @@ class CostModel(Protocol):
 
 @dataclass(frozen=True)
 class LatencyCost:
-    """Milliseconds predicted by a table; ``correction`` is measured over predicted."""
+    """Milliseconds predicted by a table."""
 
     table: LatencyTable
-    correction: float = 1.0
     unit: str = "ms"
     constant: float = 0.0
 
     def layer(self, layer: Layer, cin: ArrayLike, cout: ArrayLike) -> NDArray[np.float64]:
         """Milliseconds."""
-        return self.correction * self.table.layer_us(layer, cin, cout) / 1e3
+        return self.table.layer_us(layer, cin, cout) / 1e3
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +11,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from prunekit import zoo
-from prunekit.errors import FileError, ModelError, PrunekitError, UsageError
+from prunekit.errors import FileError, ModelError, UsageError
+from prunekit.factories import call_factory
+from prunekit.progress import say
 
-_NO_AUX = {"googlenet": {"aux_logits": False}, "inception_v3": {"aux_logits": False}}
+_NO_AUX = {"aux_logits": False, "init_weights": True}
 """Auxiliary heads exist in training mode only and would go stale when channels are removed."""
+_WITH_AUX = ("googlenet", "inception_v3")
 
 SAFE_PREFIXES = ("torchvision:", "timm:", "zoo:")
 """Specs that name a known library's model; everything else names Python code to run."""
@@ -63,14 +63,9 @@ def build(
     if kind == "zoo":
         arguments = {"num_classes": num_classes or 10, "in_channels": in_channels or 3}
         return BuiltModel(zoo.build(name, **arguments), spec, arguments)
-    factory = load_factory(spec)
-    arguments = _accepted(factory, num_classes=num_classes, in_channels=in_channels)
-    try:
-        module = factory(**arguments)
-    except PrunekitError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise ModelError(f"{spec} failed: {type(error).__name__}: {error}") from error
+    offered = {"num_classes": num_classes, "in_channels": in_channels}
+    given = {name: value for name, value in offered.items() if value is not None}
+    module, arguments = call_factory(spec, given, ModelError)
     if not isinstance(module, nn.Module):
         raise ModelError(f"{spec} returned {type(module).__name__}, not a torch.nn.Module")
     return BuiltModel(module, spec, arguments)
@@ -78,11 +73,14 @@ def build(
 
 def rebuild(spec: str, arguments: Mapping[str, int]) -> nn.Module:
     """The dense structure again, from what :class:`BuiltModel` recorded."""
-    return build(
+    module = build(
         spec,
         num_classes=arguments.get("num_classes"),
         in_channels=arguments.get("in_channels"),
     ).module
+    if "transform_input" in arguments:
+        module.transform_input = bool(arguments["transform_input"])  # type: ignore[assignment]
+    return module
 
 
 def _torchvision(spec: str, name: str, num_classes: int | None, pretrained: bool) -> BuiltModel:
@@ -90,22 +88,24 @@ def _torchvision(spec: str, name: str, num_classes: int | None, pretrained: bool
 
     if name not in models.list_models():
         raise ModelError(f"torchvision has no model {name!r}{_close(name, models.list_models())}")
-    extra: dict[str, Any] = dict(_NO_AUX.get(name, {}))
-    if extra and not pretrained:
-        extra["init_weights"] = True
+    backbone: dict[str, Any] = {}
     if "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:
-        extra["weights_backbone"] = None  # which would be fetched otherwise
+        backbone["weights_backbone"] = None  # which would be fetched otherwise
     arguments = {} if num_classes is None else {"num_classes": num_classes}
-    module = models.get_model(name, weights=None, **extra, **arguments)
+    without = _NO_AUX if name in _WITH_AUX else {}
+    module = models.get_model(name, weights=None, **without, **backbone, **arguments)
     if pretrained:
         try:
-            loaded = models.get_model(name, weights="DEFAULT", **extra)
-        except OSError as error:
+            loaded = models.get_model(name, weights="DEFAULT", **backbone)
+        except (OSError, ValueError) as error:
             raise ModelError(
                 f"cannot fetch pretrained weights of {spec}: {error}; "
                 "use `--weights FILE.safetensors`"
             ) from error
-        _take_over(module, loaded.state_dict())
+        _take_over(spec, module, loaded.state_dict())
+        if getattr(loaded, "transform_input", False):  # the images those weights were trained on
+            module.transform_input = True
+            arguments["transform_input"] = 1
     return BuiltModel(module, spec, arguments)
 
 
@@ -127,16 +127,49 @@ def _timm(
     if num_classes is not None:
         extra["num_classes"] = num_classes
     try:
-        return BuiltModel(timm.create_model(name, pretrained=pretrained, **extra), spec, arguments)
-    except (OSError, RuntimeError) as error:
+        module = timm.create_model(name, pretrained=pretrained, **extra)
+    except (OSError, RuntimeError, ValueError) as error:
         raise ModelError(f"cannot build {spec}: {str(error).splitlines()[0]}") from error
+    config: Any = getattr(module, "pretrained_cfg", {})
+    before = config.get("num_classes", num_classes)
+    if pretrained and num_classes is not None and num_classes != before:
+        _say_new_head(str(config.get("classifier")), num_classes, before)
+    return BuiltModel(module, spec, arguments)
 
 
-def _take_over(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load what fits; only the classification head may differ in shape."""
+def _take_over(spec: str, module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Load pretrained ``state``; the names left out, the head's where its classes differ."""
     own = module.state_dict()
-    fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
-    module.load_state_dict({**own, **fitting})
+    given = {n: t for n, t in state.items() if n in own or not n.lower().startswith("aux")}
+    shapes, theirs = ({n: tuple(t.shape) for n, t in side.items()} for side in (own, given))
+    left = sorted(n for n in {*own, *given} if shapes.get(n) != theirs.get(n))
+    head = _head(module)
+    for name in left:
+        mine, other = shapes.get(name), theirs.get(name)
+        same_inputs = mine is not None and other is not None and mine[1:] == other[1:]
+        if name.rpartition(".")[0] != head or not same_inputs:
+            raise ModelError(
+                f"the pretrained weights do not fit {spec}: {name} is {other or 'missing'} there "
+                f"and {mine or 'missing'} here; only the classes of the head ({head}) may differ"
+            )
+    module.load_state_dict({**own, **{n: t for n, t in given.items() if n not in left}})
+    if left:
+        _say_new_head(head, shapes[left[0]][0], theirs[left[0]][0])
+    return left
+
+
+def _head(module: nn.Module) -> str:
+    """The last linear or convolutional layer."""
+    layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    names = [name for name, layer in module.named_modules() if isinstance(layer, layers)]
+    return names[-1] if names else ""
+
+
+def _say_new_head(name: str, classes: int, pretrained: int) -> None:
+    say(
+        f"note: the head {name} has {classes} classes, the pretrained one {pretrained}: it starts "
+        "at random; add --dense-epochs to train it before pruning"
+    )
 
 
 def _close(name: str, known: list[str]) -> str:
@@ -144,44 +177,6 @@ def _close(name: str, known: list[str]) -> str:
 
     close = difflib.get_close_matches(name, known, n=3)
     return f"; did you mean {', '.join(close)}?" if close else ""
-
-
-def _accepted(factory: Callable[..., Any], **offered: int | None) -> dict[str, int]:
-    """Those of ``offered`` that are set and that the factory takes."""
-    try:
-        parameters = inspect.signature(factory).parameters
-    except (TypeError, ValueError):
-        return {}
-    return {k: v for k, v in offered.items() if v is not None and k in parameters}
-
-
-def load_factory(spec: str) -> Callable[..., Any]:
-    """The callable that ``path/file.py:name`` or ``package.module:name`` means."""
-    source, _, name = spec.rpartition(":")
-    if source.endswith(".py"):
-        path = Path(source)
-        if not path.is_file():
-            raise ModelError(f"no file {source} (in {spec!r})")
-        found = importlib.util.spec_from_file_location(f"_prunekit_user_{path.stem}", path)
-        if found is None or found.loader is None:
-            raise ModelError(f"cannot import {source}")
-        module = importlib.util.module_from_spec(found)
-        sys.modules[found.name] = module
-        try:
-            found.loader.exec_module(module)
-        except (Exception, SystemExit) as error:
-            raise ModelError(
-                f"{source} fails on import: {type(error).__name__}: {error}"
-            ) from error
-    else:
-        try:
-            module = importlib.import_module(source)
-        except (Exception, SystemExit) as error:
-            raise ModelError(f"cannot import {source!r} (in {spec!r}): {error}") from error
-    factory = getattr(module, name, None)
-    if not callable(factory):
-        raise ModelError(f"{source} has no callable {name!r}")
-    return factory  # type: ignore[no-any-return]
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -149,12 +149,16 @@ class ChannelPlan:
             size = plan.sizes.get(group, 0)
             if not kept or min(kept) < 0 or max(kept) >= size or len(set(kept)) != len(kept):
                 raise FileError(f"{path}: group {group!r} keeps channels it does not have")
+        for module, cut in plan.cuts.items():
+            if not (_ascending(cut.out) and _ascending(cut.in_)):
+                raise FileError(
+                    f"{path}: the cut of {module!r} is not a list of ascending positions from 0"
+                )
         return plan
 
-    def summary(self) -> dict[str, Any]:
-        """Counts for a log line."""
-        kept, total = sum(self.widths.values()), sum(self.sizes.values())
-        return {"groups": len(self.keep), "channels": total, "kept": kept}
+
+def _ascending(positions: tuple[int, ...]) -> bool:
+    return all(low < high for low, high in pairwise((-1, *positions)))
 
 
 def geometric_budgets(start: float, end: float, steps: int) -> list[float]:

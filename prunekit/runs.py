@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ from prunekit.models import BuiltModel, build, is_library, load_weights, rebuild
 from prunekit.plan import Base, ChannelPlan
 from prunekit.serialize import replacing, sha256_file
 from prunekit.surgery import slim
+from prunekit.target import package_version
 
 WEIGHTS = "model.safetensors"
 PLAN = "plan.json"
+_RUN = "run:"
+"""In front of a base that is a run folder itself, by its path from the run that names it."""
 
 
 def save(
@@ -32,19 +36,17 @@ def save(
 ) -> None:
     """Write the slim network's weights and its plan into the folder ``run``.
 
-    ``base`` names the dense model (``torchvision:resnet50``, ``path/file.py:factory``, ...) and
-    ``arguments`` what its factory was called with.
+    ``base`` names the dense model (``torchvision:resnet50``, ``path/file.py:factory``, a run
+    folder, ...) and ``arguments`` what its factory was called with.
     """
-    from importlib.metadata import version
-
     run = Path(run)
     save_weights(small, run / WEIGHTS)
     record = Base(
-        spec=base,
+        spec=_from_run(run, base) if is_run(base) else base,
         arguments=arguments or {},
         weights_sha256=sha256_file(run / WEIGHTS),
         input_shapes=input_shapes,
-        versions={name: version(name) for name in ("prunekit", "torch", "torchvision")},
+        versions={name: package_version(name) for name in ("prunekit", "torch", "torchvision")},
     )
     replace(plan, base=record).save(run / PLAN)
 
@@ -64,9 +66,18 @@ def load(run: str | Path, model: nn.Module | str | None = None) -> nn.Module:
 
     The dense structure comes from torchvision, timm or the zoo as the plan says. A plan that
     names a Python factory is not trusted to run it: pass the dense ``model`` or its spec.
-    Damaged or edited files are named in the error.
+    A run pruned from another run needs that one too. Damaged or edited files are named in the
+    error.
     """
-    run = Path(run)
+    return _load(Path(run), model, ())
+
+
+def _load(run: Path, model: nn.Module | str | None, opened: tuple[Path, ...]) -> nn.Module:
+    """``opened`` are the runs made from this one that led here."""
+    if run.resolve() in opened:
+        raise FileError(
+            f"{run / PLAN} is damaged: the run is, over its base runs, made from itself"
+        )
     plan = ChannelPlan.load(run / PLAN)
     if plan.base is None:
         raise FileError(f"{run / PLAN} does not say which model it is for; pass `model`")
@@ -75,18 +86,36 @@ def load(run: str | Path, model: nn.Module | str | None = None) -> nn.Module:
         raise FileError(f"no {WEIGHTS} in {run}; is it a finished run folder?")
     if sha256_file(weights) != plan.base.weights_sha256:
         raise FileError(f"{weights} was edited or damaged: its checksum does not match plan.json")
-    small = slim(_dense(run, plan, plan.base, model), plan)
+    small = slim(_dense(run, plan, plan.base, model, (*opened, run.resolve())), plan)
     load_weights(small, weights)
     return small.eval()
 
 
-def _dense(run: Path, plan: ChannelPlan, base: Base, model: nn.Module | str | None) -> nn.Module:
+def _from_run(run: Path, base: str) -> str:
+    path = os.path.relpath(Path(base).resolve(), run.resolve())
+    return f"{_RUN}{Path(path).as_posix()}"
+
+
+def _dense(
+    run: Path,
+    plan: ChannelPlan,
+    base: Base,
+    model: nn.Module | str | None,
+    opened: tuple[Path, ...],
+) -> nn.Module:
     if isinstance(model, nn.Module):
         return model
+    if isinstance(model, str) and is_run(model):
+        return load(model)
+    if base.spec.startswith(_RUN):  # pruned again; `model` is for the first of the runs
+        folder = (run.resolve() / base.spec.removeprefix(_RUN)).resolve()
+        if not is_run(folder):
+            raise FileError(
+                f"base run {folder} of {run} not found; put it back, or pass it as `model`"
+            )
+        return _load(folder, model, opened)
     if isinstance(model, str):
-        return load(model) if is_run(model) else rebuild(model, base.arguments)
-    if is_run(base.spec):
-        return load(base.spec)  # pruned again
+        return rebuild(model, base.arguments)
     if not is_library(base.spec):
         raise UsageError(
             f"{run} was made from {base.spec!r}, which is code that a file may not start by "

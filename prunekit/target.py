@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import re
+import sys
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from prunekit.errors import UsageError
@@ -105,6 +107,17 @@ def cpu_environment(runtime_version: str, packages: dict[str, str] | None = None
         packages=packages or {},
         created=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
+
+
+def package_version(name: str) -> str:
+    """The version of an installed package; of a loaded module where no distribution has its name.
+
+    ``onnxruntime``, for example, may come from ``onnxruntime-gpu``. Else "unknown".
+    """
+    try:
+        return version(name) or "unknown"
+    except PackageNotFoundError:
+        return str(getattr(sys.modules.get(name), "__version__", "unknown"))
 
 
 def usable_cores() -> int:

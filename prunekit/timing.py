@@ -87,16 +87,6 @@ class PairedRatio:
         """Half the interval, as a share of the ratio."""
         return (self.high - self.low) / 2 / self.ratio
 
-    def scaled(self, factor: float) -> PairedRatio:
-        """The same ratio in another unit, such as relative to a recorded one."""
-        return PairedRatio(
-            self.ratio * factor,
-            self.low * factor,
-            self.high * factor,
-            self.confidence,
-            self.rounds,
-        )
-
     def __str__(self) -> str:
         share = f"{100 * self.confidence:g} %"
         return f"{self.ratio:.3f} ({share} interval {self.low:.3f} to {self.high:.3f})"

@@ -267,6 +267,51 @@ def test_a_real_run(prunekit: Says, home: Path) -> None:
     assert 0 <= report["accuracy"]["pruned"] <= 1
 
 
+@pytest.mark.parametrize(
+    ("model", "unless", "source"),
+    [
+        ("net.py:tiny", " (unless net.py:tiny loads weights)", {}),
+        ("zoo:resnet20", "", {}),
+        ("net.py:tiny", None, {"from_scratch": True}),
+        ("net.py:tiny", None, {"weights": "dense.safetensors"}),
+        ("again", None, {}),
+    ],
+)
+def test_an_untrained_network_is_noted(
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    unless: str | None,
+    source: dict[str, object],
+) -> None:
+    import torch
+
+    import prunekit as pk
+    from prunekit.models import build
+    from prunekit.pipeline.recipe import make_recipe
+    from prunekit.pipeline.setup import set_up
+    from prunekit.progress import verbosity
+    from prunekit.runs import save_weights
+
+    monkeypatch.setattr(verbosity, "level", 0)
+    dense = build("zoo:resnet20", in_channels=1).module
+    plan = pk.ChannelPlan.dense(pk.trace(dense, torch.zeros(1, 1, 8, 8)))
+    pk.save("again", dense, plan, "zoo:resnet20", {"num_classes": 10, "in_channels": 1})
+    save_weights(build("net.py:tiny").module, home / "dense.safetensors")
+    settings = {"model": model, "input": "1x1x8x8", "target": "fake", "data": "digits"}
+    capsys.readouterr()
+    set_up(make_recipe(settings | source))
+    notes = [row for row in capsys.readouterr().err.splitlines() if "untrained" in row]
+    expected = (
+        f"note: the dense network is untrained{unless}; "
+        "add --from-scratch, --weights or --pretrained"
+    )
+    assert notes == ([] if unless is None else [expected])
+    set_up(make_recipe(settings | {"data": None}))
+    assert "untrained" not in capsys.readouterr().err
+
+
 # --- what a run is good for
 
 

@@ -448,8 +448,18 @@ def test_data(refuses: Refuses, home: Path) -> None:
     assert line("imagefolder:broken").startswith("cannot read image broken/dog/2.png")
     assert line("imagefolder:").startswith("data 'imagefolder:' lacks its folder")
     assert line("pictures").startswith("unknown data 'pictures'; known: digits, imagefolder:PATH")
-    assert line("net.py:raises").startswith("data factory net.py:raises failed: ValueError: boom")
+    assert line("net.py:raises").startswith("net.py:raises failed: ValueError: boom")
     assert "cifar10" in line("cifar10:bare").lower()
+
+
+def test_a_data_factory_that_quits(refuses: Refuses, home: Path) -> None:
+    (home / "early.py").write_text("import sys\nsys.exit(0)\n")
+    (home / "late.py").write_text("import sys\ndef make(): sys.exit('no disk')\n")
+    for data, message in (
+        ("early.py:make", "early.py fails on import: SystemExit: 0"),
+        ("late.py:make", "late.py:make failed: SystemExit: no disk"),
+    ):
+        assert refuses(*PRUNE, "--data", data, "-o", "new") == message
 
 
 def test_nan_loss(refuses: Refuses) -> None:
@@ -549,7 +559,11 @@ def test_room_ends_while_training(
         (("--criterion", "taylor"), "--criterion taylor needs data; add --data"),
         (("--from-scratch",), "--from-scratch needs data; add --data"),
         (("--distill", "0.5"), "--distill needs data; add --data"),
-        (("--dense-epochs", "3"), "--dense-epochs is for --from-scratch"),
+        (
+            ("--dense-epochs", "3"),
+            "--dense-epochs is for --from-scratch, --pretrained or --weights",
+        ),
+        (("--dense-epochs", "3", "--weights", "w"), "--dense-epochs needs data; add --data"),
         (("--from-scratch", "--pretrained"), "--from-scratch and --pretrained exclude each other"),
         (("--pretrained", "--weights", "w"), "--pretrained and --weights exclude each other"),
         (("--pretrained",), "`--pretrained` is for torchvision and timm models"),
@@ -605,6 +619,22 @@ def test_errors_as_json(prunekit: Says, home: Path) -> None:
     failure = json.loads(out)
     assert failure["exit_code"] == 2
     assert err == f"prunekit: {failure['error']}\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [(0, 2), (None, 2), (7, 7), ("no disk", 2), (False, 2)]
+)
+def test_an_exit_is_no_success(
+    prunekit: Says, home: Path, monkeypatch: pytest.MonkeyPatch, code: object, status: int
+) -> None:
+    from prunekit.latency import LatencyTable
+
+    def quits(path: Path) -> None:
+        sys.exit(code)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(LatencyTable, "load", quits)
+    found, _, err = prunekit("table", "show", "table.json")
+    assert (found, err) == (status, f"prunekit: some code that ran has called sys.exit({code!r})\n")
 
 
 def test_a_bug_is_no_answer(prunekit: Says, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

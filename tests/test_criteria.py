@@ -185,7 +185,7 @@ def test_what_is_missing_is_named():
 def test_a_loss_that_is_not_a_number_is_refused():
     model = randomise(Residual()).double()
     graph = pk.trace(model, image().double())
-    with pytest.raises(UsageError, match="taylor scores of group 'stem' are not finite"):
+    with pytest.raises(UsageError, match="taylor scores are not finite; check the loss"):
         pk.score(model, graph, pk.Taylor(), lambda m, b: loss_fn(m, b) * float("nan"), batches(1))
 
 

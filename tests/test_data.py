@@ -220,12 +220,13 @@ def test_a_set_that_is_not_there(tmp_path: Path, name: str, cls: str) -> None:
     ("spec", "message"),
     [
         ("imagnet", "unknown data 'imagnet'; known: digits, imagefolder:PATH, cifar10:PATH"),
-        ("cifra10:/data", "unknown data 'cifra10:/data'"),
+        ("cifra10:/data", "cannot import 'cifra10' (in 'cifra10:/data')"),
+        ("cifra10:/data", "; known data: digits, imagefolder:PATH, cifar10:PATH"),
         ("imagefolder:", "data 'imagefolder:' lacks its folder; write imagefolder:PATH"),
         ("cifar10", "data 'cifar10' lacks its folder; write cifar10:PATH"),
-        ("json:nothing", "json has no function 'nothing'"),
-        ("nowhere/data.py:make", "no such file: nowhere/data.py"),
-        ("digits:8", "unknown data 'digits:8'"),
+        ("json:nothing", "json has no callable 'nothing'"),
+        ("nowhere/data.py:make", "no file nowhere/data.py"),
+        ("digits:8", "cannot import 'digits' (in 'digits:8'): ModuleNotFoundError"),
     ],
 )
 def test_what_cannot_be_understood(spec: str, message: str) -> None:
@@ -299,8 +300,10 @@ def make(input_shape, seed):
     ("body", "message"),
     [
         ("make = lambda: 1 / 0", "mine.py:make failed: ZeroDivisionError: division by zero"),
-        ("raise OSError('no disk')", "mine.py: OSError: no disk"),
-        ("make = 3", "has no function 'make'"),
+        ("raise OSError('no disk')", "mine.py fails on import: OSError: no disk"),
+        ("raise SystemExit(0)", "mine.py fails on import: SystemExit: 0"),
+        ("def make(): raise SystemExit", "mine.py:make failed: SystemExit"),
+        ("make = 3", "has no callable 'make'"),
         ("make = lambda: 3", "returned int; it must return prunekit.train.Data or a (train, val)"),
         ("make = lambda: (images(2, [0, 0]), images(1, [0]))", "only one class"),
         (

@@ -68,7 +68,8 @@ def landed(device, target):
     assert len(landing.attempts) == len(device.measured) <= MAX_ROUNDS + 1
     assert len(set(device.measured)) == len(device.measured)  # nothing is measured twice
     last = [a for a in landing.attempts if a.widths == landing.allocation.widths]
-    assert last[0].high <= target  # met, with its whole interval
+    # met with its whole interval, or well below
+    assert last[0].high <= target or last[0].ratio <= 0.985 * target
     return device.truth(number)
 
 
@@ -163,12 +164,25 @@ def test_a_target_that_dense_meets_loses_nothing():
 
 def test_a_right_prediction_takes_one_measurement():
     device = Device(np.linspace(0.15, 1.0, 2000))
-    assert landed(device, 0.5) == pytest.approx(0.495, abs=0.001)
+    assert landed(device, 0.5) == pytest.approx(0.985 * 0.5, abs=0.001)
     assert len(device.measured) == 1
 
 
 @pytest.mark.parametrize("bias", [0.7, 1.4])
 def test_a_constant_factor_takes_two(bias):
     device = Device(np.linspace(0.15, 1.0, 2000), bias)
-    assert landed(device, 0.5) == pytest.approx(0.495, abs=0.001)
+    assert landed(device, 0.5) == pytest.approx(0.985 * 0.5, abs=0.001)
     assert len(device.measured) == 2
+
+
+@pytest.mark.parametrize("noise", [0.006, 0.012, 0.02])
+def test_wide_intervals_cost_little_of_the_budget_and_few_rounds(noise):
+    """A right table on a noisy machine: intervals of 1.5 to 5 % to either side."""
+    shares, rounds = [], []
+    for seed in range(40):
+        device = Device(np.linspace(0.15, 1.0, 400), noise=noise, seed=seed)
+        shares.append(landed(device, 0.5) / 0.5)
+        rounds.append(len(device.measured))
+    assert np.mean(rounds) <= 3.5
+    assert np.mean(shares) > 0.95
+    assert min(shares) > 0.88

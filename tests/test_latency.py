@@ -7,17 +7,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from core_nets import Depthwise, Residual, image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prunekit as pk
+from prunekit import zoo
 from prunekit.costs import LatencyCost, total
 from prunekit.errors import FileError, TableError
 from prunekit.graph import LayerShape
 from prunekit.latency import Entry, LatencyTable, Network, Protocol, Sample, Surface
 from prunekit.latency.surface import pad
 from prunekit.latency.table import Calibration
+from prunekit.profiling import HarvestPlan
 from prunekit.target import Environment, Target
 
 HERE = Environment("fake device", "1")
@@ -235,5 +238,15 @@ def test_predictions_add_up_and_carry_their_range():
     assert found.ms == pytest.approx(by_hand / 1e3)
     assert (found.low_ms, found.high_ms) == pytest.approx((0.9 * found.ms, 1.1 * found.ms))
     assert found.ms < pk.predict(graph, pk.ChannelPlan.dense(graph), table).ms
-    doubled = total(graph, plan.widths, LatencyCost(table, correction=2.0))
-    assert doubled == pytest.approx(2 * found.ms)
+    assert total(graph, plan.widths, LatencyCost(table)) == pytest.approx(found.ms)
+
+
+def test_a_table_of_a_narrower_model_is_refused():
+    narrow, wide = zoo.build("resnet20", 10, 3).eval(), zoo.build("resnet20_w32", 10, 3).eval()
+    example = torch.randn(1, 3, 16, 16)
+    target = pk.Target.parse("fake")
+    graph = pk.trace(narrow, example)
+    table = pk.harvest(narrow, graph, example, target, plan=HarvestPlan(nets=4, rounds=1))
+    table.check(graph, target, None)
+    with pytest.raises(TableError, match=r"up to widths .*, not .*: it is of another model"):
+        table.check(pk.trace(wide, example), target, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -200,3 +201,45 @@ def test_folders_that_are_no_runs(tmp_path, run):
     replace(pk.ChannelPlan.load(run / "plan.json"), base=None).save(run / "plan.json")
     with pytest.raises(FileError, match="does not say which model it is for; pass `model`"):
         pk.load(run)
+
+
+@pytest.fixture
+def twice(pruned, run, monkeypatch):
+    """A run pruned from ``run``, saved with a path from the working directory."""
+    once = pruned[2]
+    plan = pk.ChannelPlan.random(pk.trace(once, image(size=16)), 0.6, seed=2)
+    monkeypatch.chdir(run.parent)
+    pk.save("deep/twice", pk.slim(once, plan), plan, "run", {}, ((1, 3, 16, 16),))
+    return run.parent / "deep" / "twice"
+
+
+def test_a_run_of_a_run_is_found_from_anywhere(run, twice, tmp_path, monkeypatch):
+    assert ChannelPlan.load(twice / "plan.json").base.spec == "run:../../run"
+    expected = load_file(twice / "model.safetensors")
+    monkeypatch.chdir("/")
+    for path in (twice, os.path.relpath(twice)):
+        loaded = pk.load(path).state_dict()
+        assert all(torch.equal(t, expected[n]) for n, t in loaded.items())
+    for model in (str(run), SPEC, pk.load(run)):  # the base itself, or what that was made from
+        assert pk.load(twice, model).state_dict().keys() == expected.keys()
+    assert runs.open_model(str(twice)).spec == str(twice)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    with pytest.raises(FileError, match=rf"base run {run.resolve()} of {twice} not found; put it"):
+        pk.load(twice)
+    assert pk.load(twice, str(tmp_path / "moved")).state_dict().keys() == expected.keys()
+
+
+def test_a_run_that_is_its_own_base_is_damaged(run, twice):
+    for spec in ("run:.", "run:../deep/twice"):
+        plan = ChannelPlan.load(run / "plan.json")
+        replace(plan, base=replace(plan.base, spec=spec)).save(run / "plan.json")
+        for path in (run, twice):
+            with pytest.raises(FileError, match=r"plan\.json is damaged: .* made from itself"):
+                pk.load(path)
+
+
+def test_a_run_of_a_run_does_not_start_code_either(run, twice):
+    plan = ChannelPlan.load(run / "plan.json")
+    replace(plan, base=replace(plan.base, spec="os:system")).save(run / "plan.json")
+    with pytest.raises(UsageError, match="run was made from 'os:system', which is code"):
+        pk.load(twice)

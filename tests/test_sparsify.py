@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import prunekit as pk
 from prunekit.costs import LatencyCost, MacsCost, ParamsCost, total
+from prunekit.criteria import Accumulator
 from prunekit.errors import InfeasibleError, UsageError
 from prunekit.latency import Entry, LatencyTable, Protocol, Sample
 from prunekit.plan import geometric_budgets
@@ -292,3 +293,28 @@ def test_a_resumed_run_is_the_same_run(stop):
         assert (second.rule.scores().by_group[group] == values).all()
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(second.model.state_dict()[name], tensor)
+
+
+def test_a_batch_whose_gradients_overflowed_is_left_out():
+    model = Residual()
+    graph = pk.trace(model, image())
+    total = Accumulator(graph, pk.Taylor())
+    for scale, counted in ((1.0, True), (float("inf"), False), (1.0, True)):
+        model.zero_grad()
+        model(image()).square().mean().backward()
+        for parameter in model.parameters():
+            parameter.grad *= scale
+        assert total.add(model) is counted
+    assert total.batches == 2
+    assert all(np.isfinite(values).all() for values in total.scores().by_group.values())
+
+
+def test_magnitude_is_normalised_over_the_channels_that_are_there():
+    scores = np.array([4.0, 2.0, 0.0, 0.0])
+    np.testing.assert_allclose(pk.Magnitude().normalised(scores), [4 / 3, 2 / 3, 0, 0])
+
+
+def test_budgets_stop_at_the_floor():
+    graph = pk.trace(Residual(), image())
+    rule = Halp(graph, pk.Magnitude(), None, 0.25, Schedule(4, 1), floor=0.4)
+    assert rule.budgets == pytest.approx([0.25**0.25, 0.5, 0.4, 0.4])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from importlib.metadata import version
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +20,7 @@ from prunekit.target import (
     Target,
     cpu_environment,
     cpu_isa,
+    package_version,
     usable_cores,
 )
 
@@ -102,3 +106,11 @@ def test_a_machine_without_cpuinfo(monkeypatch):
     monkeypatch.setattr(target_module, "_cpuinfo", dict)
     assert cpu_isa() == ()
     assert cpu_environment("1").device_name or True
+
+
+def test_versions_of_packages(monkeypatch):
+    """Such as onnxruntime, when the distribution installed is onnxruntime-gpu."""
+    assert package_version("numpy") == version("numpy")
+    assert package_version("no-such-package") == "unknown"
+    monkeypatch.setitem(sys.modules, "module_of_another", SimpleNamespace(__version__="1.2"))
+    assert package_version("module_of_another") == "1.2"

@@ -84,7 +84,6 @@ def test_ratio_is_of_the_second_to_the_first():
     found = paired_ratio([1.0, 2.0, 4.0] * 5, [2.0, 4.0, 8.0] * 5)
     assert (found.ratio, found.low, found.high) == pytest.approx((2, 2, 2))
     assert str(found) == "2.000 (95 % interval 2.000 to 2.000)"
-    assert found.scaled(0.5).ratio == pytest.approx(1)
 
 
 def test_too_few_rounds_give_wide_intervals_not_none():

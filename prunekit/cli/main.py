@@ -36,9 +36,9 @@ table.register(app)
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from prunekit.target import package_version
 
-        sys.stdout.write(f"prunekit {version('prunekit')}\n")
+        sys.stdout.write(f"prunekit {package_version('prunekit')}\n")
         raise typer.Exit
 
 
@@ -79,9 +79,14 @@ def run(arguments: list[str]) -> int:
         return fail(f"{error.format_message().rstrip('.')}; see {command} --help", 2)
     except (KeyboardInterrupt, typer.Abort):
         return fail("interrupted; nothing was written", 130)
-    except (BrokenPipeError, SystemExit):  # typer exits where a pipe is closed
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except (BrokenPipeError, SystemExit) as error:
+        # typer and rich turn a closed pipe into an exit
+        if BrokenPipeError in (type(error), type(error.__context__)):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        code = error.code if isinstance(error, SystemExit) else None
+        status = code if isinstance(code, int) and code else 2
+        return fail(f"some code that ran has called sys.exit({code!r})", status)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         return fail(f"{error.strerror or error}{where}", 2)

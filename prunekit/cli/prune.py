@@ -75,7 +75,9 @@ def prune(
     from_scratch: Annotated[
         bool | None, _option("Train the dense network first.", "--from-scratch")
     ] = None,
-    dense_epochs: Annotated[int | None, _option("Epochs of that (as --epochs).")] = None,
+    dense_epochs: Annotated[
+        int | None, _option("Epochs of that (as --epochs), or on given weights (0).")
+    ] = None,
     pretrained: Annotated[
         bool | None, _option("torchvision's or timm's weights.", "--pretrained")
     ] = None,

@@ -39,15 +39,25 @@ class Accumulator:
         self.batches = 0
         self.sums = {g.id: np.zeros(g.size, dtype=np.float64) for g in graph.groups if g.prunable}
 
-    def add(self, model: nn.Module) -> None:
-        """Add the scores of ``model`` as it is now (with the last batch's gradients)."""
+    def add(self, model: nn.Module) -> bool:
+        """Add the scores of ``model`` as it is now (with the last batch's gradients).
+
+        False, and nothing added, where they are not finite: mixed precision lets gradients
+        overflow now and then.
+        """
         modules = dict(model.named_modules())
         with torch.no_grad():
-            for group in self.graph.groups:
-                if group.prunable:
-                    found = self.criterion.channel_scores(group, modules)
-                    self.sums[group.id] += found.double().cpu().numpy()
+            found = {
+                group.id: self.criterion.channel_scores(group, modules).double().cpu().numpy()
+                for group in self.graph.groups
+                if group.prunable
+            }
+        if not all(np.isfinite(values).all() for values in found.values()):
+            return False
+        for group, values in found.items():
+            self.sums[group] += values
         self.batches += 1
+        return True
 
     def reset(self) -> None:
         """Forget everything added so far."""
@@ -80,7 +90,7 @@ def score(
     """
     total = Accumulator(graph, criterion)
     if not criterion.needs_gradients:
-        total.add(model)
+        _add(total, model)
         return total.scores()
     if loss_fn is None or batches is None:
         raise UsageError(
@@ -97,7 +107,7 @@ def score(
             model.zero_grad(set_to_none=True)
             with torch.enable_grad():
                 loss_fn(model, batch).backward()  # type: ignore[no-untyped-call]
-            total.add(model)
+            _add(total, model)
     finally:
         for module, training in modes:
             module.training = training
@@ -105,6 +115,13 @@ def score(
             parameter.requires_grad_(needed)
             parameter.grad = gradient
     return total.scores()
+
+
+def _add(total: Accumulator, model: nn.Module) -> None:
+    if not total.add(model):
+        raise UsageError(
+            f"{total.criterion.name} scores are not finite; check the loss and the weights for NaN"
+        )
 
 
 def per_channel(values: Tensor, member: Member) -> Tensor:

@@ -46,6 +46,6 @@ class Magnitude:
         return torch.stack(norms).mean(dim=0)
 
     def normalised(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Scores over the group's mean."""
-        mean = scores.mean()
-        return scores / mean if self.normalize == "mean" and mean > 0 else scores
+        """Scores over the mean of the channels that are there (removed ones weigh nothing)."""
+        present = scores[scores > 0]
+        return scores / present.mean() if self.normalize == "mean" and present.size else scores

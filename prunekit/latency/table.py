@@ -137,6 +137,14 @@ class LatencyTable:
             )
         for layer in graph.layers:
             self.layer_us(layer, layer.in_channels, layer.out_channels)
+            samples = self.by_shape[layer.shape].samples
+            widest = max(s.cin for s in samples), max(s.cout for s in samples)
+            if layer.in_channels > widest[0] or layer.out_channels > widest[1]:
+                raise TableError(
+                    f"the latency table has layer {layer.name!r} ({layer.shape}) up to widths "
+                    f"{widest[0]}->{widest[1]}, not {layer.in_channels}->{layer.out_channels}: it "
+                    "is of another model; run `prunekit profile` for this one"
+                )
 
     def calibrated(self) -> LatencyTable:
         """The table with its end-to-end calibration fitted to its networks."""

@@ -47,6 +47,11 @@ def check_against_report(path: Path, artifact: str | Path | None, limits: Limits
     if runtime.artifact_format != "onnx":
         raise UsageError(f"check against a report needs an ONNX target, not {target}")
     dense = open_artifact(run / "dense.onnx", target)
+    if dense.sha256 != report.digests["dense"]:
+        raise UsageError(
+            f"{run / 'dense.onnx'} is not the file that {path} was measured with; "
+            "make the run anew, or compare with an artifact (--baseline FILE.onnx)"
+        )
     candidate = open_artifact(artifact or run / "model.onnx", target)
     latency = report.latency
     return check_ratio(

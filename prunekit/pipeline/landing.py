@@ -12,12 +12,15 @@ from prunekit.progress import say
 from prunekit.sparsify import Allocation
 from prunekit.timing import PairedRatio
 
-AIM = 0.99
+AIM = 0.985
 """The measured ratio aimed at, as a share of the one asked for: room for the noise of timing."""
+SURE = 0.985
+"""At this share of the target a plan counts as landed even if its interval reaches over it."""
 CLOSE_ENOUGH = 0.97
 """A plan at this share of the target or above uses the budget up; searching on gains nothing."""
 MAX_ROUNDS = 6
-STEP_UP = 1.04
+STEP = 1.04
+"""How far a request goes up or down where nothing is known on that side."""
 NARROW = 0.004
 """A bracket of requests as narrow as this holds no other plan worth measuring."""
 
@@ -36,6 +39,11 @@ class Attempt:
     low: float
     high: float
     widths: dict[str, int]
+
+    @property
+    def request(self) -> float:
+        """What was asked for, or what the plan is predicted to take where that is more."""
+        return max(self.asked, self.predicted)
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,7 @@ def land(solve: Solve, smallest: Solve, measure: Measure, target: float) -> Land
 
 
 class _Search:
-    """Which request to try next: corrected by the last measurement, bracketed by all of them."""
+    """Which request to try next: corrected by what was measured, bracketed by all of it."""
 
     def __init__(self, target: float) -> None:
         self.target = target
@@ -100,42 +108,43 @@ class _Search:
         self.tried_smallest = False
         self.low = 0.0
         self.high = float("inf")
+        self.caution = 1.0
         self.repeats = 0
 
     def next_request(self) -> float | None:
         """The predicted ratio to ask for, or None when searching on gains nothing."""
         if self.best_ratio >= CLOSE_ENOUGH * self.target or self.repeats > 4:
             return None
-        request = min(1.0, self._corrected(self.target * AIM))
+        request = min(1.0, self._corrected(self.target * AIM * self.caution))
         if self.low < request < self.high:
             return request
         if self.high == float("inf"):  # the last plan left budget over: the widths are coarse
-            request = STEP_UP * self.low
+            request = STEP * self.low
             return request if request < 1.0 else None
+        if self.low == 0:
+            return self.high / STEP
         if self.high - self.low < NARROW:
             return None
         return (self.low + self.high) / 2
 
     def _corrected(self, wanted: float) -> float:
-        """The predicted ratio at which ``wanted`` should be measured.
+        """The request at which ``wanted`` should be measured.
 
         A straight line in logarithms through the nearest attempts on both sides of ``wanted``;
         with attempts on one side only, the same factor between the two as in the nearest.
         """
         if not self.attempts:
             return wanted
-        nearest = min(self.attempts, key=lambda a: abs(math.log(a.ratio / wanted)))
         below = [a for a in self.attempts if a.ratio <= wanted]
         above = [a for a in self.attempts if a.ratio > wanted]
         if below and above:
-            under, over = (
-                max(below, key=lambda a: a.ratio),
-                min(above, key=lambda a: a.ratio),
-            )
-            if over.predicted > under.predicted:
+            under = max(below, key=lambda a: a.ratio)
+            over = min(above, key=lambda a: a.ratio)
+            if over.request > under.request:
                 share = math.log(wanted / under.ratio) / math.log(over.ratio / under.ratio)
-                return float(under.predicted * (over.predicted / under.predicted) ** share)
-        return wanted * nearest.predicted / nearest.ratio
+                return float(under.request * (over.request / under.request) ** share)
+        nearest = min(self.attempts, key=lambda a: abs(math.log(a.ratio / wanted)))
+        return wanted * nearest.request / nearest.ratio
 
     def is_new(self, allocation: Allocation) -> bool:
         return all(attempt.widths != allocation.widths for attempt in self.attempts)
@@ -144,20 +153,28 @@ class _Search:
         """Widths jump: ``asked`` gives a plan already measured, so look on its other side."""
         self.repeats += 1
         known = next(a for a in self.attempts if a.widths == allocation.widths)
-        if known.high <= self.target:
-            self.low = max(self.low, asked)
-        else:
-            self.high = min(self.high, asked)
+        self._narrow(asked, known)
 
     def add(self, asked: float, allocation: Allocation, found: PairedRatio) -> None:
         """Record a measurement."""
-        self.attempts.append(
-            Attempt(asked, allocation.ratio, found.ratio, found.low, found.high, allocation.widths)
+        attempt = Attempt(
+            asked, allocation.ratio, found.ratio, found.low, found.high, allocation.widths
         )
-        if found.high <= self.target:
-            self.low = max(self.low, asked)
+        self.attempts.append(attempt)
+        self._narrow(asked, attempt)
+        if self._landed(attempt):
             self.best_ratio = max(self.best_ratio, found.ratio)
             if self.best is None or allocation.value > self.best.value:
                 self.best = allocation
+        elif found.ratio <= self.target:  # only its interval is over the target
+            self.caution *= max(found.ratio / found.high, 0.97)
+
+    def _landed(self, attempt: Attempt) -> bool:
+        """Whether ``attempt`` meets the target: its whole interval does, or it is well below."""
+        return attempt.high <= self.target or attempt.ratio <= SURE * self.target
+
+    def _narrow(self, asked: float, attempt: Attempt) -> None:
+        if self._landed(attempt):
+            self.low = max(self.low, asked)
         else:
             self.high = min(self.high, asked)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +14,33 @@ import torch
 from torch import nn
 
 from prunekit.allocation import Allocator
-from prunekit.artifact import Artifact
-from prunekit.benching import BenchResult, bench
+from prunekit.benching import BenchResult
 from prunekit.budget import Budget
 from prunekit.criteria import Criterion, score
 from prunekit.errors import InfeasibleError, UsageError
-from prunekit.exporting import export, live_artifact, narrow_onnx
+from prunekit.exporting import export
 from prunekit.latency import LatencyTable
 from prunekit.pipeline.folder import JOURNAL, TABLE, RunFolder, open_folder
-from prunekit.pipeline.landing import Landing, land
+from prunekit.pipeline.landing import AIM, Landing, land
 from prunekit.pipeline.ranks import from_main, rank
 from prunekit.pipeline.reporting import make_report, onnx_accuracy
 from prunekit.pipeline.setup import Job, train_config
+from prunekit.pipeline.stopwatch import Stopwatch
 from prunekit.pipeline.tables import load_table, make_table
-from prunekit.plan import ChannelPlan
 from prunekit.profiling import HarvestPlan
 from prunekit.progress import say
 from prunekit.registry import allocators, criteria
 from prunekit.report import Report, to_html
 from prunekit.runs import save, save_weights
 from prunekit.scores import Scores
-from prunekit.serialize import load_json, save_json, write_text
+from prunekit.serialize import load_json, read_object, save_json, write_text
 from prunekit.sparsify import Allocation, Halp, allocate
 from prunekit.sparsify.halp import Schedule
 from prunekit.surgery import slim
 from prunekit.train import FitResult, TrainConfig, fit, loader, loss_fn
 
-LANDING_SECONDS = 8.0
-FINAL_SECONDS = 20.0
+MAX_AGAIN = 2
+"""How often a final miss is answered with another landing, where nothing was trained since."""
 
 
 @dataclass
@@ -94,30 +94,36 @@ class _Pipeline:
         self.recipe, self.graph = job.recipe, job.graph
         self.criterion, self.solver, self.given_table = criterion, solver, table
         self.trained = Trained()
+        self.budget = Budget.parse(job.recipe.target_latency)
         self.teacher: nn.Module | None = None
-        self._dense: Artifact | None = None
+        self.watch = Stopwatch(job, folder, self.budget)
+        self.chosen_by: tuple[Scores, dict[str, int] | None] = (Scores({}, "none"), None)
 
     def run(self) -> Report:
         """All stages in order; what can be known before training is known before it.
 
         With several processes rank 0 measures, chooses and writes, and all train.
         """
-        budget = Budget.parse(self.recipe.target_latency)
-        table, target_ratio = from_main(lambda: self.prepare(budget))
-        if self.recipe.from_scratch:
+        budget = self.budget
+        table, target_ratio = from_main(self.prepare)
+        if self.recipe.from_scratch or self.recipe.dense_epochs:
             self.train_dense()
         self.teacher = copy.deepcopy(self.job.module) if self.recipe.distill else None
         halp = self.iterate(table, target_ratio) if self.iterative else None
-        landing = from_main(lambda: self.choose(halp, table, budget, target_ratio))
+        landing = from_main(lambda: self.choose(halp, table, target_ratio))
         small = self.fine_tune(slim(self.job.module, landing.allocation.plan))
         return from_main(lambda: self.finish(small, landing, table, budget, target_ratio))
 
-    def prepare(self, budget: Budget) -> tuple[LatencyTable, float]:
+    def prepare(self) -> tuple[LatencyTable, float]:
         """The table, the target as a share of the dense latency, and that it can be reached."""
         table = self.table()
-        self.export_dense()
-        target = self.target_ratio(budget)
-        self.check_reachable(table, budget, target)
+        self.watch.export_dense()
+        kept = self.folder.work / "target.json"
+        if self.resume and kept.is_file():  # a resumed run goes for the same share
+            return table, float(read_object(kept, "target")["ratio"])
+        target = self.watch.target_ratio()
+        self.check_reachable(table, target)
+        write_text(kept, json.dumps({"ratio": target}))
         return table, target
 
     @property
@@ -147,14 +153,14 @@ class _Pipeline:
         )
 
     def train_dense(self) -> None:
-        """``--from-scratch``: the dense network first."""
+        """``--from-scratch`` or ``--dense-epochs``: the dense network first."""
         epochs = self.recipe.dense_epochs or max(1, self.recipe.epochs)
         config = self.config(epochs, self.recipe.lr, distill=0.0)
         self.trained.dense = self.fit(self.job.module, "dense-training", config)
 
         def keep() -> None:
             save_weights(self.job.module, self.folder.path / "dense.safetensors")
-            self.export_dense()
+            self.watch.export_dense()
 
         from_main(keep)
 
@@ -203,74 +209,16 @@ class _Pipeline:
             resume=self.resume,
         )
 
-    @property
-    def dense(self) -> Artifact:
-        """The dense network as it is timed (on rank 0)."""
-        if self._dense is None:
-            raise UsageError("the dense network is exported on rank 0 only")
-        return self._dense
-
-    def export_dense(self) -> None:
-        """``dense.onnx``, the reference every ratio is taken against."""
-        artifact = export(
-            self.job.module,
-            self.job.example,
-            self.folder.path / "dense.onnx",
-        )
-        self._dense = self.timed_form(self.job.module, artifact)
-
-    def timed_form(self, module: nn.Module, onnx: Artifact) -> Artifact:
-        """The ONNX file, or the live module for runtimes that run those."""
-        if self.job.runtime.artifact_format == "module":
-            return live_artifact(module, self.job.example)
-        return onnx
-
-    def measure(self, plan: ChannelPlan) -> BenchResult:
-        """The dense network and ``plan``'s, weights untrained, timed against each other."""
-        path = self.folder.work / "candidate.onnx"
-        if self.job.runtime.artifact_format == "module":
-            candidate = live_artifact(slim(self.job.module, plan), self.job.example)
-        else:
-            narrow = narrow_onnx(self.dense, plan, path)
-            candidate = narrow or export(slim(self.job.module, plan), self.job.example, path)
-        return self.time(candidate, LANDING_SECONDS)
-
-    def time(self, other: Artifact, seconds: float) -> BenchResult:
-        """The dense network and ``other``, timed interleaved."""
-        return bench(
-            [self.dense, other], self.job.target, max_seconds=seconds, precision_goal=0.005
-        )
-
-    def final_time(self, pruned: Artifact, target: float) -> BenchResult:
-        """What the report says; measured longer when the interval leaves the answer open."""
-        found = self.time(pruned, FINAL_SECONDS)
-        if found.ratio_ci[0] <= target <= found.ratio_ci[1]:
-            say("the interval spans the target; measuring longer")
-            found = self.time(pruned, 3 * FINAL_SECONDS)
-        return found
-
-    def target_ratio(self, budget: Budget) -> float:
-        """The budget as a share of the dense latency; absolute ones need the dense time."""
-        if budget.relative:
-            return budget.value
-        measured = bench([self.dense], self.job.target, max_seconds=LANDING_SECONDS).measurements[0]
-        ratio = budget.limit(measured.median_ms) / measured.median_ms
-        if ratio >= 1:
-            raise UsageError(
-                f"{budget} is met already: the dense network takes {measured.median_ms:.3f} ms"
-            )
-        return ratio
-
-    def check_reachable(self, table: LatencyTable, budget: Budget, target: float) -> None:
+    def check_reachable(self, table: LatencyTable, target: float) -> None:
         """Refuse a target below the smallest network's latency, as measured, before training."""
         least = self.smallest(Scores({}, "none"), table)
-        if least.ratio < target:
+        if least.ratio < target * (1 - max(table.calibration.worst, 0.05)):
             return
-        timed = self.measure(least.plan)
+        timed = self.watch.measure(least.plan)
         ratio, (whole, small) = timed.ratios[0], timed.measurements
         if ratio.ratio > target:
             raise InfeasibleError(
-                f"{budget} is below what is reachable: the smallest network measures "
+                f"{self.budget} is below what is reachable: the smallest network measures "
                 f"{ratio.ratio:.1%} [{ratio.low:.1%}, {ratio.high:.1%}] of the dense one, "
                 f"{small.median_ms:.4g} of {whole.median_ms:.4g} ms; ask for "
                 f"{math.ceil(100 * ratio.high)}% or more"
@@ -278,28 +226,31 @@ class _Pipeline:
 
     # --- choosing -----------------------------------------------------------------------------
 
-    def choose(
-        self, halp: Halp | None, table: LatencyTable, budget: Budget, target: float
-    ) -> Landing:
+    def choose(self, halp: Halp | None, table: LatencyTable, target: float) -> Landing:
         """Scores by the method, then the measured landing; kept for a resumed run."""
         kept = self.folder.work / "landing.json"
         scores = halp.scores() if halp else self.scores()
-        at_most = halp.plan.widths if halp else None
+        caps = halp.plan.widths if halp else None
+        self.chosen_by = (scores, caps)
         if self.resume and kept.is_file():
             return load_json(kept, Landing, "landing", 1)
+        landing = self.land_on(scores, caps, table, target)
+        save_json(kept, landing, "landing", 1)
+        return landing
+
+    def land_on(
+        self, scores: Scores, caps: dict[str, int] | None, table: LatencyTable, target: float
+    ) -> Landing:
+        """The measured loop on the given scores; ``caps`` are widths not to exceed."""
 
         def solve(ratio: float) -> Allocation:
-            wanted = replace(
-                budget, kind="latency", value=ratio, relative=True, text=f"{ratio:.1%}"
-            )
-            return self.allocate(scores, table, wanted, at_most)
+            wanted = Budget("latency", ratio, relative=True, text=f"{ratio:.1%}")
+            return self.allocate(scores, table, wanted, caps)
 
         def smallest(_: float) -> Allocation:
             return self.smallest(scores, table)
 
-        landing = land(solve, smallest, lambda plan: self.measure(plan).ratios[0], target)
-        save_json(kept, landing, "landing", 1)
-        return landing
+        return land(solve, smallest, lambda plan: self.watch.landing_ratio(plan, target), target)
 
     def allocate(
         self,
@@ -353,7 +304,9 @@ class _Pipeline:
             except InfeasibleError:
                 return self.smallest(scores, table)
 
-        rule = Halp(self.graph, self.criterion, solve, target, schedule)
+        # Room for what the table gets wrong: the landing can prune more, but not take back.
+        floor = target * (1 + max(table.calibration.worst, 0.1))
+        rule = Halp(self.graph, self.criterion, solve, target, schedule, floor)
         config = self.config(
             self.pruning_epochs, self.fine_tune_lr, schedule="constant", warmup_epochs=0.0, ema=0.0
         )
@@ -363,6 +316,13 @@ class _Pipeline:
         return rule
 
     # --- the end ------------------------------------------------------------------------------
+
+    def deploy(self, small: nn.Module, landing: Landing, target: float) -> BenchResult:
+        """Save and export ``small``, and time what was exported."""
+        run, job, plan = self.folder.path, self.job, landing.allocation.plan
+        save(run, small, plan, job.model.spec, job.model.arguments, self.graph.input_shapes)
+        onnx = export(small, job.example, run / "model.onnx", plan="plan.json")
+        return self.watch.final_time(small, onnx, target)
 
     def finish(
         self,
@@ -374,10 +334,17 @@ class _Pipeline:
     ) -> Report:
         """Save, export, measure what was exported, and report."""
         run, job = self.folder.path, self.job
-        plan = landing.allocation.plan
-        save(run, small, plan, job.model.spec, job.model.arguments, self.graph.input_shapes)
-        onnx = export(small, job.example, run / "model.onnx", plan="plan.json")
-        timed = self.final_time(self.timed_form(small, onnx), target)
+        timed = self.deploy(small, landing, target)
+        for _ in range(MAX_AGAIN):
+            missed = self.watch.against_limit(timed, target).ratio / target
+            if missed <= 1 or self.trained.fine_tuning is not None:
+                break
+            # Nothing was trained since, so that landing once more costs seconds.
+            say(f"the exported network takes {missed:.1%} of the limit; landing again, lower")
+            again = self.land_on(*self.chosen_by, table, target / missed * AIM)
+            landing = Landing(again.allocation, landing.attempts + again.attempts)
+            small = slim(job.module, landing.allocation.plan).eval()
+            timed = self.deploy(small, landing, target)
         report = make_report(
             job=job,
             folder=self.folder,
@@ -386,10 +353,12 @@ class _Pipeline:
             timed=timed,
             budget=budget,
             target_ratio=target,
+            met=self.watch.against_limit(timed, target).ratio <= target,
             trained=asdict(self.trained),
             pruning_epochs=self.pruning_epochs,
             accuracy=tuple(
-                onnx_accuracy(run / name, job.data) for name in ("dense.onnx", "model.onnx")
+                onnx_accuracy(run / name, job.data, self.recipe.workers)
+                for name in ("dense.onnx", "model.onnx")
             ),
             small=small,
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from datetime import timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 from prunekit.errors import PrunekitError
@@ -29,17 +31,25 @@ def from_main(compute: Callable[[], T]) -> T:
     if world() == 1:
         return compute()
     import torch
-    from accelerate import PartialState
 
-    PartialState()  # joins the process group on first use
     box: list[Any] = [None, None]
     if rank() == 0:
         try:
             box[0] = compute()
         except PrunekitError as error:
             box[1] = error
-    torch.distributed.broadcast_object_list(box, src=0)
+    torch.distributed.broadcast_object_list(box, src=0, group=_waiting_room())
     if box[1] is not None:
         raise box[1]
     found: T = box[0]
     return found
+
+
+@cache
+def _waiting_room() -> Any:
+    """A group of all processes on the CPU, patient enough for a profile on rank 0."""
+    import torch
+    from accelerate import PartialState
+
+    PartialState()  # joins the process group on first use
+    return torch.distributed.new_group(backend="gloo", timeout=timedelta(hours=12))

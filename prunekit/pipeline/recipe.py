@@ -42,9 +42,10 @@ class Recipe(BaseModel):
     profile_seconds: float = Field(120.0, gt=0)
 
     from_scratch: bool = False
-    dense_epochs: int | None = Field(None, ge=1)
     pretrained: bool = False
     weights: str | None = None
+    dense_epochs: int | None = Field(None, ge=1)
+    """Dense training before pruning: from scratch (as ``epochs`` by default), or fine-tuning."""
 
     epochs: int = Field(15, ge=0)
     batch_size: int = Field(64, ge=2)
@@ -138,11 +139,14 @@ def _check(recipe: Recipe) -> None:
     ]
     if len(sources) > 1:
         raise UsageError(f"{' and '.join(sources)} exclude each other; keep one")
-    if recipe.dense_epochs is not None and not recipe.from_scratch:
-        raise UsageError("--dense-epochs is for --from-scratch; give both or neither")
+    if recipe.dense_epochs is not None and not sources:
+        raise UsageError(
+            "--dense-epochs is for --from-scratch, --pretrained or --weights; give one of them"
+        )
     if recipe.data is None:
         for flag, wrong in (
             ("--from-scratch", recipe.from_scratch),
+            ("--dense-epochs", recipe.dense_epochs is not None),
             ("--criterion taylor", recipe.criterion == "taylor"),
             ("--method halp", recipe.method == "halp"),
             ("--distill", recipe.distill > 0),

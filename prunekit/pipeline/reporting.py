@@ -16,6 +16,7 @@ from prunekit.errors import DataError
 from prunekit.latency import LatencyTable
 from prunekit.pipeline.folder import RunFolder
 from prunekit.pipeline.landing import Landing
+from prunekit.progress import track
 from prunekit.report import Report
 from prunekit.report.schema import (
     AccuracyPart,
@@ -28,6 +29,7 @@ from prunekit.report.schema import (
     TrainingPart,
 )
 from prunekit.runtimes import runtime_for
+from prunekit.serialize import sha256_file
 from prunekit.target import Target, usable_cores
 from prunekit.train import Data, loader
 
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 CONFIDENCE = 0.95
 
 
-def onnx_accuracy(path: Path, data: Data | None) -> float | None:
+def onnx_accuracy(path: Path, data: Data | None, workers: int = 0) -> float | None:
     """Top-1 of an ONNX file on the validation set, run in ONNX Runtime; None without data."""
     if data is None:
         return None
@@ -45,7 +47,8 @@ def onnx_accuracy(path: Path, data: Data | None) -> float | None:
     engine = runtime_for(target).load(Artifact.of_file(path), target)
     right = seen = 0
     try:
-        for images, labels in loader(data.val, 256):
+        batches = loader(data.val, 256, workers=workers)
+        for images, labels in track(batches, f"accuracy of {path.name}", len(batches)):
             (logits, *_) = engine.run({"input": images.numpy()})
             right += int((np.asarray(logits).argmax(1) == labels.numpy()).sum())
             seen += len(labels)
@@ -65,12 +68,13 @@ def make_report(
     timed: BenchResult,
     budget: Budget,
     target_ratio: float,
+    met: bool,
     trained: dict[str, Any],
     pruning_epochs: int,
     accuracy: tuple[float | None, ...],
     small: nn.Module,
 ) -> Report:
-    """Put the pieces together; ``met`` is the measured ratio against the one asked for."""
+    """Put the pieces together; ``met`` was decided on what ``timed`` measured."""
     graph, recipe, allocation = job.graph, job.recipe, landing.allocation
     run = folder.path
     dense_time, pruned_time = timed.measurements
@@ -96,7 +100,7 @@ def make_report(
             rounds=ratio.rounds,
             predicted_ms=allocation.cost,
             limit_ratio=target_ratio,
-            met=ratio.ratio <= target_ratio,
+            met=met,
         ),
         accuracy=AccuracyPart(dense=accuracy[0], pruned=accuracy[1]),
         macs=Pair(dense=graph.macs({}), pruned=graph.macs(allocation.widths)),
@@ -138,6 +142,7 @@ def make_report(
         },
         frozen={group.id: group.reason for group in graph.groups if not group.prunable},
         artifacts=files,
+        digests={what: sha256_file(files[what]) for what in ("dense", "onnx")},
         seed=recipe.seed,
         recipe=recipe.model_dump(exclude_none=True),
         versions={name: version(name) for name in ("prunekit", "torch", "onnx", "onnxruntime")},
@@ -153,7 +158,8 @@ def _training_cost(
 ) -> TrainingPart:
     """FLOPs relative to a dense run of ``dense_epochs`` (else ``epochs``), and seconds.
 
-    Forward and backward count three forwards; masked training counts as dense, which it is.
+    Forward and backward count three forwards, a teacher's forward one; masked training counts as
+    dense, which it is.
     """
     recipe = job.recipe
     seconds = {stage: (result or {}).get("seconds", 0.0) for stage, result in trained.items()}
@@ -163,7 +169,10 @@ def _training_cost(
         share = job.graph.macs(landing.allocation.widths) / job.graph.macs({})
         fine_tuned = recipe.epochs - pruning_epochs
         spent = pruning_epochs + share * fine_tuned
-        relative = (spent + (reference if recipe.from_scratch else 0)) / reference
+        if recipe.distill:
+            spent += (pruning_epochs + fine_tuned) / 3
+        trained_dense = recipe.from_scratch or recipe.dense_epochs
+        relative = (spent + (reference if trained_dense else 0)) / reference
     return TrainingPart(
         relative_flops=relative,
         seconds=sum(seconds.values()),

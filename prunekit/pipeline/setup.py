@@ -11,10 +11,11 @@ from torch import nn
 
 from prunekit.errors import DataError, UsageError
 from prunekit.graph import ChannelGraph
-from prunekit.models import BuiltModel, load_weights
+from prunekit.models import BuiltModel, is_library, load_weights
+from prunekit.pipeline.ranks import from_main
 from prunekit.pipeline.recipe import Recipe, parse_shape
-from prunekit.progress import say
-from prunekit.runs import open_model
+from prunekit.progress import bar, say
+from prunekit.runs import is_run, open_model
 from prunekit.runtimes import Runtime, runtime_for
 from prunekit.target import Target
 from prunekit.tracing import trace
@@ -50,8 +51,14 @@ def set_up(recipe: Recipe) -> Job:
     data = _data(recipe)
     torch.manual_seed(recipe.seed)
     model = open_dense(recipe, data)
+    if data is not None:
+        _note_untrained(recipe)
     example = example_input(recipe.input)
-    graph = trace(model.module, example)
+    with bar("tracing", 1):
+        graph = from_main(lambda: trace(model.module, example))
+    late = sum("within" in group.reason for group in graph.groups)
+    if late:
+        say(f"note: {late} channel groups stay whole, not proved in time; see prunekit inspect")
     for note in graph.notes:
         say(f"note: {note}", 1)
     return Job(recipe, target, runtime, model, graph, example, data)
@@ -86,6 +93,17 @@ def open_dense(recipe: Recipe, data: Data | None = None) -> BuiltModel:
         load_weights(model.module, Path(recipe.weights))
     model.module.eval()
     return model
+
+
+def _note_untrained(recipe: Recipe) -> None:
+    """Say that the dense network has random weights, unless something trains or loads it."""
+    trained = recipe.from_scratch or recipe.pretrained or recipe.weights is not None
+    if not trained and not is_run(recipe.model):
+        unless = "" if is_library(recipe.model) else f" (unless {recipe.model} loads weights)"
+        say(
+            f"note: the dense network is untrained{unless}; "
+            "add --from-scratch, --weights or --pretrained"
+        )
 
 
 def example_input(shape: str) -> Any:

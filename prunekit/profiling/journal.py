@@ -72,7 +72,3 @@ class Journal:
                 os.fsync(file.fileno())
         except OSError as error:
             raise FileError(f"cannot write {self.path}: {error.strerror or error}") from error
-
-    def remove(self) -> None:
-        """The table is written; the journal has served."""
-        self.path.unlink(missing_ok=True)

@@ -115,6 +115,8 @@ class Report(_Part):
     widths: dict[str, tuple[int, int]]
     frozen: dict[str, str]
     artifacts: dict[str, str]
+    digests: dict[str, str]
+    """SHA-256 of the two files that were timed, by their names among the artifacts."""
     seed: int
     recipe: dict[str, Any]
     versions: dict[str, str]

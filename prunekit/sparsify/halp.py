@@ -40,8 +40,9 @@ class Halp:
     """Prunes a little every ``interval`` steps while training goes on; pruned channels stay zero.
 
     Scores are averaged over the steps since the last pruning. The budgets fall exponentially from
-    the dense cost to ``fraction`` of it. The last pruning step is left to the caller, who has to
-    find the structure that measures right; :meth:`scores` are what it needs.
+    the dense cost to ``fraction`` of it, but not below ``floor``. The last pruning step is left to
+    the caller, who has to find the structure that measures right and cannot take channels back;
+    :meth:`scores` are what it needs.
     """
 
     def __init__(
@@ -51,11 +52,13 @@ class Halp:
         solve: Solve,
         fraction: float,
         schedule: Schedule,
+        floor: float = 0.0,
     ) -> None:
         self.graph = graph
         self.solve = solve
         self.schedule = schedule
-        self.budgets = geometric_budgets(1.0, fraction, schedule.steps)
+        budgets = geometric_budgets(1.0, fraction, schedule.steps)
+        self.budgets = [max(budget, min(floor, 1.0)) for budget in budgets]
         self.total = Accumulator(graph, criterion)
         self.plan = ChannelPlan.dense(graph)
         self.last: Scores | None = None
@@ -68,9 +71,9 @@ class Halp:
 
     def after_step(self, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
         """Keep pruned channels at zero, and prune when it is due."""
-        del optimizer  # a masked channel's momentum is masked away with its weights
+        del optimizer  # its momentum moves removed channels, and the mask puts them back to zero
         number = self.schedule.due(step)
-        if number is not None:
+        if number is not None and self.total.batches:
             self.last = self._reduced(self.total.scores())
             self.total.reset()
             if number < self.schedule.steps - 1:
@@ -84,13 +87,13 @@ class Halp:
         return self._reduced(self.total.scores()) if self.last is None else self.last
 
     def _reduced(self, scores: Scores) -> Scores:
-        """Zero for channels already gone (and the same on every rank of a distributed run)."""
+        """Zero for channels already gone; on all ranks alike, whose gradients are the same."""
         found = {}
         for group, values in scores.by_group.items():
             alive = np.zeros(len(values))
             alive[list(self.plan.keep[group])] = 1
             # a removed channel ranks below any live one, even one that scores zero
-            found[group] = _averaged(values) * alive + alive * 1e-30
+            found[group] = values * alive + alive * 1e-30
         return Scores(found, scores.criterion, scores.batches)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -120,12 +123,3 @@ class Halp:
         plan = ChannelPlan.from_keep(self.graph, facts["keep"])
         self.plan = replace(plan, predicted=dict(facts.get("predicted", {})))
         self.history = list(facts["history"])
-
-
-def _averaged(values: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[Any]]:
-    """The mean over all ranks of a distributed run."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return values
-    tensor = torch.from_numpy(np.ascontiguousarray(values))
-    torch.distributed.all_reduce(tensor)
-    return tensor.numpy() / torch.distributed.get_world_size()

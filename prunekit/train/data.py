@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from prunekit.errors import DataError
-from prunekit.train.factory import call_factory, classes_of, labels_of
+from prunekit.factories import call_factory
+from prunekit.train.factory import classes_of, labels_of
 from prunekit.train.folder import open_folder
 from prunekit.train.sets import SETS, open_digits, open_set
 
@@ -77,7 +78,8 @@ def _checked_shape(shape: Any) -> tuple[int, int, int]:
 
 
 def _custom(spec: str, shape: tuple[int, int, int], seed: int) -> Data:
-    made = call_factory(spec, {"input_shape": shape, "seed": seed})
+    offered = {"input_shape": shape, "seed": seed}
+    made, _ = call_factory(spec, offered, DataError, f"known data: {_KNOWN}")
     if isinstance(made, Data):
         data = made
         if tuple(data.input_shape) != shape:

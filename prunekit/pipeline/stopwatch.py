@@ -1,0 +1,113 @@
+"""What a run measures: always against the dense network, interleaved, on the target."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from prunekit.artifact import Artifact
+from prunekit.benching import BenchResult, bench
+from prunekit.budget import Budget
+from prunekit.errors import UsageError
+from prunekit.exporting import export, live_artifact, narrow_onnx
+from prunekit.pipeline.folder import RunFolder
+from prunekit.pipeline.setup import Job
+from prunekit.plan import ChannelPlan
+from prunekit.progress import say
+from prunekit.surgery import slim
+from prunekit.timing import PairedRatio
+
+LANDING_SECONDS = 8.0
+FINAL_SECONDS = 20.0
+
+
+class Stopwatch:
+    """Times networks of one run against its dense one and against its budget."""
+
+    def __init__(self, job: Job, folder: RunFolder, budget: Budget) -> None:
+        self.job, self.folder, self.budget = job, folder, budget
+        self._dense: Artifact | None = None
+
+    @property
+    def dense(self) -> Artifact:
+        """The dense network as it is timed (on rank 0)."""
+        if self._dense is None:
+            raise UsageError("the dense network is exported on rank 0 only")
+        return self._dense
+
+    def export_dense(self) -> None:
+        """``dense.onnx``, the reference every ratio is taken against."""
+        artifact = export(
+            self.job.module,
+            self.job.example,
+            self.folder.path / "dense.onnx",
+        )
+        self._dense = self.timed_form(self.job.module, artifact)
+
+    def timed_form(self, module: nn.Module, onnx: Artifact) -> Artifact:
+        """The ONNX file, or the live module for runtimes that run those."""
+        if self.job.runtime.artifact_format == "module":
+            return live_artifact(module, self.job.example)
+        return onnx
+
+    def measure(self, plan: ChannelPlan) -> BenchResult:
+        """The dense network and ``plan``'s, weights untrained, timed against each other."""
+        path = self.folder.work / "candidate.onnx"
+        if self.job.runtime.artifact_format == "module":
+            candidate = live_artifact(slim(self.job.module, plan), self.job.example)
+        else:
+            narrow = narrow_onnx(self.dense, plan, path)
+            candidate = narrow or export(slim(self.job.module, plan), self.job.example, path)
+        return self.time(candidate, LANDING_SECONDS)
+
+    def landing_ratio(self, plan: ChannelPlan, target: float) -> PairedRatio:
+        """What the landing decides on, measured longer while the interval spans the target.
+
+        An absolute budget is decided on milliseconds: the pruned network's, as a share of the
+        dense network's at which the limit was set.
+        """
+        timed = self.measure(plan)
+        found = self.against_limit(timed, target)
+        if found.low <= target <= found.high:
+            found = self.against_limit(self.time(timed.artifacts[1], 3 * LANDING_SECONDS), target)
+        return found
+
+    def against_limit(self, timed: BenchResult, target: float) -> PairedRatio:
+        """The measured ratio, in units in which the limit is ``target``."""
+        ratio = timed.ratios[0]
+        if self.budget.relative:
+            return ratio
+        pruned = timed.measurements[1]
+        low, high = pruned.interval(ratio.confidence)
+        share = target / self.budget.value
+        return replace(ratio, ratio=pruned.median_ms * share, low=low * share, high=high * share)
+
+    def time(self, other: Artifact, seconds: float) -> BenchResult:
+        """The dense network and ``other``, timed interleaved."""
+        return bench(
+            [self.dense, other], self.job.target, max_seconds=seconds, precision_goal=0.005
+        )
+
+    def final_time(self, small: nn.Module, onnx: Artifact, target: float) -> BenchResult:
+        """What the report says; measured longer when the interval leaves the answer open."""
+        pruned = self.timed_form(small, onnx)
+        found = self.time(pruned, FINAL_SECONDS)
+        against = self.against_limit(found, target)
+        if against.low <= target <= against.high:
+            say("the interval spans the target; measuring longer")
+            found = self.time(pruned, 3 * FINAL_SECONDS)
+        return found
+
+    def target_ratio(self) -> float:
+        """The budget as a share of the dense latency; absolute ones need the dense time."""
+        budget = self.budget
+        if budget.relative:
+            return budget.value
+        measured = bench([self.dense], self.job.target, max_seconds=LANDING_SECONDS).measurements[0]
+        ratio = budget.limit(measured.median_ms) / measured.median_ms
+        if ratio >= 1:
+            raise UsageError(
+                f"{budget} is met already: the dense network takes {measured.median_ms:.3f} ms"
+            )
+        return ratio
