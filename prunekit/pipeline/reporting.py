@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,7 @@ from prunekit.report.schema import (
 )
 from prunekit.runtimes import runtime_for
 from prunekit.serialize import sha256_file
-from prunekit.target import Target, usable_cores
+from prunekit.target import Target, package_version, usable_cores
 from prunekit.train import Data, loader
 
 if TYPE_CHECKING:
@@ -145,7 +144,9 @@ def make_report(
         digests={what: sha256_file(files[what]) for what in ("dense", "onnx")},
         seed=recipe.seed,
         recipe=recipe.model_dump(exclude_none=True),
-        versions={name: version(name) for name in ("prunekit", "torch", "onnx", "onnxruntime")},
+        versions={
+            name: package_version(name) for name in ("prunekit", "torch", "onnx", "onnxruntime")
+        },
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,7 +56,7 @@ def set_up(recipe: Recipe) -> Job:
     if data is not None:
         _note_untrained(recipe)
     example = example_input(recipe.input)
-    with bar("tracing", 1):
+    with bar("tracing", 1) if sys.stderr.isatty() else nullcontext():
         graph = from_main(lambda: trace(model.module, example))
     late = sum("within" in group.reason for group in graph.groups)
     if late:

@@ -1,0 +1,76 @@
+"""The pipeline's answers to measurements that turn out otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from prunekit.pipeline.prune import prune
+from prunekit.pipeline.recipe import make_recipe
+from prunekit.pipeline.setup import set_up
+from prunekit.pipeline.stopwatch import Stopwatch
+
+SETTINGS = {
+    "model": "zoo:resnet20_w32",
+    "input": "1x3x16x16",
+    "target": "fake",
+    "epochs": 0,
+    "profile_nets": 4,
+}
+
+
+def run(tmp_path, **settings):
+    job = set_up(make_recipe({**SETTINGS, **settings}))
+    return prune(job, tmp_path / "run")
+
+
+def test_a_final_miss_without_training_lands_again(tmp_path, monkeypatch):
+    """The exported network measures 6 % over the limit at first: the next plan is smaller."""
+    finals = []
+    real = Stopwatch.final_time
+
+    def first_too_slow(self, small, onnx, target):
+        found = real(self, small, onnx, target)
+        if not finals:
+            found = replace(found, ratios=(replace(found.ratios[0], ratio=1.06 * target),))
+        finals.append(sum(p.numel() for p in small.parameters()))
+        return found
+
+    monkeypatch.setattr(Stopwatch, "final_time", first_too_slow)
+    report = run(tmp_path)
+    assert report.latency.met
+    assert report.latency.ratio <= 0.5
+    assert len(finals) == 2
+    assert finals[1] < finals[0]
+    assert report.params.pruned == finals[1]
+    assert sum(attempt.chosen for attempt in report.landing) == 1
+
+
+def test_a_network_that_never_measures_right_is_reported_as_a_miss(tmp_path, monkeypatch):
+    real = Stopwatch.final_time
+
+    def too_slow(self, small, onnx, target):
+        found = real(self, small, onnx, target)
+        return replace(found, ratios=(replace(found.ratios[0], ratio=1.02 * target),))
+
+    monkeypatch.setattr(Stopwatch, "final_time", too_slow)
+    report = run(tmp_path)
+    assert not report.latency.met
+
+
+def test_milliseconds_are_decided_on_milliseconds(tmp_path, monkeypatch):
+    """Dense and pruned get 10 % slower together after the limit was set: the ratio is no excuse."""
+    real = Stopwatch.time
+
+    def slower(self, other, seconds):
+        found = real(self, other, seconds)
+        later = tuple(
+            replace(m, samples_ms=tuple(1.1 * ms for ms in m.samples_ms))
+            for m in found.measurements
+        )
+        return replace(found, measurements=later)
+
+    monkeypatch.setattr(Stopwatch, "time", slower)
+    report = run(tmp_path, target_latency="1.3ms")
+    assert report.budget.limit_ms == 1.3
+    assert report.latency.met
+    assert 1.3 * 0.85 < report.latency.pruned_ms <= 1.3
