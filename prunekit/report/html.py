@@ -222,7 +222,7 @@ def _landing(report: Report) -> _LandingChart:
     ):
         final = number == len(points)
         chosen = not final and report.landing[number].chosen
-        label = "final" if final else f"plan {number + 1}{' (chosen)' if chosen else ''}"
+        label = "final" if final else f"plan {number + 1}"
         asked_text = f"{asked:.1%}" if asked else "–" if final else "smallest"
         predicted_text = "–" if predicted is None else f"{predicted:.1%}"
         interval = f"[{ends[0]:.1%}, {ends[1]:.1%}]"
@@ -230,7 +230,7 @@ def _landing(report: Report) -> _LandingChart:
         words = f"asked {asked_text}, predicted {predicted_text}, {measured}"
         marks.append(
             _Mark(
-                label=label,
+                label=f"\N{CHECK MARK} {label}" if chosen else label,
                 middle=(number + 0.5) * ROW,
                 asked=scale(asked) if asked else "",
                 predicted="" if predicted is None else scale(predicted),
@@ -242,7 +242,8 @@ def _landing(report: Report) -> _LandingChart:
                 words=f"{label}: {measured if final else words}",
             )
         )
-        rows.append((label, asked_text, predicted_text, f"{ratio:.1%}", interval))
+        row = f"{label} (chosen)" if chosen else label
+        rows.append((row, asked_text, predicted_text, f"{ratio:.1%}", interval))
     ticks = scale.ticks()
     return _LandingChart(
         marks=marks,
