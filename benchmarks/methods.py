@@ -1,4 +1,4 @@
-"""Methods and criteria at the same measured latency on digits: accuracy over three seeds."""
+"""Methods at the same asked latency on digits: accuracy and seconds over three seeds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BASE = ("zoo:resnet20_w32", "--data", "digits", "--input", "1x3x16x16")
 CASES = [
     (method, criterion, solver)
     for method, solver in (("oneshot", "joint"), ("halp", "joint"))
-    for criterion in ("taylor", "magnitude")
+    for criterion in ("taylor",)
 ]
 
 
