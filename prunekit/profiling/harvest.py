@@ -26,6 +26,7 @@ from prunekit.progress import bar, say
 from prunekit.runtimes import Runtime, runtime_for
 from prunekit.surgery import slim
 from prunekit.target import Target
+from prunekit.timing import interquartile_mean
 
 
 def sample_plans(graph: ChannelGraph, granularity: int, nets: int, seed: int) -> list[ChannelPlan]:
@@ -138,7 +139,8 @@ def _table(
                     f"{target} reported no time for layer {layer_name!r}; "
                     "this model cannot be profiled on this runtime"
                 )
-            us, spread = _centre(times)
+            # ticks are whole microseconds, outliers are other processes
+            us, spread = interquartile_mean(times), _quartile_range(times)
             summed += us
             samples[layer.shape].append(
                 Sample(
@@ -159,7 +161,7 @@ def _table(
                 calls=sum(layer.calls for layer in graph.layers),
                 layers_us=round(summed, 2),
                 end_to_end_us=round(float(np.median(whole)), 2),
-                spread_us=round(float(np.subtract(*np.percentile(whole, [75, 25]))), 2),
+                spread_us=round(_quartile_range(whole), 2),
                 runs=len(whole),
             )
         )
@@ -173,8 +175,5 @@ def _table(
     )
 
 
-def _centre(times: list[float]) -> tuple[float, float]:
-    """Interquartile mean and range: ticks are whole microseconds, outliers are other processes."""
-    ordered = np.sort(np.asarray(times))
-    low, high = len(ordered) // 4, len(ordered) - len(ordered) // 4
-    return float(ordered[low:high].mean()), float(np.subtract(*np.percentile(ordered, [75, 25])))
+def _quartile_range(values: list[float]) -> float:
+    return float(np.subtract(*np.percentile(values, [75, 25])))
