@@ -245,7 +245,7 @@ def test_absolute_budget(prunekit: Says, home: Path) -> None:
     dense = json.loads(prunekit("table", "show", "table.json", "--json")[1])["networks"][0]
     ms = 0.65e-3 * dense["end_to_end_us"]
     status, out, _ = prunekit(
-        *("prune", "net.py:tiny", *ON_FAKE, *TABLE, "--target-latency", f"{ms:.6f}ms"),
+        *("prune", "net.py:tiny", *ON_FAKE, *TABLE, "--target-latency", f"{ms:.12f}ms"),
         *("--epochs", 0, "--json", "-o", "again"),
     )
     assert status == 0
