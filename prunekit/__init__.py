@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     from prunekit.benching import BenchResult, bench
     from prunekit.budget import Budget
     from prunekit.costs import predict
-    from prunekit.criteria import Magnitude, Taylor, score
+    from prunekit.criteria import (
+        FPGM,
+        LAMP,
+        BNScale,
+        Magnitude,
+        Random,
+        Taylor,
+        TaylorWeight,
+        score,
+    )
     from prunekit.errors import PrunekitError
     from prunekit.exporting import export
     from prunekit.graph import ChannelGraph
@@ -25,7 +34,7 @@ if TYPE_CHECKING:
     from prunekit.report import Report
     from prunekit.runs import load, save
     from prunekit.scores import Scores
-    from prunekit.sparsify import allocate
+    from prunekit.sparsify import IEE, IEESchedule, allocate
     from prunekit.surgery import slim
     from prunekit.target import Environment, Target
     from prunekit.timing import Measurement
@@ -33,21 +42,28 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Artifact": "artifact",
+    "BNScale": "criteria",
     "BenchResult": "benching",
     "Budget": "budget",
     "ChannelGraph": "graph",
     "ChannelPlan": "plan",
     "Environment": "target",
+    "FPGM": "criteria",
+    "IEE": "sparsify",
+    "IEESchedule": "sparsify",
     "Joint": "allocation",
     "Knapsack": "allocation",
+    "LAMP": "criteria",
     "LatencyTable": "latency",
     "Magnitude": "criteria",
     "Measurement": "timing",
     "PrunekitError": "errors",
+    "Random": "criteria",
     "Report": "report",
     "Scores": "scores",
     "Target": "target",
     "Taylor": "criteria",
+    "TaylorWeight": "criteria",
     "allocate": "sparsify",
     "bench": "benching",
     "export": "exporting",
@@ -62,22 +78,29 @@ _WHERE = {
 }
 
 __all__ = [
+    "FPGM",
+    "IEE",
+    "LAMP",
     "Artifact",
+    "BNScale",
     "BenchResult",
     "Budget",
     "ChannelGraph",
     "ChannelPlan",
     "Environment",
+    "IEESchedule",
     "Joint",
     "Knapsack",
     "LatencyTable",
     "Magnitude",
     "Measurement",
     "PrunekitError",
+    "Random",
     "Report",
     "Scores",
     "Target",
     "Taylor",
+    "TaylorWeight",
     "allocate",
     "bench",
     "export",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -98,9 +98,16 @@ class ChannelPlan:
 
     @classmethod
     def from_widths(
-        cls, graph: ChannelGraph, widths: Mapping[str, int], scores: Scores | None = None
+        cls,
+        graph: ChannelGraph,
+        widths: Mapping[str, int],
+        scores: Scores | None = None,
+        locked: Mapping[str, Sequence[int]] | None = None,
     ) -> ChannelPlan:
-        """Keep the ``widths[g]`` best channels of each group (the first ones without scores)."""
+        """Keep the ``widths[g]`` best channels of each group (the first ones without scores).
+
+        ``locked`` channels rank above all others of their group.
+        """
         keep: dict[str, Sequence[int]] = {}
         for name, width in widths.items():
             group = graph.group(name)
@@ -111,7 +118,9 @@ class ChannelPlan:
                 if scores is not None and name in scores.by_group
                 else np.arange(group.size)
             )
-            keep[name] = ranked[:width].tolist()
+            first = (locked or {}).get(name, ())
+            rest = ranked[~np.isin(ranked, first)] if len(first) else ranked
+            keep[name] = [*first, *rest.tolist()][:width]
         return cls.from_keep(graph, keep)
 
     @classmethod
@@ -159,6 +168,21 @@ class ChannelPlan:
 
 def _ascending(positions: tuple[int, ...]) -> bool:
     return all(low < high for low, high in pairwise((-1, *positions)))
+
+
+def narrowed(graph: ChannelGraph, plan: ChannelPlan) -> ChannelGraph:
+    """The groups of the network that ``plan`` leaves, in its own channel numbers; no layers."""
+    groups = []
+    for group in graph.groups:
+        rows = np.asarray(plan.keep[group.id])
+        members = []
+        for member in group.members:
+            cut = plan.cuts.get(member.module, Cut())
+            gone = np.asarray(cut.in_ if member.role == "in" else cut.out, dtype=np.int64)
+            index = member.index[rows]
+            members.append(replace(member, index=index - np.searchsorted(gone, index)))
+        groups.append(replace(group, size=len(rows), members=tuple(members)))
+    return ChannelGraph(tuple(groups), (), plan.fingerprint, graph.input_shapes)
 
 
 def geometric_budgets(start: float, end: float, steps: int) -> list[float]:

@@ -186,29 +186,34 @@ def wrn22_2(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
     return _WideResNet(3, 2, num_classes, in_channels)
 
 
-def vgg11_bn(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
-    """VGG-11 with batch normalisation and a single linear layer."""
+def vgg11_bn(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> nn.Module:
+    """VGG-11 with batch normalisation and a single linear layer; ``width`` scales all widths."""
     layers: list[nn.Module] = []
-    width = in_channels
+    inputs = in_channels
     for stage in ((64,), (128,), (256, 256), (512, 512), (512, 512)):
-        for outputs in stage:
-            layers += _normalised(_conv(width, outputs, 3))
-            width = outputs
+        for full in stage:
+            outputs = round(width * full)
+            layers += _normalised(_conv(inputs, outputs, 3))
+            inputs = outputs
         # Rounding up keeps a 1x1 map 1x1, so five pools fit an 8x8 image too.
         layers.append(nn.MaxPool2d(2, ceil_mode=True))
-    return _Chain(layers, width, num_classes)
+    return _Chain(layers, inputs, num_classes)
 
 
-def mobilenet_v1(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
-    """MobileNet v1 of full width with an undivided stem, so that 32x32 images end at 2x2."""
-    width = 32
-    layers = _normalised(_conv(in_channels, width, 3))
+def mobilenet_v1(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> nn.Module:
+    """MobileNet v1 with an undivided stem, so that 32x32 images end at 2x2.
+
+    ``width`` scales all widths (the paper's width multiplier).
+    """
+    inputs = round(width * 32)
+    layers = _normalised(_conv(in_channels, inputs, 3))
     steps = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)]
-    for outputs, stride in [*steps, *[(512, 1)] * 5, (1024, 2), (1024, 1)]:
-        layers += _normalised(_conv(width, width, 3, stride, groups=width))
-        layers += _normalised(_conv(width, outputs, 1))
-        width = outputs
-    return _Chain(layers, width, num_classes)
+    for full, stride in [*steps, *[(512, 1)] * 5, (1024, 2), (1024, 1)]:
+        outputs = round(width * full)
+        layers += _normalised(_conv(inputs, inputs, 3, stride, groups=inputs))
+        layers += _normalised(_conv(inputs, outputs, 1))
+        inputs = outputs
+    return _Chain(layers, inputs, num_classes)
 
 
 ZOO: dict[str, Callable[..., nn.Module]] = {

@@ -552,7 +552,7 @@ def test_room_ends_while_training(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--criterion", "beauty"), "unknown criteria name 'beauty'; known: magnitude, taylor"),
+        (("--criterion", "beauty"), "unknown criteria name 'beauty'; known: bn_scale, fpgm, lamp,"),
         (("--solver", "magic"), "unknown allocators name 'magic'; known: joint, knapsack"),
         (("--method", "magic"), "`method` in the flags: Input should be 'oneshot' or 'halp'"),
         (("--method", "halp"), "--method halp needs data; add --data"),

@@ -1,20 +1,25 @@
+import hashlib
 import json
+import re
 from html.parser import HTMLParser
 
 import pytest
 
 from prunekit.errors import FileError
-from prunekit.report import REPORT_VERSION, Report, to_html, to_markdown
+from prunekit.report import REPORT_VERSION, Report, read_log, to_html, to_markdown
 from prunekit.report.schema import (
     AccuracyPart,
     AllocationPart,
     AttemptPart,
     BudgetPart,
+    EpochPart,
     LatencyPart,
     Pair,
     TablePart,
     TrainingPart,
+    UpdatePart,
 )
+from prunekit.serialize import dump_json
 from prunekit.target import Environment, Target
 
 SMALL = {
@@ -353,6 +358,339 @@ def test_page_stays_small():
     assert len(to_html(make_report(widths=many_groups(150))).encode()) < 200_000
 
 
+# --- training: the page ---------------------------------------------------------------------------
+
+
+def trained(*, iee=True, updates=6, stages=(("dense training", 3), ("iee", 4), ("fine tuning", 5))):
+    """Epochs of all stages and updates of the structure, as a finished run has logged them."""
+    epochs = [
+        EpochPart(
+            stage=stage,
+            epoch=n + 1,
+            step=40 * (n + 1),
+            loss=2.0 / (n + 1),
+            lr=0.1,
+            accuracy=0.9 - 0.1 / (n + 1),
+            seconds=30.0 * (n + 1),
+        )
+        for stage, count in stages
+        for n in range(count)
+    ]
+    names = list(SMALL)
+    found = [
+        UpdatePart(
+            stage="iee",
+            step=20 * (c + 1),
+            cycle=c,
+            predicted_ratio=0.9 - 0.07 * c,
+            widths={name: SMALL[name][0] - 8 * min(c, i) for i, name in enumerate(names)},
+            **(
+                {
+                    "omega": 0.3,
+                    "iou": 0.5 + 0.08 * c,
+                    "grown": 10 * c,
+                    "survival": 0.25 if c else None,
+                    "relative_flops": 0.1 * c,
+                }
+                if iee
+                else {}
+            ),
+        )
+        for c in range(updates)
+    ]
+    return {"epochs": tuple(epochs), "updates": tuple(found)}
+
+
+def section(report):
+    """The part of the page about training, or nothing."""
+    text = to_html(report)
+    if 'aria-labelledby="training"' not in text:
+        return None
+    start = text.index('<section aria-labelledby="training">')
+    return text[start : text.index("</section>", start) + len("</section>")]
+
+
+def panel(report, name):
+    """One chart of the training section, by its id."""
+    found = section(report)
+    start = found.find(f'<svg class="panel" role="img" aria-labelledby="{name}-title')
+    if start < 0:
+        return None
+    return Page(found[start : found.index("</figure>", start)])
+
+
+def lines(page):
+    """The points of every curve."""
+    return [
+        [tuple(map(float, point.split(","))) for point in a["points"].split()]
+        for a in page.all("polyline", **{"class": "curve"})
+    ]
+
+
+def dots(page):
+    marks = page.all("circle", **{"class": "dot"})
+    return [(float(a["cx"].rstrip("%")), float(a["cy"].rstrip("%"))) for a in marks]
+
+
+@pytest.mark.parametrize("name", ["loss", "accuracy"])
+def test_a_curve_over_epochs_has_a_point_per_epoch_and_breaks_between_stages(name):
+    page = panel(make_report(**trained()), name)
+    assert [len(line) for line in lines(page)] == [3, 4, 5]
+    assert [pair for line in lines(page) for pair in line] == [
+        pytest.approx(dot, abs=0.01) for dot in dots(page)
+    ]
+    middles = [100 * (i + 0.5) / 12 for i in range(12)]
+    assert [x for x, _ in dots(page)] == pytest.approx(middles, abs=0.01)
+    borders = positions(page, "line", "x1", **{"class": "border"})
+    assert borders == pytest.approx([25, 100 * 7 / 12], abs=0.01)
+
+
+def test_points_lie_where_their_numbers_are():
+    page = panel(make_report(**trained()), "loss")
+    (top, half, third, *_) = [y for _, y in dots(page)]
+    assert top < half < third  # 2, 1, 2/3: the higher the loss, the nearer the top
+    assert (third - half) / (half - top) == pytest.approx((1 - 2 / 3) / (2 - 1), abs=1e-3)
+    assert "dense training, epoch 1: loss 2 " in page.words
+    assert "fine tuning, epoch 5: loss 0.4" in page.words
+    accuracy = panel(make_report(**trained()), "accuracy")
+    assert "iee, epoch 2: accuracy 85.00%" in accuracy.words
+
+
+def test_the_predicted_latency_has_a_point_per_update_and_the_target():
+    page = panel(make_report(**trained()), "predicted")
+    assert [len(line) for line in lines(page)] == [6]
+    assert [x for x, _ in dots(page)] == pytest.approx(
+        [100 * 20 * (c + 1) / 120 for c in range(6)], abs=0.01
+    )
+    (limit,) = positions(page, "line", "y1", **{"class": "limit dashed"})
+    ratios = [0.9 - 0.07 * c for c in range(6)]
+    per_share = (dots(page)[5][1] - dots(page)[0][1]) / (ratios[0] - ratios[5])
+    assert limit == pytest.approx(dots(page)[0][1] + (ratios[0] - 0.5) * per_share, abs=0.01)
+    assert "target 50.0%" in page.words
+    assert "step 120: 55.0%" in page.words
+
+
+def test_iou_and_survival_share_an_axis_from_zero_to_one():
+    page = panel(make_report(**trained()), "structure")
+    assert [len(line) for line in lines(page)] == [6, 5]  # nothing has grown before the first
+    heights = [y for _, y in dots(page)]
+    assert heights[:6] == pytest.approx([100 - 100 * (0.5 + 0.08 * c) for c in range(6)], abs=0.01)
+    assert heights[6:] == pytest.approx([75.0] * 5)
+    assert "cycle 3: IoU 0.740" in page.words
+    assert "cycle 1: survival 0.250" in page.words
+
+
+def test_a_missing_value_breaks_the_curve():
+    parts = trained()
+    holes = [
+        u.model_copy(update={"iou": None}) if u.cycle == 2 else u for u in parts.pop("updates")
+    ]
+    page = panel(make_report(**parts, updates=tuple(holes)), "structure")
+    assert [len(line) for line in lines(page)] == [2, 3, 5]
+
+
+def heat_rows(report):
+    """(x, width, opacity) of every cell, row by row."""
+    rows = section(report).split('<table class="bars heat">')[1].split("</table>")[0]
+    return [
+        [
+            (int(a["x"]), int(a["width"]), float(a["fill-opacity"]))
+            for a in Page(row.split("<td>")[1].split("</td>")[0]).all("rect")
+        ]
+        for row in rows.split("<tbody>")[1].split("</tr>")
+        if "<svg" in row
+    ]
+
+
+def test_the_heat_map_has_a_row_per_group_and_a_column_per_update():
+    report = make_report(**trained())
+    rows = heat_rows(report)
+    assert len(rows) == len(SMALL)
+    for number, (row, (full, _)) in enumerate(zip(rows, SMALL.values(), strict=True)):
+        spread = [tone for _, width, tone in row for _ in range(width)]
+        shares = [(full - 8 * min(c, number)) / full for c in range(6)]
+        assert spread == pytest.approx([0.06 + 0.94 * share for share in shares], abs=0.006)
+        assert [x for x, *_ in row] == [sum(w for _, w, _ in row[:i]) for i in range(len(row))]
+    assert [len(row) for row in rows] == [1, 2, 3, 4, 5, 6, 6]  # equal neighbours are one cell
+    titles = [a["title"] for a in Page(section(report)).all("tr") if "title" in a]
+    assert titles[2] == "layer2.0.conv1: 128, 120, 112, 112, 112, 112 of 128 channels"
+    words = Page(section(report)).words
+    assert "layer4.0.conv1 512 → 472 of 512" in words
+    assert "0% 25% 50% 75% 100%" in words
+
+
+def test_a_long_history_is_drawn_in_part_and_says_so():
+    report = make_report(**trained(updates=200))
+    assert all(sum(width for _, width, _ in row) == 60 for row in heat_rows(report))
+    text = Page(section(report)).words
+    assert "200 updates from left to right, of which 60 are drawn" in text
+    assert "cycle 0, step 20 cycle 199, step 4000" in text
+    assert len(dots(panel(report, "predicted"))) == 200
+
+
+def test_the_numbers_can_be_read_without_the_charts():
+    text = Page(section(make_report(**trained()))).words
+    assert "12 epochs in 3 stages, the last ending at 88.00% validation accuracy." in text
+    assert "6 updates of the structure, the last predicted at 55.0% of the dense latency." in text
+    assert "dense training : epochs 1 to 3, iee : epochs 4 to 7, fine tuning : epochs 8" in text
+    assert "stage epoch loss learning rate accuracy time dense training 1 2 0.1 80.00%" in text
+    assert "fine tuning 5 0.4 0.1 88.00% 2 min 30 s" in text
+    head = "cycle step predicted latency omega IoU grown survival FLOPs so far"
+    assert f"{head} 0 20 90.0% 0.3 0.500 0 \u2013 0.00x 1 40 83.0% 0.3 0.580 10 25.0% 0.10x" in text
+
+
+def test_what_is_not_there_is_left_out():
+    assert section(make_report()) is None
+    only_epochs = make_report(epochs=trained()["epochs"])
+    assert panel(only_epochs, "loss") is not None
+    assert panel(only_epochs, "predicted") is None
+    assert "Widths over time" not in section(only_epochs)
+    halp = make_report(**trained(iee=False))
+    assert len(dots(panel(halp, "predicted"))) == 6
+    assert panel(halp, "structure") is None
+    text = Page(section(halp)).words
+    assert "IoU" not in text
+    assert "cycle step predicted latency 0 20 90.0% 1 40 83.0%" in text
+    only_updates = section(make_report(updates=trained()["updates"]))
+    assert "epoch" not in Page(only_updates).words
+
+
+@pytest.mark.parametrize("count", [1, 2, 300])
+def test_any_number_of_epochs_can_be_drawn(count):
+    report = make_report(**trained(stages=(("iee", count),), updates=1))
+    page = panel(report, "loss")
+    assert len(dots(page)) == count
+    assert [len(line) for line in lines(page)] == ([count] if count > 1 else [])
+    assert not page.all("line", **{"class": "border"})
+    first_chart = section(report).split("</figure>")[0]
+    ticks = [int(text) for text in re.findall(r'dy="18"[^>]*>([^<]*)<', first_chart)]
+    assert ticks
+    assert all(1 <= tick <= count for tick in ticks)
+    assert len(dots(panel(report, "structure"))) == 1
+
+
+def test_the_training_section_is_accessible_and_inert():
+    evil = "<script>alert(1)</script>"
+    parts = trained(stages=((evil, 2), ("fine tuning", 2)))
+    report = make_report(**parts, widths={evil: (8, 4)})
+    page = Page(to_html(report))
+    ids = [a["id"] for _, a in page.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    images = page.all("svg", role="img")
+    assert len(images) == 3 + 4
+    assert all(set(image["aria-labelledby"].split()) <= set(ids) for image in images)
+    assert all(a.get("scope") in ("col", "row") for a in page.all("th"))
+    assert not page.all("script")
+    assert f"{evil}, epoch 2: loss 1" in page.words
+
+
+def test_markdown_has_first_middle_and_last():
+    text = to_markdown(make_report(**trained()))
+    assert "| dense training | 1 | 2 | 0.1 | 80.00% | 30.0 s |" in text
+    assert "| fine tuning | 5 | 0.4 | 0.1 | 88.00% | 2 min 30 s |" in text
+    table = text.split("first, middle and last)\n\n")[2].split("\n\n")[0].splitlines()
+    assert table[0].startswith("| cycle | step | predicted latency | omega | IoU | grown |")
+    assert [row.split("|")[1].strip() for row in table[2:]] == ["0", "2", "5"]
+    assert "## Training" not in to_markdown(make_report())
+
+
+# --- training: the log ----------------------------------------------------------------------------
+
+
+def epoch_row(stage, epoch, **more):
+    return {"stage": stage, "epoch": epoch, "step": 40 * epoch, "loss": 0.5} | more
+
+
+def update_row(cycle, **more):
+    row = {"stage": "update", "step": 10 * cycle, "cycle": cycle, "predicted_ratio": 0.9}
+    return row | {"widths": {"a": 8}} | more
+
+
+def write_log(path, *rows):
+    path.write_text("".join(r if isinstance(r, str) else json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+def test_a_log_is_read_stage_by_stage(tmp_path):
+    path = write_log(
+        tmp_path / "log.jsonl",
+        epoch_row("dense training", 1, lr=0.1, accuracy=0.5, seconds=3.5),
+        update_row(1),
+        update_row(2, omega=0.3, iou=0.75, grown=4, survival=None, relative_flops=0.2),
+        epoch_row("iee", 1),
+        update_row(3, survival=0.5),
+        epoch_row("iee", 2),
+        epoch_row("fine tuning", 1),
+    )
+    epochs, updates = read_log(path)
+    assert [(e.stage, e.epoch) for e in epochs] == [
+        ("dense training", 1),
+        ("iee", 1),
+        ("iee", 2),
+        ("fine tuning", 1),
+    ]
+    assert epochs[0] == EpochPart(
+        stage="dense training", epoch=1, step=40, loss=0.5, lr=0.1, accuracy=0.5, seconds=3.5
+    )
+    assert epochs[1].accuracy is None
+    assert [(u.stage, u.cycle, u.survival) for u in updates] == [
+        ("iee", 1, None),
+        ("iee", 2, None),
+        ("iee", 3, 0.5),
+    ]
+    assert updates[1] == UpdatePart(
+        **(update_row(2) | {"stage": "iee", "omega": 0.3, "iou": 0.75, "grown": 4}),
+        relative_flops=0.2,
+    )
+
+
+def test_rows_written_again_after_a_resume_count_once(tmp_path):
+    path = write_log(
+        tmp_path / "log.jsonl",
+        *(update_row(1), epoch_row("iee", 1), update_row(2), epoch_row("iee", 2)),
+        epoch_row("iee", 3),
+        *(update_row(2, predicted_ratio=0.7), epoch_row("iee", 2, loss=0.25)),
+        epoch_row("fine tuning", 1),
+    )
+    epochs, updates = read_log(path)
+    assert [(e.stage, e.epoch, e.loss) for e in epochs] == [
+        ("iee", 1, 0.5),
+        ("iee", 2, 0.25),
+        ("iee", 3, 0.5),
+        ("fine tuning", 1, 0.5),
+    ]
+    assert [(u.cycle, u.predicted_ratio) for u in updates] == [(1, 0.9), (2, 0.7)]
+
+
+def test_a_line_cut_off_by_a_crash_costs_no_other(tmp_path):
+    whole = json.dumps(epoch_row("iee", 2))
+    path = write_log(
+        tmp_path / "log.jsonl", epoch_row("iee", 1), update_row(1), whole[: len(whole) // 2]
+    )
+    epochs, updates = read_log(path)
+    assert [e.epoch for e in epochs] == [1]
+    assert [(u.stage, u.cycle) for u in updates] == [("iee", 1)]
+    with path.open("a") as file:  # the resumed run goes on in the same line
+        file.write(json.dumps(epoch_row("iee", 3)) + "\n" + json.dumps(epoch_row("iee", 4)) + "\n")
+    assert [e.epoch for e in read_log(path)[0]] == [1, 3, 4]
+
+
+def test_rows_that_are_neither_are_left_out(tmp_path):
+    path = write_log(
+        tmp_path / "log.jsonl",
+        *({"stage": "landing"}, "[1, 2]\n", "3\n", "\n", {"epoch": 1}, {"stage": "update"}),
+        epoch_row("iee", 1, loss=float("nan"), something_new=1),
+        "[" * 100_000 + "\n",
+    )
+    epochs, updates = read_log(path)
+    assert epochs == (EpochPart(stage="iee", epoch=1, step=40),)
+    assert updates == ()
+
+
+def test_no_log_is_no_training(tmp_path):
+    assert read_log(tmp_path / "log.jsonl") == ((), ())
+
+
 # --- report.json ----------------------------------------------------------------------------------
 
 
@@ -363,6 +701,28 @@ def test_saved_report_is_read_back_the_same(tmp_path):
     assert again == report
     assert to_html(again) == to_html(report)
     assert to_markdown(again) == to_markdown(report)
+
+
+def test_a_report_with_its_training_is_read_back_the_same(tmp_path):
+    report = make_report(**trained())
+    report.save(tmp_path / "report.json")
+    again = Report.load(tmp_path / "report.json")
+    assert again == report
+    assert (len(again.epochs), len(again.updates)) == (12, 6)
+    assert to_html(again) == to_html(report)
+
+
+def test_a_report_from_before_training_was_kept_is_read(tmp_path):
+    raw = json.loads(dump_json(make_report(), "report", REPORT_VERSION))
+    old = {key: value for key, value in raw.items() if key not in ("epochs", "updates", "sha256")}
+    assert len(old) == len(raw) - 3
+    content = {key: value for key, value in old.items() if key not in ("prunekit", "version")}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    old["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    (tmp_path / "report.json").write_text(json.dumps(old))
+    again = Report.load(tmp_path / "report.json")
+    assert again == make_report()
+    assert section(again) is None
 
 
 def test_report_json_keeps_the_fields_that_other_tools_read(tmp_path):

@@ -421,7 +421,7 @@ CASES = {
         {"c2"},
         {"c1": "not the same as zeroing"},
     ),
-    "tied in a row": (lambda: Tied(False), IMAGE, set(), {"c1": "zeroing", "c2": "zeroing"}),
+    "tied in a row": (lambda: Tied(False), IMAGE, set(), {"c1": "shared", "c2": "shared"}),
     "tied in residual blocks": (lambda: Tied(True), IMAGE, {"c1"}, {}),
     "one dimension": (OneDimension, SERIES, {"a", "b", "f"}, {}),
     "chunk": (Chunks, IMAGE, {"b"}, {"a": "", "a#2": ""}),

@@ -17,6 +17,7 @@ from prunekit.train import Data, TrainConfig, evaluate, fit, load_data, loader, 
 from prunekit.train.batches import epoch_batches
 from prunekit.train.checkpoint import CHECKPOINT
 from prunekit.train.engine import parameter_groups
+from prunekit.train.rule import NoRule
 
 CONFIG = TrainConfig(epochs=3, batch_size=16, lr=0.05, device="cpu")
 
@@ -45,7 +46,7 @@ class Tiny(nn.Module):
         return out
 
 
-class Mask:
+class Mask(NoRule):
     """A rule with a state: it moves a mask over the first layer's filters every few steps."""
 
     def __init__(self) -> None:

@@ -61,10 +61,15 @@ def prune(
         str | None, _option("A latency table made before; default: profile now.")
     ] = None,
     method: Annotated[
-        str | None, _option("halp (iterative) or oneshot; default: halp where it can train.")
+        str | None, _option("iee, halp or oneshot; default: halp where it can train.")
+    ] = None,
+    iee: Annotated[
+        list[str] | None,
+        _option("Option of method iee, such as omega=0.3; may be repeated.", metavar="KEY=VALUE"),
     ] = None,
     criterion: Annotated[
-        str | None, _option("taylor or magnitude; default: taylor where there is data.")
+        str | None,
+        _option("taylor, magnitude, fpgm, ...; default: taylor where there is data."),
     ] = None,
     solver: Annotated[str | None, _option("joint or knapsack (joint).")] = None,
     granularity: Annotated[int | None, _option("Widths are multiples of this.")] = None,
@@ -73,7 +78,11 @@ def prune(
     profile_nets: Annotated[int | None, _option("Networks the profile measures (10).")] = None,
     profile_seconds: Annotated[float | None, _option("Time limit of the profile (120).")] = None,
     from_scratch: Annotated[
-        bool | None, _option("Train the dense network first.", "--from-scratch")
+        bool | None,
+        _option(
+            "Begin with random weights: the dense network's training first, or iee's.",
+            "--from-scratch",
+        ),
     ] = None,
     dense_epochs: Annotated[
         int | None, _option("Epochs of that (as --epochs), or on given weights (0).")
@@ -101,6 +110,9 @@ def prune(
     workers: Annotated[int | None, _option("Data-loading processes (0).")] = None,
     device: Annotated[str | None, _option("Training device: auto, cpu or cuda (auto).")] = None,
     seed: Annotated[int | None, _option("Seed of everything random (0).")] = None,
+    tensorboard: Annotated[
+        bool | None, _option("Also log to OUTPUT/tensorboard.", "--tensorboard")
+    ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -115,12 +127,13 @@ def prune(
     from prunekit.errors import FileError, InterruptedRunError
     from prunekit.pipeline.folder import RECIPE, check_folder
     from prunekit.pipeline.prune import prune as run_pipeline
-    from prunekit.pipeline.ranks import from_main, rank
-    from prunekit.pipeline.recipe import Recipe, make_recipe
+    from prunekit.pipeline.recipe import Recipe, make_recipe, pairs
     from prunekit.pipeline.setup import set_up
+    from prunekit.ranks import from_main, rank
     from prunekit.report.markdown import summary_rows, verdict
 
     flags = {name: context.params.get(name) for name in Recipe.model_fields}
+    flags["iee"] = pairs(flags["iee"], "--iee") if flags["iee"] else None
     recipe = make_recipe(flags, config)
     if rank() > 0:
         set_verbosity(verbose=False, quiet=True)

@@ -1,7 +1,23 @@
 """Saliency criteria: what a channel is worth."""
 
 from prunekit.criteria.base import Accumulator, Criterion, score
-from prunekit.criteria.magnitude import Magnitude
-from prunekit.criteria.taylor import Taylor
+from prunekit.criteria.bn_scale import BNScale
+from prunekit.criteria.control import Random
+from prunekit.criteria.fpgm import FPGM
+from prunekit.criteria.lamp import LAMP
+from prunekit.criteria.magnitude import Magnitude, MagnitudeL1
+from prunekit.criteria.taylor import Taylor, TaylorWeight
 
-__all__ = ["Accumulator", "Criterion", "Magnitude", "Taylor", "score"]
+__all__ = [
+    "FPGM",
+    "LAMP",
+    "Accumulator",
+    "BNScale",
+    "Criterion",
+    "Magnitude",
+    "MagnitudeL1",
+    "Random",
+    "Taylor",
+    "TaylorWeight",
+    "score",
+]

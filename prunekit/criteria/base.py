@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,8 +18,15 @@ from prunekit.scores import Scores
 class Criterion(Protocol):
     """Computes a non-negative score per channel from the weights and, if needed, the gradients."""
 
-    name: str
-    needs_gradients: bool
+    @property
+    def name(self) -> str:
+        """What it is called in scores and reports."""
+        ...
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether it needs a backward pass; otherwise the weights alone tell."""
+        ...
 
     def channel_scores(self, group: ChannelGroup, modules: dict[str, nn.Module]) -> Tensor:
         """Scores of one group, shape (size,), for the present weights and gradients."""
@@ -124,7 +131,108 @@ def _add(total: Accumulator, model: nn.Module) -> None:
         )
 
 
+# --- what criteria are made of ----------------------------------------------------------------
+
+REDUCE = ("mean", "sum", "max")
+"""How the scores of coupled layers, which share their channels, become one."""
+
+NORMALIZE = ("mean", "max", "none")
+"""What the scores of a group are divided by: their mean, their largest, or nothing."""
+
+
+def check_option(criterion: str, option: str, value: object, allowed: Sequence[object]) -> None:
+    """Refuse a ``value`` that is none of ``allowed``."""
+    if value not in allowed:
+        *others, last = map(str, allowed)
+        raise UsageError(
+            f"criterion {criterion}: `{option}` must be {', '.join(others)} or {last}, "
+            f"not {value!r}"
+        )
+
+
+def writers(group: ChannelGroup, modules: dict[str, nn.Module]) -> list[tuple[Member, Tensor]]:
+    """The layers that write the group's channels (depthwise ones too), with their weights."""
+    found = []
+    for member in group.members:
+        weight = getattr(modules[member.module], "weight", None)
+        if member.role != "in" and weight is not None and weight.ndim >= 2:
+            found.append((member, weight))
+    if not found:
+        raise UsageError(
+            f"no layer with a weight writes the channels of group {group.id!r}, so they cannot "
+            "be scored; trace this model again"
+        )
+    return found
+
+
+def filters(values: Tensor, member: Member) -> Tensor:
+    """All of a weight (or its gradient) that belongs to each channel, shape (size, elements)."""
+    index = torch.from_numpy(member.index).to(values.device)
+    return values.detach().float().flatten(1)[index].flatten(1)
+
+
+def weights(group: ChannelGroup, modules: dict[str, nn.Module]) -> list[Tensor]:
+    """The filters of every writer, each of shape (size, elements)."""
+    return [filters(weight, member) for member, weight in writers(group, modules)]
+
+
+def alive(layers: Sequence[Tensor]) -> Tensor:
+    """Which channels have a filter that is not all zero, in any layer; shape (size,)."""
+    return torch.stack([(rows != 0).any(dim=1) for rows in layers]).any(dim=0)
+
+
+def gradient(value: Tensor, name: str) -> Tensor:
+    """The gradient of the parameter called ``name``."""
+    if value.grad is None:
+        raise UsageError(f"no gradient for {name}; Taylor scores need a backward pass first")
+    return value.grad
+
+
+def gates(group: ChannelGroup, modules: dict[str, nn.Module]) -> tuple[list[Member], float]:
+    """The BatchNorms that scale the group's channels, and what a sum over them is to weigh.
+
+    The norm behind a depthwise layer scales the same channel once more, in series: where one
+    layer writes the channels the last norm stands for all.
+    """
+    norms = [member for member in group.members if is_affine_norm(modules[member.module])]
+    outs = [member for member in group.members if member.role == "out"]
+    depthwise = [member for member in group.members if _is_depthwise(modules[member.module])]
+    if not depthwise or not norms:
+        return norms, 1.0
+    if len(outs) == 1:
+        return norms[-1:], 1.0
+    return norms, len(outs) / (len(outs) + len(depthwise))
+
+
+def is_affine_norm(module: nn.Module) -> bool:
+    """Whether this is a BatchNorm with a scale and a shift."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1
+
+
 def per_channel(values: Tensor, member: Member) -> Tensor:
     """Sum ``values`` (one per position of the member's axis) over each channel's positions."""
     index = torch.from_numpy(member.index).to(values.device)
     return values[index].sum(dim=1)
+
+
+def reduced(parts: Sequence[Tensor], how: str) -> Tensor:
+    """One score per channel from one per layer and channel; ``how`` is one of ``REDUCE``."""
+    stacked = torch.stack(tuple(parts))
+    if how == "max":
+        return stacked.amax(dim=0)
+    return stacked.mean(dim=0) if how == "mean" else stacked.sum(dim=0)
+
+
+def normalise(scores: NDArray[np.float64], how: str) -> NDArray[np.float64]:
+    """Scores over their mean or largest (``NORMALIZE``); removed channels, at zero, weigh nothing.
+
+    Without that, a group's live channels would seem better the more of the others are gone.
+    """
+    present = scores[scores > 0]
+    if how == "none" or not present.size:
+        return scores
+    return scores / float(present.mean() if how == "mean" else present.max())

@@ -9,7 +9,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prunekit.criteria.base import per_channel
+from prunekit.criteria.base import (
+    NORMALIZE,
+    REDUCE,
+    check_option,
+    filters,
+    gates,
+    gradient,
+    normalise,
+    per_channel,
+    reduced,
+    writers,
+)
 from prunekit.errors import UsageError
 from prunekit.graph import ChannelGroup, Member
 
@@ -30,17 +41,9 @@ class Taylor:
 
     def channel_scores(self, group: ChannelGroup, modules: dict[str, nn.Module]) -> Tensor:
         """Scores for the last batch's gradients, shape (size,)."""
-        norms = [m for m in group.members if _is_affine_norm(modules[m.module])]
-        writers = [m for m in group.members if m.role == "out"]
-        depthwise = [m for m in group.members if _is_depthwise(modules[m.module])]
-        share = 1.0
-        if depthwise and norms:
-            # the norm behind a depthwise layer gates the same channel once more, in series
-            if len(writers) == 1:
-                norms = norms[-1:]
-            else:
-                share = len(writers) / (len(writers) + len(depthwise))
-        terms = [_signed(modules[m.module], m) for m in norms or writers]
+        norms, share = gates(group, modules)
+        members = norms or [m for m in group.members if m.role == "out"]
+        terms = [_signed(modules[m.module], m) for m in members]
         return share * torch.stack(terms).sum(dim=0).abs()
 
     def normalised(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -48,12 +51,49 @@ class Taylor:
         return scores
 
 
-def _is_affine_norm(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine
+@dataclass(frozen=True)
+class TaylorWeight:
+    """First-order Taylor on the weights that write a channel (Molchanov 2019, arXiv 1906.10771).
 
+    Per layer, with w * g of every weight of the channel and without the bias, ``form`` takes
 
-def _is_depthwise(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1
+    - ``abs``: the sum of |w * g|;
+    - ``square``: the sum of (w * g)^2, the paper's score of each weight alone;
+    - ``joint``: (the sum of w * g)^2, the paper's score of the filter as a whole.
+
+    In front of a BatchNorm in training mode ``joint`` is zero for every channel, because the loss
+    does not change with a filter's scale; in evaluation mode, whose statistics are fixed, it is
+    not, but `Taylor`, on the norm itself, is then the better choice. ``reduce`` = ``sum`` adds up
+    coupled layers, which go together; ``normalize`` = ``none``: changes of the loss are
+    comparable as they are.
+    """
+
+    form: str = "abs"
+    reduce: str = "sum"
+    normalize: str = "none"
+    name: str = "taylor_weight"
+    needs_gradients: bool = True
+
+    def __post_init__(self) -> None:
+        check_option(self.name, "form", self.form, ("abs", "square", "joint"))
+        check_option(self.name, "reduce", self.reduce, REDUCE)
+        check_option(self.name, "normalize", self.normalize, NORMALIZE)
+
+    def channel_scores(self, group: ChannelGroup, modules: dict[str, nn.Module]) -> Tensor:
+        """Scores for the last batch's gradients, shape (size,)."""
+        parts = []
+        for member, weight in writers(group, modules):
+            slope = gradient(weight, f"{member.module}.weight")
+            terms = filters(weight, member) * filters(slope, member)
+            if self.form == "joint":
+                parts.append(terms.sum(dim=1).square())
+            else:
+                parts.append((terms.abs() if self.form == "abs" else terms.square()).sum(dim=1))
+        return reduced(parts, self.reduce)
+
+    def normalised(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Scores divided as ``normalize`` says."""
+        return normalise(scores, self.normalize)
 
 
 def _signed(module: nn.Module, member: Member) -> Tensor:
@@ -63,15 +103,8 @@ def _signed(module: nn.Module, member: Member) -> Tensor:
         value = getattr(module, name, None)
         if value is None:
             continue
-        if value.grad is None:
-            raise UsageError(
-                f"no gradient for {member.module}.{name}; Taylor scores need a backward pass first"
-            )
-        term = (
-            (value.detach() * value.grad).flatten(1).sum(1)
-            if value.ndim > 1
-            else (value.detach() * value.grad)
-        )
+        term = value.detach() * gradient(value, f"{member.module}.{name}")
+        term = term.flatten(1).sum(1) if term.ndim > 1 else term
         total = term if total is None else total + term
     if total is None:
         raise UsageError(f"{member.module} has no parameters to score")

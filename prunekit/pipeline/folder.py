@@ -19,7 +19,7 @@ TABLE = "table.json"
 JOURNAL = "profile.jsonl"
 FILES = {
     *(RECIPE, TABLE, "dense.safetensors", "dense.onnx", "model.onnx", "model.safetensors"),
-    *("plan.json", "report.json", "report.html", "log.jsonl", "work"),
+    *("plan.json", "report.json", "report.html", "log.jsonl", "tensorboard", "work"),
 }
 """Everything a run writes into its folder; ``work`` is gone when it is done."""
 

@@ -7,6 +7,7 @@ import json
 import math
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +17,29 @@ from torch import nn
 from prunekit.allocation import Allocator
 from prunekit.benching import BenchResult
 from prunekit.budget import Budget
-from prunekit.criteria import Criterion, score
+from prunekit.criteria import Criterion, Magnitude, score
 from prunekit.errors import InfeasibleError, UsageError
 from prunekit.exporting import export
 from prunekit.latency import LatencyTable
 from prunekit.pipeline.folder import JOURNAL, TABLE, RunFolder, open_folder
 from prunekit.pipeline.landing import AIM, Landing, land
-from prunekit.pipeline.ranks import from_main, rank
 from prunekit.pipeline.reporting import make_report, onnx_accuracy
 from prunekit.pipeline.setup import Job, train_config
 from prunekit.pipeline.stopwatch import Stopwatch
 from prunekit.pipeline.tables import load_table, make_table
+from prunekit.pipeline.tensorboard import Board
+from prunekit.plan import ChannelPlan
 from prunekit.profiling import HarvestPlan
 from prunekit.progress import say
+from prunekit.ranks import from_main, rank
 from prunekit.registry import allocators, criteria
 from prunekit.report import Report, to_html
 from prunekit.runs import save, save_weights
 from prunekit.scores import Scores
 from prunekit.serialize import load_json, read_object, save_json, write_text
-from prunekit.sparsify import Allocation, Halp, allocate
+from prunekit.sparsify import IEE, Allocation, Halp, IEESchedule, allocate
 from prunekit.sparsify.halp import Schedule
+from prunekit.sparsify.iee import Update
 from prunekit.surgery import slim
 from prunekit.train import FitResult, TrainConfig, fit, loader, loss_fn
 
@@ -50,6 +54,8 @@ class Trained:
     dense: FitResult | None = None
     pruning: FitResult | None = None
     fine_tuning: FitResult | None = None
+    work: float | None = None
+    """Of pruning, in epochs of the dense network, where not all of it ran dense."""
 
 
 def prune(job: Job, output: Path, *, overwrite: bool = False, resume: bool = False) -> Report:
@@ -65,6 +71,10 @@ def prune(job: Job, output: Path, *, overwrite: bool = False, resume: bool = Fal
             f"{job.target.precision}"
         )
     criterion: Criterion = criteria.get(recipe.resolved_criterion())()
+    if criterion.needs_gradients and job.data is None:
+        raise UsageError(
+            f"--criterion {criterion.name} needs data; add --data (digits, imagefolder:PATH, ...)"
+        )
     solver: Allocator = allocators.get(recipe.solver)()
     table = None if recipe.table is None else load_table(recipe.table, job.graph, job.target)
     opened = (
@@ -77,7 +87,12 @@ def prune(job: Job, output: Path, *, overwrite: bool = False, resume: bool = Fal
             say(f"{output} is finished already")
             return Report.load(folder.report)
         from_main(lambda: folder.work.mkdir(exist_ok=True))
-        return _Pipeline(job, folder, criterion, solver, table, resume).run()
+        pipeline = _Pipeline(job, folder, criterion, solver, table, resume)
+        try:
+            return pipeline.run()
+        finally:
+            if pipeline.board is not None:
+                pipeline.board.close()
 
 
 class _Pipeline:
@@ -97,6 +112,8 @@ class _Pipeline:
         self.budget = Budget.parse(job.recipe.target_latency)
         self.teacher: nn.Module | None = None
         self.watch = Stopwatch(job, folder, self.budget)
+        wanted = job.recipe.tensorboard and rank() == 0
+        self.board = Board(folder.path / "tensorboard") if wanted else None
         self.chosen_by: tuple[Scores, dict[str, int] | None] = (Scores({}, "none"), None)
 
     def run(self) -> Report:
@@ -106,12 +123,15 @@ class _Pipeline:
         """
         budget = self.budget
         table, target_ratio = from_main(self.prepare)
-        if self.recipe.from_scratch or self.recipe.dense_epochs:
+        if self.recipe.dense_training:
             self.train_dense()
         self.teacher = copy.deepcopy(self.job.module) if self.recipe.distill else None
-        halp = self.iterate(table, target_ratio) if self.iterative else None
-        landing = from_main(lambda: self.choose(halp, table, target_ratio))
-        small = self.fine_tune(slim(self.job.module, landing.allocation.plan))
+        if self.recipe.resolved_method() == "iee":
+            small, landing = self.explore(table, target_ratio)
+        else:
+            halp = self.iterate(table, target_ratio) if self.iterative else None
+            landing = from_main(lambda: self.choose(halp, table, target_ratio))
+            small = self.fine_tune(slim(self.job.module, landing.allocation.plan))
         return from_main(lambda: self.finish(small, landing, table, budget, target_ratio))
 
     def prepare(self) -> tuple[LatencyTable, float]:
@@ -147,10 +167,16 @@ class _Pipeline:
             config,
             folder=self.folder.work / stage,
             resume=self.resume,
-            log=self.folder.log,
+            log=self.log,
             title=stage.replace("-", " "),
             **more,
         )
+
+    def log(self, row: dict[str, Any]) -> None:
+        """One line of ``log.jsonl``, and of the board where there is one."""
+        self.folder.log(row)
+        if self.board is not None:
+            self.board.log(row)
 
     def train_dense(self) -> None:
         """``--from-scratch`` or ``--dense-epochs``: the dense network first."""
@@ -290,12 +316,9 @@ class _Pipeline:
 
     def iterate(self, table: LatencyTable, target: float) -> Halp:
         """HALP's iterative phase on the masked dense network."""
-        data = self.job.data
-        if data is None:
-            raise UsageError("method halp needs data; add --data")
-        per_epoch = len(loader(data.train, self.recipe.batch_size, self.recipe.seed))
-        steps = min(self.recipe.pruning_steps, self.pruning_epochs * per_epoch)
-        schedule = Schedule(steps, self.pruning_epochs * per_epoch // steps)
+        every = self.pruning_epochs * self.per_epoch
+        steps = min(self.recipe.pruning_steps, every)
+        schedule = Schedule(steps, every // steps)
 
         def solve(scores: Scores, fraction: float, at_most: dict[str, int]) -> Allocation:
             wanted = Budget("latency", fraction, relative=True, text=f"{fraction:.1%}")
@@ -314,6 +337,70 @@ class _Pipeline:
             self.job.module, "pruning", config, rule=rule, teacher=self.teacher
         )
         return rule
+
+    # --- iee ----------------------------------------------------------------------------------
+
+    @property
+    def per_epoch(self) -> int:
+        """Optimizer steps of one epoch."""
+        if self.job.data is None:
+            raise UsageError("training needs data; add --data")
+        return len(loader(self.job.data.train, self.recipe.batch_size, self.recipe.seed))
+
+    def explore(self, table: LatencyTable, target: float) -> tuple[nn.Module, Landing]:
+        """IEE over all epochs; its last update is the measured landing."""
+        recipe = self.recipe
+        trained = recipe.dense_training or not recipe.from_scratch
+        options = {"start": "dense" if trained else "uniform", "seed": recipe.seed}
+        steps = recipe.epochs * self.per_epoch
+        schedule = IEESchedule.parse(steps, {**options, **recipe.iee})
+        share = from_main(lambda: self.corrected(table, target))
+        kept = self.folder.work / "landing.json"
+
+        def settle(update: Update, smallest: Update) -> ChannelPlan:
+            def found() -> Landing:
+                if self.resume and kept.is_file():
+                    return load_json(kept, Landing, "landing", 1)
+                measure = partial(self.watch.landing_ratio, target=target)
+                landing = land(update, smallest, measure, target)
+                save_json(kept, landing, "landing", 1)
+                return landing
+
+            return from_main(found).allocation.plan
+
+        rule = IEE(
+            self.job.module,
+            self.graph,
+            table,
+            Budget("latency", share, relative=True, text=f"{share:.1%}"),
+            self.criterion,
+            schedule,
+            solver=self.solver,
+            granularity=recipe.granularity,
+            settle=settle,
+        )
+        config = self.config(recipe.epochs, self.fine_tune_lr if trained else recipe.lr)
+        self.trained.pruning = self.fit(
+            self.job.module, "iee", config, rule=rule, teacher=self.teacher
+        )
+        self.trained.work = rule.work / self.per_epoch
+        return rule.slim, from_main(lambda: load_json(kept, Landing, "landing", 1))
+
+    def corrected(self, table: LatencyTable, target: float) -> float:
+        """The predicted share to train towards, so that ``target`` is measured in the end."""
+        kept = self.folder.work / "correction.json"
+        if self.resume and kept.is_file():
+            return float(read_object(kept, "correction")["ratio"])
+        scores = score(self.job.module, self.graph, Magnitude())
+        try:
+            wanted = Budget("latency", target, relative=True, text=f"{target:.1%}")
+            near = self.allocate(scores, table, wanted)
+        except InfeasibleError:
+            near = self.smallest(scores, table)
+        measured = self.watch.measure(near.plan).ratios[0].ratio
+        ratio = min(0.99, target * AIM * near.ratio / measured)
+        write_text(kept, json.dumps({"ratio": ratio}))
+        return ratio
 
     # --- the end ------------------------------------------------------------------------------
 
@@ -337,7 +424,7 @@ class _Pipeline:
         timed = self.deploy(small, landing, target)
         for _ in range(MAX_AGAIN):
             missed = self.watch.against_limit(timed, target).ratio / target
-            if missed <= 1 or self.trained.fine_tuning is not None:
+            if missed <= 1 or self.trained.fine_tuning or self.trained.pruning:
                 break
             # Nothing was trained since, so that landing once more costs seconds.
             say(f"the exported network takes {missed:.1%} of the limit; landing again, lower")
@@ -356,9 +443,12 @@ class _Pipeline:
             met=self.watch.against_limit(timed, target).ratio <= target,
             trained=asdict(self.trained),
             pruning_epochs=self.pruning_epochs,
-            accuracy=tuple(
-                onnx_accuracy(run / name, job.data, self.recipe.workers)
-                for name in ("dense.onnx", "model.onnx")
+            accuracy=(
+                # random weights have no accuracy worth telling
+                onnx_accuracy(run / "dense.onnx", job.data, self.recipe.workers)
+                if self.recipe.dense_training or not self.recipe.from_scratch
+                else None,
+                onnx_accuracy(run / "model.onnx", job.data, self.recipe.workers),
             ),
             small=small,
         )

@@ -32,7 +32,9 @@ class Recipe(BaseModel):
     threads: int = Field(1, ge=1)
     target_latency: str = "50%"
     table: str | None = None
-    method: Literal["oneshot", "halp"] | None = None
+    method: Literal["oneshot", "halp", "iee"] | None = None
+    iee: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Options of method ``iee``: fields of `prunekit.IEESchedule` but ``steps``."""
     criterion: str | None = None
     solver: str = "joint"
     granularity: int | None = Field(None, ge=1)
@@ -64,6 +66,7 @@ class Recipe(BaseModel):
     workers: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = Field(0, ge=0)
+    tensorboard: bool = False
 
     @field_validator("target_latency")
     @classmethod
@@ -74,6 +77,13 @@ class Recipe(BaseModel):
         if budget.relative and budget.value >= 1:
             raise ValueError(f"{text!r} is the dense latency; nothing to prune")
         return text
+
+    @property
+    def dense_training(self) -> bool:
+        """Whether the dense network is trained before it is pruned."""
+        return self.dense_epochs is not None or (
+            self.from_scratch and self.resolved_method() != "iee"
+        )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -149,14 +159,18 @@ def _check(recipe: Recipe) -> None:
             ("--dense-epochs", recipe.dense_epochs is not None),
             ("--criterion taylor", recipe.criterion == "taylor"),
             ("--method halp", recipe.method == "halp"),
+            ("--method iee", recipe.method == "iee"),
             ("--distill", recipe.distill > 0),
         ):
             if wrong:
                 raise UsageError(f"{flag} needs data; add --data (digits, imagefolder:PATH, ...)")
-    if recipe.method == "halp" and recipe.epochs < 2:
+    if recipe.method in ("halp", "iee") and recipe.epochs < 2:
         raise UsageError(
-            "method halp prunes while it trains; give --epochs 2 or more, or --method oneshot"
+            f"method {recipe.method} prunes while it trains; "
+            "give --epochs 2 or more, or --method oneshot"
         )
+    if recipe.iee and recipe.resolved_method() != "iee":
+        raise UsageError("--iee has the options of method iee; add --method iee")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -178,3 +192,14 @@ def parse_shape(text: str) -> tuple[int, ...]:
     if len(shape) < 2 or min(shape) < 1:
         raise UsageError(f"cannot read input shape {text!r}; write for example 1x3x224x224")
     return shape
+
+
+def pairs(given: list[str], flag: str) -> dict[str, str]:
+    """``["omega=0.3", ...]`` as a dictionary."""
+    found = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not (key and equals and value):
+            raise UsageError(f"cannot read {flag} {text!r}; write KEY=VALUE, such as omega=0.3")
+        found[key.strip().replace("-", "_")] = value.strip()
+    return found

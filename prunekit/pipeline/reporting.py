@@ -16,7 +16,7 @@ from prunekit.latency import LatencyTable
 from prunekit.pipeline.folder import RunFolder
 from prunekit.pipeline.landing import Landing
 from prunekit.progress import track
-from prunekit.report import Report
+from prunekit.report import Report, read_log
 from prunekit.report.schema import (
     AccuracyPart,
     AllocationPart,
@@ -83,6 +83,7 @@ def make_report(
     names |= {"table": "table.json", "dense_weights": "dense.safetensors"}
     files = {what: str(run / name) for what, name in names.items() if (run / name).is_file()}
     limit_ms = target_ratio * dense_time.median_ms if budget.relative else budget.value
+    epochs, updates = read_log(run / "log.jsonl")
     return Report(
         model=recipe.model,
         target=job.target,
@@ -147,6 +148,8 @@ def make_report(
         versions={
             name: package_version(name) for name in ("prunekit", "torch", "onnx", "onnxruntime")
         },
+        epochs=epochs,
+        updates=updates,
     )
 
 
@@ -163,17 +166,17 @@ def _training_cost(
     dense, which it is.
     """
     recipe = job.recipe
+    work = trained.pop("work")
     seconds = {stage: (result or {}).get("seconds", 0.0) for stage, result in trained.items()}
     reference = recipe.dense_epochs or recipe.epochs
     relative = None
     if job.data is not None and reference:
         share = job.graph.macs(landing.allocation.widths) / job.graph.macs({})
         fine_tuned = recipe.epochs - pruning_epochs
-        spent = pruning_epochs + share * fine_tuned
+        spent = pruning_epochs + share * fine_tuned if work is None else work
         if recipe.distill:
-            spent += (pruning_epochs + fine_tuned) / 3
-        trained_dense = recipe.from_scratch or recipe.dense_epochs
-        relative = (spent + (reference if trained_dense else 0)) / reference
+            spent += recipe.epochs / 3
+        relative = (spent + (reference if recipe.dense_training else 0)) / reference
     return TrainingPart(
         relative_flops=relative,
         seconds=sum(seconds.values()),

@@ -14,9 +14,9 @@ from torch import nn
 from prunekit.errors import DataError, UsageError
 from prunekit.graph import ChannelGraph
 from prunekit.models import BuiltModel, is_library, load_weights
-from prunekit.pipeline.ranks import from_main
 from prunekit.pipeline.recipe import Recipe, parse_shape
 from prunekit.progress import bar, say
+from prunekit.ranks import from_main
 from prunekit.runs import is_run, open_model
 from prunekit.runtimes import Runtime, runtime_for
 from prunekit.target import Target

@@ -6,9 +6,6 @@ squeezes the marks and never the text.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePath
 from typing import NamedTuple, TypeVar
@@ -18,7 +15,10 @@ import tomli_w
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from prunekit.report.markdown import summary_rows, verdict
+from prunekit.report.scale import Scale, scale_around, tick_texts
 from prunekit.report.schema import Report
+from prunekit.report.training import training
+from prunekit.report.words import duration, share
 
 _T = TypeVar("_T")
 
@@ -37,6 +37,7 @@ def to_html(report: Report) -> str:
         summary=[tuple(map(_split_interval, row)) for row in summary_rows(report)],
         landing=_landing(report),
         widths=_widths(report),
+        training=training(report),
         frozen=_halves(list(report.frozen.items())),
         facts=_facts(report),
         recipe=tomli_w.dumps({k: v for k, v in report.recipe.items() if v is not None}).strip(),
@@ -53,61 +54,8 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["share"] = lambda value: f"{value:.1%}"
+    environment.filters["share"] = share
     return environment.get_template("report.html.j2")
-
-
-# --- positions ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """Values to positions along a chart, in percent of its width or height."""
-
-    low: float
-    high: float
-
-    def __call__(self, value: float) -> str:
-        return f"{self._percent(value):.3f}%"
-
-    def span(self, low: float, high: float) -> str:
-        """The length from ``low`` to ``high``."""
-        return f"{self._percent(high) - self._percent(low):.3f}%"
-
-    def anchor(self, value: float) -> str:
-        """How a text at ``value`` is aligned so that it stays inside the chart."""
-        place = self._percent(value)
-        return "start" if place < 15 else "end" if place > 85 else "middle"
-
-    def ticks(self, most: int = 6) -> list[float]:
-        """Round values inside, at most ``most``."""
-        rough = (self.high - self.low) / most
-        power = 10.0 ** math.floor(math.log10(rough))
-        step = next(f * power for f in (1, 2, 5, 10) if f * power >= rough * (1 - 1e-9))
-        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return [number * step for number in range(first, last + 1)]
-
-    def _percent(self, value: float) -> float:
-        inside = min(max(value, self.low), self.high)
-        return 100 * (inside - self.low) / (self.high - self.low)
-
-
-def _scale_around(values: Iterable[float]) -> _Scale:
-    values = list(values)
-    low, high = min(values), max(values)
-    room = max(0.06 * (high - low), 0.005)
-    return _Scale(max(0.0, low - room), high + room)
-
-
-def _tick_texts(ticks: list[float]) -> list[str]:
-    """Percentages with as many digits as it takes to tell them apart."""
-    for digits in range(4):
-        texts = [f"{tick:.{digits}%}" for tick in ticks]
-        if all(
-            abs(float(t[:-1]) / 100 - tick) < 1e-6 for t, tick in zip(texts, ticks, strict=True)
-        ):
-            break
-    return texts
 
 
 # --- the parts of the page ------------------------------------------------------------------------
@@ -127,7 +75,7 @@ def _gauge(report: Report) -> _Gauge:
     """The measured ratio on the way from nothing to the dense network."""
     latency = report.latency
     low, high = latency.ratio_ci
-    scale = _Scale(0.0, max(1.0, latency.limit_ratio, high))
+    scale = Scale(0.0, max(1.0, latency.limit_ratio, high))
     return _Gauge(
         fill=scale(latency.ratio),
         low=scale(low),
@@ -215,7 +163,7 @@ def _landing(report: Report) -> _LandingChart:
     points = [(a.asked or None, a.predicted, a.ratio, a.ratio_ci) for a in report.landing]
     every = [p for asked, *rest in points for p in (asked, *rest[:2]) if isinstance(p, float)]
     every += [end for *_, ends in points for end in ends]
-    scale = _scale_around([*every, limit, latency.ratio, *latency.ratio_ci])
+    scale = scale_around([*every, limit, latency.ratio, *latency.ratio_ci])
     marks, rows = [], []
     for number, (asked, predicted, ratio, ends) in enumerate(
         [*points, (None, None, latency.ratio, latency.ratio_ci)]
@@ -250,7 +198,7 @@ def _landing(report: Report) -> _LandingChart:
         height=len(marks) * ROW,
         limit=scale(limit),
         beyond=scale.span(limit, scale.high),
-        ticks=list(zip(map(scale, ticks), _tick_texts(ticks), strict=True)),
+        ticks=list(zip(map(scale, ticks), tick_texts(ticks), strict=True)),
         rows=rows,
     )
 
@@ -280,7 +228,7 @@ class _WidthChart(NamedTuple):
 def _widths(report: Report) -> _WidthChart:
     """Widths in the order of the network: a skyline of channels, and a bar per group."""
     highest = max((before for before, _ in report.widths.values()), default=1)
-    across, up = _Scale(0, max(1, len(report.widths))), _Scale(0, highest)
+    across, up = Scale(0, max(1, len(report.widths))), Scale(0, highest)
     rows = [
         _Width(
             name=name,
@@ -320,9 +268,9 @@ def _facts(report: Report) -> list[tuple[str, Facts]]:
         else [("compute", f"{cost.relative_flops:.2f}x the FLOPs of one dense training run")]
     )
     if cost.seconds:
-        training.append(("time", _duration(cost.seconds)))
+        training.append(("time", duration(cost.seconds)))
     if cost.dense_seconds:
-        training.append(("of it, dense", _duration(cost.dense_seconds)))
+        training.append(("of it, dense", duration(cost.dense_seconds)))
     sections = [
         (
             "Environment",
@@ -426,12 +374,3 @@ def _off(error: float) -> str:
     if abs(error) < 5e-4:
         return "as measured"
     return f"{abs(error):.1%} {'above' if error > 0 else 'below'} the measured"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prunekit.report.schema import Report
+from prunekit.report.training import epoch_grid, few, update_grid
 
 
 def summary_rows(report: Report) -> list[tuple[str, str, str, str]]:
@@ -93,6 +94,10 @@ def to_markdown(report: Report) -> str:
             for a in report.landing
         ],
     )
+    for grid in (epoch_grid(few(report.epochs)), update_grid(few(report.updates))):
+        if grid.rows:
+            what = f"{grid.what}s (first, middle and last)"
+            lines += ["", f"## Training: {what}", "", *_table(grid.head, grid.rows)]
     lines += ["", "## Widths", ""]
     lines += _table(
         ("group", "before", "after"),

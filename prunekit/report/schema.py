@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from prunekit.serialize import load_json, save_json
 from prunekit.target import Environment, Target
@@ -96,6 +96,37 @@ class TablePart(_Part):
     worst: float
 
 
+class EpochPart(_Part):
+    """One epoch of a training stage; ``step`` and ``seconds`` count from the stage's beginning."""
+
+    stage: str
+    epoch: int
+    step: int | None = None
+    loss: float | None = None
+    lr: float | None = None
+    accuracy: float | None = None
+    seconds: float | None = None
+
+
+class UpdatePart(_Part):
+    """One change of the structure while training goes on; ``stage`` is the one it happened in.
+
+    ``iou`` compares the structure with the one before, ``survival`` is the share of the channels
+    grown last that are still there; both None where the method has no such thing.
+    """
+
+    stage: str | None = None
+    step: int
+    cycle: int
+    predicted_ratio: float | None = None
+    omega: float | None = None
+    iou: float | None = None
+    grown: int | None = None
+    survival: float | None = None
+    relative_flops: float | None = None
+    widths: dict[str, int] = Field(default_factory=dict)
+
+
 class Report(_Part):
     """Everything a reader or a tool needs to believe a run, or to repeat it."""
 
@@ -120,6 +151,8 @@ class Report(_Part):
     seed: int
     recipe: dict[str, Any]
     versions: dict[str, str]
+    epochs: tuple[EpochPart, ...] = ()
+    updates: tuple[UpdatePart, ...] = ()
 
     def save(self, path: str | Path) -> None:
         """Write ``report.json``."""

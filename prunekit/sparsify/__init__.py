@@ -1,6 +1,8 @@
 """Pruning methods as rules that a training loop calls; none has a training loop of its own."""
 
 from prunekit.sparsify.halp import Halp
-from prunekit.sparsify.solve import Allocation, allocate
+from prunekit.sparsify.iee import IEE
+from prunekit.sparsify.schedule import IEESchedule
+from prunekit.sparsify.solve import Allocation, allocate, uniform
 
-__all__ = ["Allocation", "Halp", "allocate"]
+__all__ = ["IEE", "Allocation", "Halp", "IEESchedule", "allocate", "uniform"]

@@ -62,7 +62,23 @@ class Halp:
         self.total = Accumulator(graph, criterion)
         self.plan = ChannelPlan.dense(graph)
         self.last: Scores | None = None
-        self.history: list[dict[str, Any]] = []
+        self._rows: list[dict[str, Any]] = []
+
+    def begin(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Nothing to prepare: masks act on the model itself."""
+
+    def training_network(self, model: nn.Module) -> nn.Module:
+        """The model itself, masked."""
+        return model
+
+    def inference_network(self, model: nn.Module) -> nn.Module:
+        """The model itself, masked."""
+        return model
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One record per pruning step since the last call, for the log."""
+        found, self._rows = self._rows, []
+        return found
 
     def after_backward(self, model: nn.Module, step: int) -> None:
         """Add this batch's scores."""
@@ -79,7 +95,16 @@ class Halp:
             if number < self.schedule.steps - 1:
                 allocation = self.solve(self.last, self.budgets[number], self.plan.widths)
                 self.plan = allocation.plan
-                self.history.append({"step": step, "predicted_ratio": allocation.ratio})
+                widths = {g.id: self.plan.widths[g.id] for g in self.graph.groups if g.prunable}
+                self._rows.append(
+                    {
+                        "stage": "update",
+                        "step": step + 1,
+                        "cycle": number,
+                        "predicted_ratio": allocation.ratio,
+                        "widths": widths,
+                    }
+                )
         mask_(model, self.plan)
 
     def scores(self) -> Scores:
@@ -108,7 +133,6 @@ class Halp:
             "last_batches": self.last.batches if self.last else 0,
             "keep": {group: list(kept) for group, kept in self.plan.keep.items()},
             "predicted": self.plan.predicted,
-            "history": self.history,
         }
         return tensors, facts
 
@@ -122,4 +146,3 @@ class Halp:
         self.last = Scores(last, criterion, int(facts["last_batches"])) if last else None
         plan = ChannelPlan.from_keep(self.graph, facts["keep"])
         self.plan = replace(plan, predicted=dict(facts.get("predicted", {})))
-        self.history = list(facts["history"])

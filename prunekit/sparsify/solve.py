@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from prunekit.allocation import Allocator, Joint, Problem, Term, Variable
 from prunekit.budget import Budget
 from prunekit.costs import CostModel, LatencyCost, MacsCost, ParamsCost, total
 from prunekit.errors import InfeasibleError, UsageError
-from prunekit.graph import ChannelGraph, Layer
+from prunekit.graph import ChannelGraph, ChannelGroup, Layer
 from prunekit.latency import LatencyTable
 from prunekit.plan import ChannelPlan
 from prunekit.scores import Scores
@@ -48,17 +49,21 @@ def allocate(
     *,
     granularity: int | None = None,
     at_most: Mapping[str, int] | None = None,
+    at_least: Mapping[str, int] | None = None,
+    locked: Mapping[str, Sequence[int]] | None = None,
 ) -> Allocation:
     """The widths that keep the most saliency within ``budget``, and the plan that keeps the best.
 
     ``costs`` is a latency table, a cost model, or None for a MACs or parameters budget. Widths
     are multiples of ``granularity`` (default: the table's, else 1) and of the group's own, or the
-    full width; ``at_most`` caps them. Raises `InfeasibleError` with the smallest reachable cost.
+    full width; ``at_most`` and ``at_least`` bound them. ``locked`` channels stay, so that only
+    the others compete. Raises `InfeasibleError` with the smallest reachable cost.
     """
-    model, block = _cost_model(costs, budget, granularity)
+    model, block = cost_model(costs, budget, granularity)
     dense = total(graph, {}, model)
     limit = budget.limit(dense)
-    problem = build_problem(graph, scores, model, limit, block, at_most)
+    bounds = Bounds(at_most or {}, at_least or {}, locked or {})
+    problem = build_problem(graph, scores, model, limit, block, bounds)
     solution = (solver or Joint()).solve(problem)
     if solution.status == "infeasible":
         raise InfeasibleError(
@@ -67,7 +72,7 @@ def allocate(
             f"{dense:.4g}; ask for at least that"
         )
     best = sum(v.values[-1] for v in problem.variables)
-    plan = ChannelPlan.from_widths(graph, solution.widths, scores)
+    plan = ChannelPlan.from_widths(graph, solution.widths, scores, locked)
     predicted = {f"{budget.kind}_{model.unit}".lower(): solution.cost}
     plan = replace(plan, predicted=predicted)
     return Allocation(
@@ -84,7 +89,7 @@ def allocate(
     )
 
 
-def _cost_model(
+def cost_model(
     costs: LatencyTable | CostModel | None, budget: Budget, granularity: int | None
 ) -> tuple[CostModel, int]:
     """The cost model of the budget's kind, and the granularity the table or the caller asks for."""
@@ -101,24 +106,49 @@ def _cost_model(
     return LatencyCost(table), block
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """Limits on the widths of some groups, and channels that stay."""
+
+    at_most: Mapping[str, int] = field(default_factory=dict)
+    at_least: Mapping[str, int] = field(default_factory=dict)
+    locked: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    def widths(self, group: ChannelGroup, granularity: int) -> tuple[int, ...]:
+        """The widths that ``group`` may take; where its steps leave none, the one nearest."""
+        widths = group.widths(granularity)
+        if not group.prunable:
+            return widths
+        fixed = len(self.locked.get(group.id, ()))
+        low = max(fixed, self.at_least.get(group.id, 0))
+        high = max(low, self.at_most.get(group.id, group.size))
+        inside = tuple(w for w in widths if low <= w <= high)
+        if fixed and fixed not in inside:
+            # what is locked need not lie on a step
+            inside = (fixed, *inside) if low == fixed else inside
+        return inside or (low if low else min(high, widths[0]),)
+
+
 def build_problem(
     graph: ChannelGraph,
     scores: Scores,
     costs: CostModel,
     limit: float,
     granularity: int = 1,
-    at_most: Mapping[str, int] | None = None,
+    bounds: Bounds | None = None,
 ) -> Problem:
     """The allocation problem of ``graph``: a variable per group, a term per layer."""
+    bounds = bounds or Bounds()
     variables = []
     for group in graph.groups:
-        widths = group.widths(granularity)
-        if group.prunable and at_most is not None and group.id in at_most:
-            cap = at_most[group.id]
-            widths = tuple(w for w in widths if w <= cap) or (min(cap, widths[0]),)
+        widths = bounds.widths(group, granularity)
         ranked: NDArray[np.float64] = np.zeros(group.size)
         if group.prunable and group.id in scores.by_group:
-            ranked = -np.sort(-scores.by_group[group.id])
+            found = scores.by_group[group.id].copy()
+            fixed = list(bounds.locked.get(group.id, ()))
+            found[fixed] = np.inf  # first in the ranking
+            ranked = -np.sort(-found)
+            ranked[: len(fixed)] = 0.0
         sums = np.concatenate([[0.0], np.cumsum(ranked)])
         variables.append(Variable(group.id, widths, tuple(float(sums[w]) for w in widths)))
     terms = tuple(_term(layer, costs) for layer in graph.layers)
@@ -136,3 +166,46 @@ def _term(layer: Layer, costs: CostModel) -> Term:
     fixed_in = layer.in_channels - sum(s.size * s.repeat for s in layer.in_spans)
     fixed_out = layer.out_channels - sum(s.size * s.repeat for s in layer.out_spans)
     return Term(layer.name, sides["in"], fixed_in, sides["out"], fixed_out, cost)
+
+
+def uniform(
+    graph: ChannelGraph,
+    costs: CostModel,
+    fraction: float,
+    granularity: int = 1,
+    seed: int | None = None,
+) -> ChannelPlan:
+    """Every prunable group narrowed by one factor, the largest that costs ``fraction`` of dense.
+
+    The first channels stay, or random ones of ``seed``. Raises InfeasibleError where even the
+    smallest widths cost more.
+    """
+    limit = fraction * total(graph, {}, costs)
+
+    def widths(keep: float) -> dict[str, int]:
+        found = {}
+        for group in graph.groups:
+            allowed = np.array(group.widths(granularity))
+            found[group.id] = int(allowed[np.argmin(np.abs(allowed - keep * group.size))])
+        return found
+
+    # every factor at which some group takes its next step
+    steps = {
+        (low + high) / 2 / group.size
+        for group in graph.groups
+        for low, high in pairwise(group.widths(granularity))
+    }
+    for keep in sorted({0.0, *(np.nextafter(step, 2.0) for step in steps)}, reverse=True):
+        if total(graph, widths(keep), costs) <= limit:
+            break
+    else:
+        least = total(graph, widths(0.0), costs) / total(graph, {}, costs)
+        raise InfeasibleError(f"uniform widths reach {least:.1%} of dense, not {fraction:.1%}")
+    rng = None if seed is None else np.random.default_rng(seed)
+    kept = {
+        group.id: (np.arange(group.size) if rng is None else rng.permutation(group.size))[
+            : widths(keep)[group.id]
+        ].tolist()
+        for group in graph.groups
+    }
+    return ChannelPlan.from_keep(graph, kept)

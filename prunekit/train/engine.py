@@ -63,6 +63,16 @@ class Run:
     stepper: Any  # accelerate's wrapper of the optimizer
 
     @property
+    def network(self) -> nn.Module:
+        """What the next step trains."""
+        return self.rule.training_network(self.model)
+
+    @property
+    def result(self) -> nn.Module:
+        """What is validated, and what the training ends with."""
+        return self.rule.inference_network(self.model)
+
+    @property
     def device(self) -> torch.device:
         """Where this process computes."""
         device: torch.device = self.accelerator.device
@@ -98,13 +108,19 @@ def prepare(
     model.to(accelerator.device).train()
     optimizer = _optimizer(model, config)
     shell, stepper = accelerator.prepare(_Net(model), optimizer)
+    rule = NoRule() if rule is None else rule
+    rule.begin(model, optimizer)
+    if config.ema and rule.inference_network(model) is not model:
+        raise UsageError(
+            "`ema` averages one network, and this method trains several in turn; set it to 0"
+        )
     return Run(
         model=model,
         data=data,
         config=config,
         accelerator=accelerator,
         optimizer=optimizer,
-        rule=NoRule() if rule is None else rule,
+        rule=rule,
         # After prepare, which gives every process the same weights.
         ema=Ema(model, config.ema) if config.ema else None,
         teacher=teacher,

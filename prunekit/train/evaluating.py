@@ -68,9 +68,15 @@ def count_right(model: nn.Module, batches: DataLoader[Any], device: torch.device
     right = torch.zeros((), dtype=torch.int64, device=device)
     with evaluating(model):
         for images, labels in batches:
-            logits = logits_of(model(images.to(device, non_blocking=True)))
+            images = images.to(device, non_blocking=True, memory_format=layout(images))
+            logits = logits_of(model(images))
             right += (logits.argmax(1) == labels.to(device, non_blocking=True)).sum()
     return int(right)
+
+
+def layout(images: Tensor) -> torch.memory_format:
+    """Channels last for images, which is faster on CPUs and tensor cores (up to 1.7 times)."""
+    return torch.channels_last if images.ndim == 4 else torch.preserve_format
 
 
 @contextmanager

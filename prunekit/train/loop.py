@@ -17,13 +17,14 @@ from torch.nn import functional as F
 
 from prunekit.errors import ModelError, TrainingError, UsageError
 from prunekit.progress import Bar, bar
+from prunekit.ranks import average_
 from prunekit.train.batches import loader, mixed, size
 from prunekit.train.checkpoint import CHECKPOINT
 from prunekit.train.config import TrainConfig
 from prunekit.train.data import Data
 from prunekit.train.ema import put
 from prunekit.train.engine import Position, Run, prepare
-from prunekit.train.evaluating import count_right, evaluating, logits_of
+from prunekit.train.evaluating import count_right, evaluating, layout, logits_of
 from prunekit.train.resuming import restore, save
 from prunekit.train.rule import Rule
 
@@ -89,7 +90,8 @@ def fit(
             position.accuracy = position.best = _validate(run)
     if run.ema is not None:
         put(model, run.ema.values)
-    model.to("cpu").eval()
+    for network in {run.result, model}:
+        network.to("cpu").eval()
     return FitResult(
         position.accuracy, position.best, position.epoch, position.step, position.seconds
     )
@@ -118,10 +120,13 @@ def _train(
             if path is not None:
                 save(run, position, path)
             if log is not None:
+                for row in run.rule.rows():
+                    log(row)
                 log(
                     {
                         "stage": title,
                         "epoch": position.epoch,
+                        "step": position.step,
                         "loss": loss,
                         "lr": lr,
                         "accuracy": position.accuracy,
@@ -158,21 +163,25 @@ def _epoch(run: Run, position: Position, progress: Bar) -> tuple[float, float]:
         lr = config.lr_at(position.step, run.per_epoch)
         for group in run.optimizer.param_groups:
             group["lr"] = lr
-        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        images = images.to(device, non_blocking=True, memory_format=layout(images))
+        labels = labels.to(device, non_blocking=True)
+        network = run.network
         with _explained(run, images, first=position.step == 0):
             run.stepper.zero_grad()
-            loss = _objective(run, images, labels)
+            loss = _objective(run, network, images, labels)
             unread.append(loss.detach())
             if len(unread) >= every:
                 total += _read(run, unread, position.step)
                 progress.advance(0, _note(position, float(loss.detach())))
             run.accelerator.backward(loss)
+            if network is not run.model:  # which its wrapper does for the model itself
+                average_(p.grad for p in network.parameters() if p.grad is not None)
             run.accelerator.unscale_gradients()
-            run.rule.after_backward(run.model, position.step)
+            run.rule.after_backward(network, position.step)
             if config.clip_norm:
-                torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip_norm)
+                torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
             run.stepper.step()
-        run.rule.after_step(run.model, run.optimizer, position.step)
+        run.rule.after_step(network, run.optimizer, position.step)
         if run.ema is not None:
             run.ema.update(run.model, position.step)
         position.step += 1
@@ -182,10 +191,15 @@ def _epoch(run: Run, position: Position, progress: Bar) -> tuple[float, float]:
     return float(run.accelerator.reduce(mean, "mean")), lr
 
 
-def _objective(run: Run, images: Tensor, labels: Tensor) -> Tensor:
+def _objective(run: Run, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Cross entropy, mixed with the distance to the teacher's soft answer (Hinton et al. 2015)."""
     config = run.config
-    logits = logits_of(run.shell(images), run.data.num_classes)
+    if network is run.model:
+        output = run.shell(images)
+    else:
+        with run.accelerator.autocast():
+            output = network(images)
+    logits = logits_of(output, run.data.num_classes).float()
     loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
     if run.teacher is None:
         return loss
@@ -250,7 +264,7 @@ def _agree(run: Run) -> None:
         run.ema.settle(run.model)
     if run.world > 1:
         held = {} if run.ema is None else run.ema.values
-        broadcast([*run.model.buffers(), *held.values()], from_process=0)
+        broadcast([*run.result.buffers(), *held.values()], from_process=0)
 
 
 def _validate(run: Run) -> float:
@@ -264,7 +278,7 @@ def _validate(run: Run) -> float:
         pin=run.device.type == "cuda",
     )
     with nullcontext() if run.ema is None else run.ema.swapped(run.model):
-        right = count_right(run.model, batches, run.device)
+        right = count_right(run.result, batches, run.device)
     sums = run.accelerator.reduce(torch.tensor(right, device=run.device), "sum")
     return int(sums) / size(run.data.val)
 

@@ -92,9 +92,10 @@ def restore(run: Run, path: Path) -> Position:
     if run.ema is not None:
         for name, tensor in run.ema.values.items():
             tensor.copy_(parts["ema"][name])
+    rule_tensors = {name: tensor.to(run.device) for name, tensor in parts["rule"].items()}
+    run.rule.load_state(rule_tensors, facts["rule"])
+    # After the rule, which may give the optimizer other parameters.
     unpack_optimizer(run.optimizer, parts["optimizer"], facts["optimizer"])
     if run.accelerator.scaler is not None and facts["scaler"]:
         run.accelerator.scaler.load_state_dict(facts["scaler"])
-    rule_tensors = {name: tensor.to(run.device) for name, tensor in parts["rule"].items()}
-    run.rule.load_state(rule_tensors, facts["rule"])
     return position

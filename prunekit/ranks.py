@@ -6,9 +6,14 @@ import os
 from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from prunekit.errors import PrunekitError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -53,3 +58,24 @@ def _waiting_room() -> Any:
 
     PartialState()  # joins the process group on first use
     return torch.distributed.new_group(backend="gloo", timeout=timedelta(hours=12))
+
+
+def average_(tensors: Iterable[Tensor]) -> None:
+    """Replace each tensor by its mean over all processes, in place; the same bits everywhere."""
+    import torch
+
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    count = torch.distributed.get_world_size()
+    if count == 1:
+        return
+    by_type: dict[Any, list[Tensor]] = {}
+    for tensor in tensors:
+        by_type.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    for alike in by_type.values():
+        flat = torch.cat([tensor.reshape(-1) for tensor in alike])
+        torch.distributed.all_reduce(flat)
+        flat /= count
+        parts = torch.split(flat, [tensor.numel() for tensor in alike])
+        for tensor, part in zip(alike, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))

@@ -1,0 +1,267 @@
+"""IEE for channels against its alternatives, at the same measured latency.
+
+    python benchmarks/iee_channels.py                 everything, resumed where it stopped
+    python benchmarks/iee_channels.py --subset        three minutes, for CI
+    python benchmarks/iee_channels.py --only vgg11_bn ablation --jobs 1
+    python benchmarks/iee_channels.py --summary       only the tables and plots of what is there
+
+Every run is one line of results/iee_channels_runs.jsonl, and is not repeated while its settings
+stay the same. Settings were chosen on the validation images; accuracies in the tables are on the
+test images, which are drawn in fonts of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+HERE = Path(__file__).parent
+RUNS = HERE / "results" / "iee_channels_runs.jsonl"
+CACHE = HERE / ".cache" / "iee_channels"
+SEEDS = (0, 1, 2)
+TARGETS = ("50%", "30%")
+LOCK = Lock()
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network on a data set, and how it is trained; ``epochs`` is one dense training run."""
+
+    model: str
+    data: str = "benchmarks/glyphs.py:glyphs"
+    input: str = "1x3x16x16"
+    epochs: int = 8
+    batch_size: int = 128
+    lr: float = 0.1
+    fine_tune_lr: float = 0.05
+    precision: str = "no"
+
+
+CASES = {
+    "resnet20_w32": Case("zoo:resnet20_w32", precision="bf16"),
+    "mobilenet_v1": Case("benchmarks/nets.py:mobilenet_v1_half"),
+    "vgg11_bn": Case("benchmarks/nets.py:vgg11_bn_half"),
+    "digits": Case("zoo:resnet20", "digits", "1x1x8x8", epochs=15, batch_size=64),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: everything that decides its result."""
+
+    case: str
+    method: str
+    seed: int
+    target: str = ""
+    criterion: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def key(self) -> str:
+        """A name for this run and the settings of its case."""
+        facts = {**asdict(self), "settings": asdict(CASES[self.case])}
+        facts.pop("note")
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
+        parts = [self.case, self.method, self.criterion, self.target.rstrip("%"), str(self.seed)]
+        return "-".join([*filter(None, parts), digest])
+
+
+def done() -> dict[str, dict[str, Any]]:
+    """All results so far, by key."""
+    if not RUNS.is_file():
+        return {}
+    return {row["key"]: row for row in map(json.loads, RUNS.read_text().splitlines())}
+
+
+def record(run: Run, result: dict[str, Any]) -> None:
+    """Append one result."""
+    row = {"key": run.key, **asdict(run), **result}
+    with LOCK, RUNS.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+# --- carrying a run out -------------------------------------------------------------------------
+
+
+def command(*arguments: object) -> None:
+    """One process of its own, with one thread."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
+    text = [str(argument) for argument in arguments]
+    found = subprocess.run(
+        [sys.executable, *text], cwd=HERE.parent, env=env, capture_output=True, text=True
+    )
+    if found.returncode not in ((0, 1) if text[1] == "prunekit" else (0,)):
+        raise RuntimeError(f"{' '.join(text)}: exit {found.returncode}\n{found.stderr[-2000:]}")
+
+
+def dense_weights(run: Run) -> Path:
+    """Where the dense network of this run's case and seed is kept."""
+    return CACHE / f"{Run(run.case, 'dense', run.seed).key}.safetensors"
+
+
+def table_of(case: str) -> Path:
+    """Where the latency table of a case is kept."""
+    return CACHE / f"{case}-table.json"
+
+
+def carry_out(run: Run) -> None:
+    """Do ``run`` unless its result is there."""
+    if run.key in done() and (run.method != "dense" or dense_weights(run).is_file()):
+        return
+    CACHE.mkdir(parents=True, exist_ok=True)
+    started = time.time()
+    if run.method in ("oneshot", "halp", "iee", "iee-pretrained"):
+        result = by_command_line(run)
+    else:
+        held = CACHE / f"{run.key}.json"
+        command(HERE / "iee_channels.py", "--one", json.dumps(asdict(run)), held)
+        result = json.loads(held.read_text())
+    record(run, {**result, "wall_seconds": time.time() - started})
+    print(f"{run.key}: {result.get('test', float('nan')):.4f}", flush=True)
+
+
+def by_command_line(run: Run) -> dict[str, Any]:
+    """The method as a user runs it: ``prunekit prune``."""
+    case, out = CASES[run.case], CACHE / run.key
+    scratch = run.method == "iee"
+    flags: list[object] = [
+        *("prune", case.model, "--data", case.data, "--input", case.input, "-o", out),
+        *("--table", table_of(run.case), "--target-latency", run.target),
+        *("--method", run.method.split("-")[0], "--criterion", run.criterion),
+        *("--epochs", case.epochs, "--batch-size", case.batch_size, "--lr", case.lr),
+        *("--fine-tune-lr", case.fine_tune_lr, "--mixed-precision", case.precision),
+        *("--seed", run.seed, "--quiet"),
+        *(["--from-scratch"] if scratch else ["--weights", dense_weights(run)]),
+    ]
+    for name, value in run.options.items():
+        flags += ["--iee", f"{name}={value}"] if "iee" in run.method else [f"--{name}", value]
+    flags += ["--resume"] if (out / "config.toml").is_file() else ["--overwrite"]
+    command("-m", "prunekit", *flags)
+    report = json.loads((out / "report.json").read_text())
+    held = CACHE / f"{run.key}-test.json"
+    command(HERE / "iee_channels.py", "--test", run.case, out / "model.onnx", held)
+    rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    result = {
+        "val": report["accuracy"]["pruned"],
+        "test": json.loads(held.read_text())["test"],
+        "ratio": report["latency"]["ratio"],
+        "ratio_ci": report["latency"]["ratio_ci"],
+        "met": report["latency"]["met"],
+        "relative_flops": report["training_cost"]["relative_flops"] + (not scratch),
+        "seconds": report["training_cost"]["seconds"],
+        "macs_ratio": report["macs"]["pruned"] / report["macs"]["dense"],
+        "widths": {g: w[1] for g, w in report["widths"].items()},
+        "updates": [row for row in rows if row["stage"] == "update"],
+        "environment": report["environment"],
+    }
+    shutil.rmtree(out)
+    return result
+
+
+def one(run: Run) -> dict[str, Any]:
+    """The methods that are no part of the command line, in this process."""
+    import iee_channels_others
+
+    return iee_channels_others.carry_out(run, CASES[run.case], table_of, dense_weights)
+
+
+def test_accuracy(case: str, model: Path) -> float:
+    """Top-1 of an ONNX file on the test images."""
+    import iee_channels_others
+
+    return iee_channels_others.test_accuracy(CASES[case], model)
+
+
+# --- which runs ---------------------------------------------------------------------------------
+
+
+def matrix(case: str) -> Iterator[Run]:
+    """All methods, criteria, targets and seeds of one case."""
+    for seed in SEEDS:
+        for target in TARGETS:
+            for criterion in ("taylor", "magnitude"):
+                for method in ("iee", "halp", "oneshot", "iee-pretrained", "torch-pruning"):
+                    yield Run(case, method, seed, target, criterion)
+            yield Run(case, "oneshot", seed, target, "random")
+            yield Run(case, "iee", seed, target, "random")
+            yield Run(case, "uniform", seed, target)
+            yield Run(case, "uniform-long", seed, target)
+
+
+ABLATION: dict[str, dict[str, Any]] = {
+    "no exploration (stage 4)": {"exploring": False},
+    "no freezing": {"freeze": False},
+    "no improvement (stage 3)": {"improve": 0},
+    "zero growth": {"grow": "zero"},
+    "MRU growth": {"grow": "mru"},
+    "H, J, Q a third": {},
+    "H, J, Q three times": {},
+    "half of the rest reactivated": {"reactivate": 0.5},
+    "updates stop at IoU 0.95": {"stop_iou": 0.95},
+    "adaptive H and J": {"adaptive": True},
+}
+
+
+def ablation() -> Iterator[Run]:
+    """What each part of IEE is worth, on one network."""
+    for seed in SEEDS:
+        for note, options in ABLATION.items():
+            yield Run("resnet20_w32", "iee", seed, "30%", "taylor", options, note)
+
+
+def needs(runs: list[Run]) -> list[Run]:
+    """The tables and dense networks that ``runs`` start from, first."""
+    cases = list(dict.fromkeys(run.case for run in runs))
+    tables = [Run(case, "table", 0) for case in cases]
+    dense = [Run(case, "dense", seed) for case in cases for seed in SEEDS]
+    return [*tables, *(d for d in dense if any(r.seed == d.seed for r in runs))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", default=[*CASES, "ablation"])
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--one", nargs=2)
+    parser.add_argument("--test", nargs=3)
+    arguments = parser.parse_args()
+    if arguments.one:
+        run = Run(**json.loads(arguments.one[0]))
+        Path(arguments.one[1]).write_text(json.dumps(one(run)))
+        return
+    if arguments.test:
+        case, model, out = arguments.test
+        Path(out).write_text(json.dumps({"test": test_accuracy(case, Path(model))}))
+        return
+    runs = [run for name in arguments.only if name in CASES for run in matrix(name)]
+    if "ablation" in arguments.only:
+        runs += ablation()
+    carry_out_all(runs, arguments.jobs)
+
+
+def carry_out_all(runs: list[Run], jobs: int) -> None:
+    """Everything ``runs`` need, then ``runs``; tables alone on the machine."""
+    first = needs(runs)
+    for run in first:
+        if run.method == "table" and not table_of(run.case).is_file():
+            carry_out(run)
+    for batch in ([run for run in first if run.method == "dense"], runs):
+        with ThreadPoolExecutor(jobs) as pool:
+            for future in [pool.submit(carry_out, run) for run in batch]:
+                future.result()
+
+
+if __name__ == "__main__":
+    main()

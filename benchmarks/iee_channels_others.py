@@ -1,0 +1,157 @@
+"""What ``iee_channels.py`` compares with, outside the command line: controls and a rival."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import glyphs
+import numpy as np
+import torch
+from torch import nn
+
+import prunekit as pk
+from prunekit.costs import LatencyCost
+from prunekit.exporting import export
+from prunekit.pipeline.setup import example_input
+from prunekit.pipeline.tables import make_table
+from prunekit.profiling import HarvestPlan
+from prunekit.runs import open_model, save_weights
+from prunekit.runtimes import runtime_for
+from prunekit.sparsify import uniform
+from prunekit.train import Data, TrainConfig, evaluate, fit, load_data, loader
+
+SECONDS = 8.0
+
+
+def carry_out(run: Any, case: Any, table_of: Any, dense_weights: Any) -> dict[str, Any]:
+    """One run; ``run.method`` says which."""
+    torch.manual_seed(run.seed)
+    data = data_of(case)
+    model = network(case, data).module
+    if run.method == "table":
+        graph = pk.trace(model.eval(), example_input(case.input))
+        target = pk.Target.parse("onnxruntime:cpu", batch=1, threads=1)
+        path = table_of(run.case)
+        journal = path.with_suffix(".jsonl")
+        make_table(
+            *(model, graph, example_input(case.input), target, path),
+            journal=journal,
+            plan=HarvestPlan(nets=12, max_seconds=120),
+            granularity=None,
+            name=case.model,
+            resume=False,
+        )
+        return {"mape": pk.LatencyTable.load(path).calibration.mape}
+    if run.method == "dense":
+        found = train(model, data, case, case.lr)
+        save_weights(model, dense_weights(run))
+        return found | scores(model, case) | {"relative_flops": 1.0}
+    if run.method.startswith("uniform"):
+        return uniform_net(run, case, model, data, table_of(run.case))
+    if run.method.startswith("torch-pruning"):
+        from torch_pruning_baseline import rival
+
+        return rival(run, case, model, data, dense_weights(run))
+    raise SystemExit(f"unknown method {run.method}")
+
+
+def network(case: Any, data: Data) -> Any:
+    """The case's network, fresh from torch's generator."""
+    classes, channels = data.num_classes, data.input_shape[0]
+    return open_model(case.model, num_classes=classes, in_channels=channels, pretrained=False)
+
+
+def data_of(case: Any) -> Data:
+    """Training and validation images."""
+    _, channels, height, width = (int(n) for n in case.input.split("x"))
+    return load_data(case.data, (channels, height, width))
+
+
+def train(model: nn.Module, data: Data, case: Any, lr: float, epochs: float = 1) -> dict[str, Any]:
+    """One dense training run's epochs, or a multiple."""
+    config = TrainConfig(
+        epochs=round(epochs * case.epochs),
+        batch_size=case.batch_size,
+        lr=lr,
+        mixed_precision=case.precision,
+        seed=0,
+    )
+    found = fit(model, data, config)
+    return {"val": found.accuracy, "seconds": found.seconds}
+
+
+def scores(model: nn.Module, case: Any) -> dict[str, float]:
+    """Accuracy on the test images."""
+    return {"test": evaluate(model.eval(), test_set(case))}
+
+
+def test_set(case: Any) -> Any:
+    """Images that chose nothing; digits have no third part, so there it is the validation's."""
+    if case.data == "digits":
+        return data_of(case).val
+    return glyphs.dataset("test", int(case.input.split("x")[-1]))
+
+
+def test_accuracy(case: Any, path: Path) -> float:
+    """Top-1 of an ONNX file."""
+    target = pk.Target.parse("onnxruntime:cpu", threads=1)
+    engine = runtime_for(target).load(pk.Artifact.of_file(path), target)
+    right = seen = 0
+    for images, labels in loader(test_set(case), 256):
+        (logits, *_) = engine.run({"input": images.numpy()})
+        right += int((np.asarray(logits).argmax(1) == labels.numpy()).sum())
+        seen += len(labels)
+    engine.close()
+    return right / seen
+
+
+def measured(model: nn.Module, small: nn.Module, case: Any, folder: Path) -> Any:
+    """The ratio of ``small`` to ``model``, both as ONNX, interleaved."""
+    example = example_input(case.input)
+    pair = [
+        export(net.eval(), example, folder / f"{name}.onnx")
+        for name, net in (("dense", model), ("small", small))
+    ]
+    target = pk.Target.parse("onnxruntime:cpu", batch=1, threads=1)
+    return pk.bench(pair, target, max_seconds=SECONDS, precision_goal=0.005).ratios[0]
+
+
+def uniform_net(run: Any, case: Any, model: nn.Module, data: Data, table: Path) -> dict[str, Any]:
+    """The narrow net of the same shape, trained from scratch: as long, or at twice the epochs."""
+    import tempfile
+
+    graph = pk.trace(model.eval(), example_input(case.input))
+    costs = LatencyCost(pk.LatencyTable.load(table))
+    wanted = float(run.target.rstrip("%")) / 100
+    asked, found = wanted, None
+    block = costs.table.granularity
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(6):
+            plan = uniform(graph, costs, asked, block)
+            small = pk.slim(model, plan)
+            ratio = measured(model, small, case, Path(folder))
+            if ratio.ratio <= wanted * 1.005:
+                found = plan, ratio
+                break
+            asked *= 0.99 * wanted / ratio.ratio
+    if found is None:
+        raise SystemExit("no uniform net is fast enough")
+    plan, ratio = found
+    torch.manual_seed(run.seed + 100)
+    small = pk.slim(network(case, data).module, plan)
+    times = 2 if run.method == "uniform-long" else 1
+    started = time.time()
+    result = train(small, data, case, case.lr, times)
+    macs = graph.macs(plan.widths) / graph.macs({})
+    return {
+        **result,
+        **scores(small, case),
+        "ratio": ratio.ratio,
+        "ratio_ci": [ratio.low, ratio.high],
+        "relative_flops": times * macs,
+        "macs_ratio": macs,
+        "widths": plan.widths,
+        "took": time.time() - started,
+    }

@@ -1,0 +1,148 @@
+"""When IEE does what: the lengths of its stages, how much changes hands, and its options."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from prunekit.errors import UsageError
+
+CYCLES = 16
+"""Updates of the structure, where stage lengths are not given."""
+SHARES = (0.70, 0.18, 0.12)
+"""How these cycles divide their steps between estimation, improvement and exploration."""
+STRETCH = 8
+"""How far ``adaptive`` lengthens a cycle at most."""
+
+
+@dataclass(frozen=True)
+class IEESchedule:
+    """The course of one IEE training of ``steps`` optimizer steps; wrong settings raise UsageError.
+
+    Stages (arXiv 2502.03658): ``estimate`` steps (H) with scores, prune, ``improve`` steps (J),
+    ``explore`` steps (Q) with the active structure frozen, grow. They repeat until the share
+    ``until`` of all steps is over, ``warmup`` steps of plain training first; None divides that
+    time among 16 cycles. ``omega`` of the budget changes hands in the first cycle, ``omega_end``
+    in the last, by ``decay``.
+
+    ``start``: ``uniform`` begins at the budget with random channels of uniformly narrow groups,
+    ``dense`` with the whole network, whose cost then falls exponentially over ``approach`` of the
+    cycles. ``floor`` is the least share of a group that pruning leaves.
+
+    Exploration: ``reactivate`` is the share of the inactive channels brought back, a new sample
+    each time; ``freeze`` keeps the active structure fixed meanwhile; ``exploring`` off only scores
+    the others, for one step. They begin from their last ``explored`` values or the most recently
+    used ones (``mru``); a grown channel takes over what it ``explored``, its ``mru`` values, or
+    ``zero`` on the weights that read it. ``momentum`` of inactive parameters is ``kept`` from
+    exploration to exploration, or ``zero``. ``norm``: BatchNorm explores with statistics of the
+    ``batch`` or with its ``running`` ones.
+
+    ``stop_iou`` ends the updates once two structures in a row overlap by at least that much
+    (channels in both over channels in either); ``adaptive`` doubles H and J, up to eightfold,
+    after every cycle with an overlap of at least 0.95.
+    """
+
+    steps: int
+    warmup: int | None = None
+    estimate: int | None = None
+    improve: int | None = None
+    explore: int | None = None
+    omega: float = 0.2
+    omega_end: float = 0.02
+    decay: Literal["exponential", "cosine", "constant"] = "exponential"
+    until: float = 0.5
+    start: Literal["uniform", "dense"] = "uniform"
+    approach: float = 0.5
+    floor: float = 0.125
+    reactivate: float = 1.0
+    exploring: bool = True
+    freeze: bool = True
+    source: Literal["explored", "mru"] = "explored"
+    grow: Literal["explored", "mru", "zero"] = "explored"
+    momentum: Literal["kept", "zero"] = "kept"
+    norm: Literal["batch", "running"] = "batch"
+    stop_iou: float | None = None
+    adaptive: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for name in ("decay", "start", "source", "grow", "momentum", "norm"):
+            if (value := getattr(self, name)) not in (choices := get_args(hints[name])):
+                raise UsageError(f"`{name}` must be one of {', '.join(choices)}, not {value!r}")
+        for name in ("omega", "omega_end", "until", "reactivate", "floor", "approach"):
+            if not 0 <= (share := getattr(self, name)) <= 1:
+                raise UsageError(f"`{name}` must be from 0 to 1, not {share!r}")
+        for name, low in (("steps", 1), ("warmup", 0), ("estimate", 1), ("improve", 0)):
+            if (value := getattr(self, name)) is not None and value < low:
+                raise UsageError(f"`{name}` must be a whole number of at least {low}, not {value}")
+        if self.explore is not None and self.explore < 1:
+            raise UsageError("`explore` must be at least 1; to leave it out set `exploring` off")
+        if self.omega >= 1:
+            raise UsageError("`omega` must be below 1; 0.2 lets a fifth of the budget change hands")
+        if self.reactivate == 0:
+            raise UsageError("`reactivate` must be above 0; to leave it out set `exploring` off")
+        if self.stop_iou is not None and not 0 < self.stop_iou <= 1:
+            raise UsageError(f"`stop_iou` must be above 0 and at most 1, not {self.stop_iou!r}")
+        if self.warm + sum(self.lengths) > self.steps:
+            raise UsageError(
+                f"one IEE cycle takes {self.warm} warm-up and {sum(self.lengths)} further steps, "
+                f"the training has {self.steps}; train longer or shorten the stages"
+            )
+
+    @classmethod
+    def parse(cls, steps: int, options: Mapping[str, object]) -> IEESchedule:
+        """From text or values by field name; UsageError for an unknown name or a wrong value."""
+        names = [name for name in cls.__dataclass_fields__ if name != "steps"]
+        for name in options:
+            if name not in names:
+                raise UsageError(f"unknown IEE option {name!r}; known: {', '.join(names)}")
+        try:
+            return TypeAdapter(cls).validate_python({**options, "steps": steps})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UsageError(f"IEE option `{first['loc'][0]}`: {first['msg']}") from error
+
+    @property
+    def warm(self) -> int:
+        """Steps before the first estimation: a twentieth of all unless given."""
+        return self.warmup if self.warmup is not None else self.steps // 20
+
+    @property
+    def lengths(self) -> tuple[int, int, int]:
+        """H, J and Q in steps."""
+        cycle = max(3.0, (self.until * self.steps - self.warm) / CYCLES)
+        given = (self.estimate, self.improve, self.explore)
+        found = [
+            max(1, round(share * cycle)) if value is None else value
+            for share, value in zip(SHARES, given, strict=True)
+        ]
+        return found[0], found[1], found[2] if self.exploring else 1
+
+    @property
+    def cycles(self) -> int:
+        """How many updates fit when none is lengthened: at least one."""
+        return max(1, int((self.until * self.steps - self.warm) // sum(self.lengths)))
+
+    def omega_at(self, cycle: int) -> float:
+        """The share of the budget that changes hands in ``cycle`` (from 0)."""
+        last = max(1, self.cycles - 1)
+        done = min(1.0, cycle / last)
+        if self.decay == "constant" or self.omega == 0:
+            return self.omega
+        if self.decay == "cosine":
+            low = min(self.omega_end, self.omega)
+            return low + (self.omega - low) * 0.5 * (1 + math.cos(math.pi * done))
+        low = min(max(self.omega_end, 1e-4), self.omega)
+        return float(self.omega * (low / self.omega) ** done)
+
+    def budget_at(self, cycle: int, fraction: float) -> float:
+        """What the structure may cost after ``cycle``, a share of dense; ends at ``fraction``."""
+        if self.start != "dense":
+            return fraction
+        steps = max(1, round(self.approach * self.cycles))
+        return float(fraction ** min(1.0, (cycle + 1) / steps))

@@ -1,0 +1,143 @@
+"""A dense network at rest, and smaller ones cut from it that one optimizer trains in turn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from prunekit.errors import UsageError
+from prunekit.plan import ChannelPlan
+from prunekit.surgery import WHOLE, Kept, kept, slim
+
+State = dict[str, dict[str, Any]]
+"""An optimizer's state by the name of the parameter."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A physically narrow copy of the dense network, and where its elements belong there."""
+
+    module: nn.Module
+    plan: ChannelPlan
+    parts: dict[str, Kept]
+
+    def part(self, name: str) -> Kept:
+        """The elements of the dense tensor ``name`` that this network has."""
+        return self.parts.get(name, WHOLE)
+
+
+class Store:
+    """Holds all parameters, buffers and optimizer state in the dense network's shapes.
+
+    Elements of networks that are open are stale here until they are written back.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.state: State = {}
+        self._optimizer: Optimizer | None = None
+        self._slots: list[list[str | Tensor]] = []
+
+    # --- values -------------------------------------------------------------------------------
+
+    def open(self, plan: ChannelPlan) -> Network:
+        """Cut the network that ``plan`` keeps, with the values held here."""
+        parts = kept(self.model, plan)
+        held = tensors(self.model)
+        foreign = sorted(parts.keys() - held.keys())
+        if foreign:
+            raise UsageError(
+                f"{foreign[0]} is computed by a parametrisation, which IEE cannot take apart; "
+                "remove it first (torch.nn.utils.parametrize.remove_parametrizations)"
+            )
+        return Network(slim(self.model, plan), plan, parts)
+
+    def write(self, network: Network) -> None:
+        """Take the values of ``network`` back."""
+        held = tensors(self.model)
+        for name, tensor in tensors(network.module).items():
+            network.part(name).put_(held[name], tensor.detach())
+
+    # --- the optimizer ------------------------------------------------------------------------
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """Remember which slot of ``optimizer`` belongs to which of the dense parameters."""
+        names = {id(tensor): name for name, tensor in self.model.named_parameters()}
+        self._optimizer = optimizer
+        self._slots = [
+            [names.get(id(tensor), tensor) for tensor in group["params"]]
+            for group in optimizer.param_groups
+        ]
+        if not any(isinstance(slot, str) for slots in self._slots for slot in slots):
+            raise UsageError(
+                "the optimizer has none of the model's parameters; "
+                "make it from the parameters of the model that IEE was given"
+            )
+
+    @property
+    def attached(self) -> bool:
+        """Whether an optimizer is known."""
+        return self._optimizer is not None
+
+    def lend(self, network: Network, state: State) -> None:
+        """Let the optimizer train ``network``, going on from ``state``."""
+        if self._optimizer is None:
+            return
+        live = dict(network.module.named_parameters())
+        optimizer = self._optimizer
+        for group, slots in zip(optimizer.param_groups, self._slots, strict=True):
+            for slot, old in zip(slots, group["params"], strict=True):
+                if isinstance(slot, str):
+                    optimizer.state.pop(old, None)
+            group["params"] = [live[s] if isinstance(s, str) else s for s in slots]
+        for name, found in state.items():
+            optimizer.state[live[name]] = found
+
+    def lent(self, network: Network) -> State:
+        """The optimizer's state of ``network``, which it is training."""
+        if self._optimizer is None:
+            return {}
+        state = self._optimizer.state
+        return {n: dict(state[p]) for n, p in network.module.named_parameters() if p in state}
+
+    def state_for(self, network: Network) -> State:
+        """The part of the state held here that concerns ``network``, copied."""
+        shapes = {name: p.shape for name, p in self.model.named_parameters()}
+        return {
+            name: {
+                key: network.part(name).take(value)
+                if isinstance(value, Tensor) and value.shape == shapes[name]
+                else (value.clone() if isinstance(value, Tensor) else value)
+                for key, value in entry.items()
+            }
+            for name, entry in self.state.items()
+        }
+
+    def write_state(self, network: Network, state: State) -> None:
+        """Take the optimizer's state of ``network`` back."""
+        dense = dict(self.model.named_parameters())
+        small = dict(network.module.named_parameters())
+        for name, entry in state.items():
+            held = self.state.setdefault(name, {})
+            for key, value in entry.items():
+                if not isinstance(value, Tensor) or value.ndim == 0:
+                    held[key] = value.clone() if isinstance(value, Tensor) else value
+                    continue
+                if value.shape != small[name].shape:
+                    raise UsageError(
+                        f"the optimizer's {key} for {name} is {list(value.shape)}, the parameter "
+                        f"{list(small[name].shape)}; IEE needs an optimizer with one number per "
+                        "weight, such as SGD or AdamW"
+                    )
+                if not isinstance(held.get(key), Tensor):
+                    held[key] = torch.zeros_like(dense[name], dtype=value.dtype)
+                network.part(name).put_(held[key], value)
+
+
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, as they are, each once."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
