@@ -19,6 +19,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,8 +29,9 @@ from threading import Lock
 from typing import Any
 
 HERE = Path(__file__).parent
-RUNS = HERE / "results" / "iee_channels_runs.jsonl"
-CACHE = HERE / ".cache" / "iee_channels"
+HOME = os.environ.get("IEE_CHANNELS_HOME")  # the subset's folder
+RUNS = Path(HOME or HERE / "results") / "iee_channels_runs.jsonl"
+CACHE = Path(HOME or HERE / ".cache") / "iee_channels"
 SEEDS = (0, 1, 2)
 TARGETS = ("50%", "30%")
 LOCK = Lock()
@@ -44,8 +46,8 @@ class Case:
     input: str = "1x3x16x16"
     epochs: int = 8
     batch_size: int = 128
-    lr: float = 0.1
-    fine_tune_lr: float = 0.05
+    lr: float = 0.3
+    fine_tune_lr: float = 0.06
     precision: str = "no"
 
 
@@ -53,7 +55,8 @@ CASES = {
     "resnet20_w32": Case("zoo:resnet20_w32", precision="bf16"),
     "mobilenet_v1": Case("benchmarks/nets.py:mobilenet_v1_half"),
     "vgg11_bn": Case("benchmarks/nets.py:vgg11_bn_half"),
-    "digits": Case("zoo:resnet20", "digits", "1x1x8x8", epochs=15, batch_size=64),
+    "subset": Case("zoo:resnet20", "digits", "1x1x8x8", epochs=4, batch_size=64, lr=0.1),
+    "digits": Case("zoo:resnet20", "digits", "1x1x8x8", epochs=15, batch_size=64, lr=0.1),
 }
 
 
@@ -232,8 +235,12 @@ def needs(runs: list[Run]) -> list[Run]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="*", default=[*CASES, "ablation"])
+    parser.add_argument(
+        "--only", nargs="*", default=[*(name for name in CASES if name != "subset"), "ablation"]
+    )
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--subset", action="store_true", help="a few short runs, kept nowhere")
+    parser.add_argument("--summary", action="store_true", help="only sum up what is there")
     parser.add_argument("--one", nargs=2)
     parser.add_argument("--test", nargs=3)
     arguments = parser.parse_args()
@@ -245,10 +252,43 @@ def main() -> None:
         case, model, out = arguments.test
         Path(out).write_text(json.dumps({"test": test_accuracy(case, Path(model))}))
         return
+    if arguments.subset:
+        subset()
+        return
     runs = [run for name in arguments.only if name in CASES for run in matrix(name)]
     if "ablation" in arguments.only:
         runs += ablation()
-    carry_out_all(runs, arguments.jobs)
+    if not arguments.summary:
+        carry_out_all(runs, arguments.jobs)
+    from iee_channels_summary import summarise
+
+    summarise(list(done().values()), RUNS.parent)
+
+
+def subset() -> None:
+    """Every kind of run once, on digits and for few epochs; says that they all hold together."""
+    if HOME is None:
+        with tempfile.TemporaryDirectory() as folder:
+            env = {**os.environ, "IEE_CHANNELS_HOME": folder}
+            subprocess.run([sys.executable, __file__, "--subset"], env=env, check=True)
+        return
+    runs = [
+        Run("subset", method, 0, "50%", "taylor")
+        for method in ("iee", "halp", "oneshot", "iee-pretrained", "torch-pruning")
+    ]
+    runs += [Run("subset", "iee", 0, "50%", "magnitude"), Run("subset", "uniform", 0, "50%")]
+    carry_out_all(runs, 2)
+    from iee_channels_summary import summarise
+
+    rows = list(done().values())
+    summarise(rows, RUNS.parent)
+    print((RUNS.parent / "iee_channels.md").read_text())
+    for row in rows:
+        if row["method"] not in ("dense", "table"):
+            assert row["test"] > 0.5, row["key"]
+            assert row["ratio"] < 0.6, row["key"]
+    cost = {row["method"]: row["relative_flops"] for row in rows if row["method"] != "table"}
+    assert cost["iee"] < 0.6 < 1 < cost["halp"], cost
 
 
 def carry_out_all(runs: list[Run], jobs: int) -> None:

@@ -395,7 +395,7 @@ def test_resume_with_other_settings(refuses: Refuses, home: Path) -> None:
     flags = [
         part
         for key, value in run.items()
-        if value not in (True, False)
+        if value not in (True, False, {})
         for part in ("--" + key.replace("_", "-"), value)
         if key != "model"
     ]
@@ -554,8 +554,9 @@ def test_room_ends_while_training(
     [
         (("--criterion", "beauty"), "unknown criteria name 'beauty'; known: bn_scale, fpgm, lamp,"),
         (("--solver", "magic"), "unknown allocators name 'magic'; known: joint, knapsack"),
-        (("--method", "magic"), "`method` in the flags: Input should be 'oneshot' or 'halp'"),
+        (("--method", "magic"), "`method` in the flags: Input should be 'oneshot', 'halp' or"),
         (("--method", "halp"), "--method halp needs data; add --data"),
+        (("--method", "iee"), "--method iee needs data; add --data"),
         (("--criterion", "taylor"), "--criterion taylor needs data; add --data"),
         (("--from-scratch",), "--from-scratch needs data; add --data"),
         (("--distill", "0.5"), "--distill needs data; add --data"),
@@ -586,6 +587,30 @@ def test_room_ends_while_training(
 def test_flags(refuses: Refuses, home: Path, flags: tuple[str, ...], message: str) -> None:
     (home / "odd.toml").write_text('colour = "red"\n')
     assert message in refuses(*PRUNE, *flags, "-o", "new")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--iee", "nonsense=1"), "unknown IEE option 'nonsense'; known: warmup, estimate, impro"),
+        (("--iee", "steps=7"), "unknown IEE option 'steps'; known: warmup, "),
+        (("--iee", "omega"), "cannot read --iee 'omega'; write KEY=VALUE, such as omega=0.3"),
+        (("--iee", "=1"), "cannot read --iee '=1'; write KEY=VALUE, such as omega=0.3"),
+        (("--iee", "omega=2"), "`omega` must be from 0 to 1, not 2.0"),
+        (("--iee", "explore=2.5"), "IEE option `explore`: Input should be a valid integer"),
+        (("--iee", "grow=best"), "IEE option `grow`: Input should be 'explored', 'mru' or 'zero'"),
+        (("--iee", "seed=-1"), "`seed` must be a whole number of at least 0, not -1"),
+        (("--iee", "estimate=9999"), "further steps, the training has 66; train longer or shorten"),
+        (("--iee", "omega=0.1", "--method", "oneshot"), "--iee has the options of method iee; add"),
+        (("--epochs", "1"), "method iee prunes while it trains; give --epochs 2 or more, or "),
+        (("--ema", "0.9"), "--ema averages one network, and method iee trains several in turn"),
+        (("--distill", "0.5"), "--distill needs a trained dense network, which --from-scratch"),
+    ],
+)
+def test_options_of_iee(refuses: Refuses, flags: tuple[str, ...], message: str) -> None:
+    training = ("--data", "digits", "--from-scratch", "--epochs", 3, "--method", "iee")
+    line = refuses(*PRUNE, *training, *flags, "-o", "new")
+    assert message in line
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import json
 import math
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,8 @@ class _Pipeline:
         With several processes rank 0 measures, chooses and writes, and all train.
         """
         budget = self.budget
+        if self.recipe.resolved_method() == "iee":
+            _ = self.schedule  # wrong options are refused before anything is done
         table, target_ratio = from_main(self.prepare)
         if self.recipe.dense_training:
             self.train_dense()
@@ -347,13 +349,21 @@ class _Pipeline:
             raise UsageError("training needs data; add --data")
         return len(loader(self.job.data.train, self.recipe.batch_size, self.recipe.seed))
 
+    @cached_property
+    def schedule(self) -> IEESchedule:
+        """The course of method iee."""
+        options = {"start": "dense" if self.dense_is_trained else "uniform"}
+        given = {**options, "seed": self.recipe.seed, **self.recipe.iee}
+        return IEESchedule.parse(self.recipe.epochs * self.per_epoch, given)
+
+    @property
+    def dense_is_trained(self) -> bool:
+        """Whether pruning begins with a trained network; method iee need not."""
+        return self.recipe.dense_training or not self.recipe.from_scratch
+
     def explore(self, table: LatencyTable, target: float) -> tuple[nn.Module, Landing]:
         """IEE over all epochs; its last update is the measured landing."""
-        recipe = self.recipe
-        trained = recipe.dense_training or not recipe.from_scratch
-        options = {"start": "dense" if trained else "uniform", "seed": recipe.seed}
-        steps = recipe.epochs * self.per_epoch
-        schedule = IEESchedule.parse(steps, {**options, **recipe.iee})
+        recipe, schedule = self.recipe, self.schedule
         share = from_main(lambda: self.corrected(table, target))
         kept = self.folder.work / "landing.json"
 
@@ -379,7 +389,8 @@ class _Pipeline:
             granularity=recipe.granularity,
             settle=settle,
         )
-        config = self.config(recipe.epochs, self.fine_tune_lr if trained else recipe.lr)
+        lr = self.fine_tune_lr if self.dense_is_trained else recipe.lr
+        config = self.config(recipe.epochs, lr)
         self.trained.pruning = self.fit(
             self.job.module, "iee", config, rule=rule, teacher=self.teacher
         )
@@ -398,7 +409,8 @@ class _Pipeline:
         except InfeasibleError:
             near = self.smallest(scores, table)
         measured = self.watch.measure(near.plan).ratios[0].ratio
-        ratio = min(0.99, target * AIM * near.ratio / measured)
+        least = self.smallest(scores, table).ratio * 1.0001
+        ratio = min(0.99, max(least, target * AIM * near.ratio / measured))
         write_text(kept, json.dumps({"ratio": ratio}))
         return ratio
 
@@ -446,7 +458,7 @@ class _Pipeline:
             accuracy=(
                 # random weights have no accuracy worth telling
                 onnx_accuracy(run / "dense.onnx", job.data, self.recipe.workers)
-                if self.recipe.dense_training or not self.recipe.from_scratch
+                if self.dense_is_trained
                 else None,
                 onnx_accuracy(run / "model.onnx", job.data, self.recipe.workers),
             ),

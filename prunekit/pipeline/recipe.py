@@ -169,6 +169,16 @@ def _check(recipe: Recipe) -> None:
             f"method {recipe.method} prunes while it trains; "
             "give --epochs 2 or more, or --method oneshot"
         )
+    if recipe.resolved_method() == "iee" and recipe.ema:
+        raise UsageError(
+            "--ema averages one network, and method iee trains several in turn; leave it out"
+        )
+    untrained = recipe.from_scratch and not recipe.dense_training
+    if untrained and recipe.distill:
+        raise UsageError(
+            "--distill needs a trained dense network, which --from-scratch with method iee never "
+            "makes; add --dense-epochs, or leave --distill out"
+        )
     if recipe.iee and recipe.resolved_method() != "iee":
         raise UsageError("--iee has the options of method iee; add --method iee")
 

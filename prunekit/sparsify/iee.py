@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ Settle = Callable[[Update, Update], ChannelPlan]
 
 PRESENT = 1e-30
 """Ranks a channel that scores zero above one that was not there."""
+PATIENCE = 16
+"""Further steps that a stage waits for finite scores."""
 SETTLED = 0.95
 """Overlap of two structures in a row from which ``adaptive`` lengthens the next cycle."""
 
@@ -89,6 +92,7 @@ class IEE:
         self._stage = "warm-up" if schedule.warm else "estimate"
         self._left = schedule.warm or schedule.lengths[0]
         self._stretch = 1
+        self._scoreless = 0
         self._small: Network | None = None
         self._wide: Network | None = None
         self._small_state: State = {}
@@ -117,7 +121,9 @@ class IEE:
     @property
     def plan(self) -> ChannelPlan:
         """The active structure."""
-        return self._opened().plan
+        if self._plan is None:
+            self._plan = self._first_plan()
+        return self._plan
 
     @property
     def stage(self) -> str:
@@ -127,7 +133,7 @@ class IEE:
     def step(self, optimizer: Optimizer) -> None:
         """One optimizer step after a backward pass of :attr:`model`, which may change it."""
         if self._optimizer is None:
-            self.begin(self._store.model, optimizer)
+            self._attach(optimizer)
         if optimizer is not self._optimizer:
             raise UsageError("IEE was begun with another optimizer; give it the same at each step")
         trained = self.model
@@ -143,9 +149,15 @@ class IEE:
         """Before the first step: ``optimizer`` is over the dense ``model``'s parameters."""
         if model is not self._store.model:
             raise UsageError("IEE was made for another model; give it the same one")
+        if not self._done:  # what was opened before may have other values, modes or devices
+            self._small = self._total = None
+        self._attach(optimizer)
+
+    def _attach(self, optimizer: Optimizer) -> None:
         self._store.attach(optimizer)
         self._optimizer = optimizer
-        self._store.lend(self._wide or self._opened(), {})
+        network = self._wide or self._opened()
+        self._store.lend(network, self._store.gathered(network))
 
     def training_network(self, model: nn.Module) -> nn.Module:
         """The network of the next step."""
@@ -190,7 +202,14 @@ class IEE:
         self._done += 1
         self._left -= 1
         if self._left == 0 and self._stage != "final":
-            self._next()
+            total = self._total
+            if total is not None and self.criterion.needs_gradients and not total.batches:
+                # mixed precision lets gradients overflow now and then
+                self._scoreless += 1
+                self._left = int(self._scoreless <= PATIENCE)
+            if self._left == 0:
+                self._scoreless = 0
+                self._next()
 
     def rows(self) -> list[dict[str, Any]]:
         """One record per update of the structure since the last call, for the log."""
@@ -224,11 +243,9 @@ class IEE:
     def _opened(self) -> Network:
         """The active structure, cut on first use."""
         if self._small is None:
-            if self._plan is None:
-                self._plan = self._first_plan()
-            self._small = self._store.open(self._plan)
+            self._small = self._store.open(self.plan)
             if self._stage == "estimate" and self._total is None:
-                self._total = Accumulator(narrowed(self.graph, self._plan), self.criterion)
+                self._total = Accumulator(narrowed(self.graph, self.plan), self.criterion)
         return self._small
 
     def _first_plan(self) -> ChannelPlan:
@@ -436,10 +453,11 @@ class IEE:
         self._store.write(wide)
         if kept_state:
             self._store.write_state(wide, state)
-        elif self.schedule.freeze:
+        else:
             self._store.state = {}
         if self.schedule.freeze:
             self._store.write(small)
+        if self.schedule.freeze or not kept_state:
             self._store.write_state(small, self._small_state)
 
     def _change_grown(self, small: Network, plan: ChannelPlan) -> None:
@@ -450,9 +468,10 @@ class IEE:
         if self.schedule.grow == "mru":
             grown = self._store.open(plan)
             for name, tensor in held.items():
-                part = grown.part(name)
+                part, active = grown.part(name), small.part(name)
+                trained = active.take(tensor)
                 part.put_(tensor.data, part.take(self._mru[name]))
-            self._store.write(small)
+                active.put_(tensor.data, trained)
             return
         for module, cut in small.plan.cuts.items():
             weight = held.get(f"{module}.weight")
@@ -473,8 +492,10 @@ class IEE:
         if schedule.stop_iou is not None and at_budget and same >= schedule.stop_iou:
             return True
         estimate, improve, explore = schedule.lengths
-        length = (estimate + improve) * self._stretch + explore
-        return self._done + length > max(schedule.until * schedule.steps, 1)
+        left = schedule.until * schedule.steps - self._done - explore
+        while self._stretch > 1 and (estimate + improve) * self._stretch > left:
+            self._stretch //= 2
+        return (estimate + improve) * self._stretch > left
 
     def _record(self, pruned: ChannelPlan, plan: ChannelPlan) -> None:
         """Note this update: overlap, what grew, and how many of the last grown are still there."""
@@ -511,6 +532,11 @@ class IEE:
 
     # --- going on after a restart -------------------------------------------------------------
 
+    def _settings(self) -> dict[str, Any]:
+        """What a run and the one that goes on from it must have in common."""
+        own = {"budget": self.fraction, "kind": self.kind, "criterion": self.criterion.name}
+        return {**asdict(self.schedule), **own}
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything a resumed run needs besides the dense model and the optimizer's own state."""
         small = self._opened()
@@ -527,6 +553,7 @@ class IEE:
                     elif value is not None:
                         numbers[f"{kind}.{key}.{name}"] = value
         facts = {
+            "settings": self._settings(),
             "stage": self._stage,
             "numbers": numbers,
             "left": self._left,
@@ -535,6 +562,7 @@ class IEE:
             "stretch": self._stretch,
             "work": self.work,
             "keep": _lists(small.plan),
+            "predicted": small.plan.predicted,
             "wide": None if self._wide is None else _lists(self._wide.plan),
             "before": None if self._before is None else _lists(self._before),
             "kept_scores": {g: list(map(float, v)) for g, v in self._kept_scores.by_group.items()},
@@ -550,6 +578,12 @@ class IEE:
     @torch.no_grad()
     def load_state(self, tensors_: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Take up where :meth:`state` left off; the dense model has its values already."""
+        for name, value in facts.get("settings", {}).items():
+            if (now := self._settings().get(name)) != value:
+                raise UsageError(
+                    f"the IEE to go on with was made with `{name}` {value!r}, now it is {now!r}; "
+                    "use the same to resume"
+                )
         self._left, self._done = int(facts["left"]), int(facts["done"])
         self._cycle, self._stretch = int(facts["cycle"]), int(facts["stretch"])
         self.work, self.history = float(facts["work"]), list(facts["history"])
@@ -557,13 +591,14 @@ class IEE:
         self._stage = str(facts["stage"])
         scores = {g: np.array(v) for g, v in facts["kept_scores"].items()}
         self._kept_scores = Scores(scores, self.criterion.name)
-        self._plan = ChannelPlan.from_keep(self.graph, facts["keep"])
+        plan = ChannelPlan.from_keep(self.graph, facts["keep"])
+        self._plan = replace(plan, predicted=dict(facts.get("predicted", {})))
         before = facts["before"]
         self._before = None if before is None else ChannelPlan.from_keep(self.graph, before)
         parts: dict[str, dict[str, Tensor]] = {}
         for name, tensor in tensors_.items():
             kind, _, rest = name.partition(".")
-            parts.setdefault(kind, {})[rest] = tensor
+            parts.setdefault(kind, {})[rest] = tensor.clone()
         numbers: dict[str, dict[str, Any]] = {}
         for name, value in facts["numbers"].items():
             kind, _, rest = name.partition(".")
@@ -607,5 +642,7 @@ def _by_name(found: Mapping[str, Any]) -> State:
     state: State = {}
     for name, value in found.items():
         key, _, parameter = name.partition(".")
-        state.setdefault(parameter, {})[key] = value
+        step = isinstance(value, Tensor) and value.ndim == 0
+        # optimizers count steps on the CPU
+        state.setdefault(parameter, {})[key] = value.cpu() if step else value
     return state

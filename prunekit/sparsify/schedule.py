@@ -15,6 +15,8 @@ CYCLES = 16
 """Updates of the structure, where stage lengths are not given."""
 SHARES = (0.70, 0.18, 0.12)
 """How these cycles divide their steps between estimation, improvement and exploration."""
+WHOLE_NUMBERS = {"steps": 1, "warmup": 0, "estimate": 1, "improve": 0, "explore": 1, "seed": 0}
+"""Options that count something, and their least values."""
 STRETCH = 8
 """How far ``adaptive`` lengthens a cycle at most."""
 
@@ -75,13 +77,19 @@ class IEESchedule:
             if (value := getattr(self, name)) not in (choices := get_args(hints[name])):
                 raise UsageError(f"`{name}` must be one of {', '.join(choices)}, not {value!r}")
         for name in ("omega", "omega_end", "until", "reactivate", "floor", "approach"):
-            if not 0 <= (share := getattr(self, name)) <= 1:
+            share = getattr(self, name)
+            if not (isinstance(share, int | float) and 0 <= share <= 1):
                 raise UsageError(f"`{name}` must be from 0 to 1, not {share!r}")
-        for name, low in (("steps", 1), ("warmup", 0), ("estimate", 1), ("improve", 0)):
-            if (value := getattr(self, name)) is not None and value < low:
-                raise UsageError(f"`{name}` must be a whole number of at least {low}, not {value}")
-        if self.explore is not None and self.explore < 1:
+        if self.explore == 0:
             raise UsageError("`explore` must be at least 1; to leave it out set `exploring` off")
+        for name, low in WHOLE_NUMBERS.items():
+            value = getattr(self, name)
+            if value is None and hints[name] is not int:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise UsageError(
+                    f"`{name}` must be a whole number of at least {low}, not {value!r}"
+                )
         if self.omega >= 1:
             raise UsageError("`omega` must be below 1; 0.2 lets a fifth of the budget change hands")
         if self.reactivate == 0:

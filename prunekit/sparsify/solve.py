@@ -156,8 +156,15 @@ def build_problem(
 
 
 def _term(layer: Layer, costs: CostModel) -> Term:
+    known: dict[tuple[int, int], NDArray[np.float64]] = {}
+
     def cost(cin: NDArray[np.int64], cout: NDArray[np.int64]) -> NDArray[np.float64]:
-        return costs.layer(layer, cin, cout)
+        if cin.ndim or cout.ndim:
+            return costs.layer(layer, cin, cout)
+        pair = int(cin), int(cout)  # solvers ask for the same single widths over and over
+        if pair not in known:
+            known[pair] = costs.layer(layer, cin, cout)
+        return known[pair]
 
     sides = {
         side: tuple((span.group, span.repeat) for span in spans)

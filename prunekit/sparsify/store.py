@@ -83,6 +83,28 @@ class Store:
         """Whether an optimizer is known."""
         return self._optimizer is not None
 
+    def gathered(self, network: Network) -> State:
+        """The part for ``network`` of a state that the optimizer came with.
+
+        It has the dense network's shapes (trained before) or those of ``network`` (resumed).
+        """
+        if self._optimizer is None:
+            return {}
+        dense = dict(self.model.named_parameters())
+        small = dict(network.module.named_parameters())
+        found = {
+            n: self._optimizer.state[p] for n, p in dense.items() if p in self._optimizer.state
+        }
+        if any(
+            value.shape not in ((), small[name].shape)
+            for name, entry in found.items()
+            for value in entry.values()
+            if isinstance(value, Tensor)
+        ):
+            self.state = {name: dict(entry) for name, entry in found.items()}
+            return self.state_for(network)
+        return {name: dict(entry) for name, entry in found.items()}
+
     def lend(self, network: Network, state: State) -> None:
         """Let the optimizer train ``network``, going on from ``state``."""
         if self._optimizer is None:

@@ -112,7 +112,7 @@ def prepare(
     rule.begin(model, optimizer)
     if config.ema and rule.inference_network(model) is not model:
         raise UsageError(
-            "`ema` averages one network, and this method trains several in turn; set it to 0"
+            "`ema` averages one network, and this rule trains several in turn; set it to 0"
         )
     return Run(
         model=model,

@@ -1,0 +1,128 @@
+"""Tables and plots of ``iee_channels.py`` from its runs."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+NAMES = {
+    "iee": "IEE, from scratch",
+    "iee-pretrained": "IEE, from pretrained",
+    "halp": "HALP, iterative",
+    "oneshot": "one-shot",
+    "uniform": "uniform narrow net, from scratch",
+    "uniform-long": "uniform narrow net, twice the epochs",
+    "torch-pruning": "Torch-Pruning, local",
+    "torch-pruning-global": "Torch-Pruning, global",
+    "dense": "dense",
+}
+
+
+def summarise(rows: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
+    """One entry per case, target, method and criterion; writes JSON, Markdown and plots."""
+    dense = {(r["case"], r["seed"]): r for r in rows if r["method"] == "dense"}
+    cells: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        if row["method"] != "table":
+            label = row["note"] or ", ".join(f"{k}={v}" for k, v in row["options"].items())
+            key = row["case"], row["target"], row["method"], row["criterion"], label
+            cells[key].append(row)
+    found = []
+    for (case, target, method, criterion, label), runs in sorted(cells.items()):
+        reference = [dense.get((case, run["seed"])) for run in runs]
+        seconds = [
+            (run["seconds"] / ref["seconds"]) + (method in FROM_DENSE)
+            for run, ref in zip(runs, reference, strict=True)
+            if ref is not None
+        ]
+        found.append(
+            {
+                "case": case,
+                "target": target,
+                "method": method,
+                "criterion": criterion,
+                "variation": label,
+                "seeds": len(runs),
+                "test": spread(100 * run["test"] for run in runs),
+                "latency_ratio": spread(100 * run.get("ratio", 1.0) for run in runs),
+                "relative_flops": spread(run["relative_flops"] for run in runs),
+                "relative_seconds": spread(seconds),
+            }
+        )
+    result = {"cells": found}
+    (folder / "iee_channels.json").write_text(json.dumps(result, indent=1) + "\n")
+    (folder / "iee_channels.md").write_text(markdown(found))
+    plot(found, folder)
+    return result
+
+
+FROM_DENSE = {"halp", "oneshot", "iee-pretrained", "torch-pruning", "torch-pruning-global"}
+"""Methods whose cost includes the dense training they start from."""
+
+
+def spread(values: Any) -> tuple[float, float]:
+    """Mean and standard deviation, which is zero of one value."""
+    held = list(values)
+    if not held:
+        return float("nan"), 0.0
+    return round(mean(held), 4), round(stdev(held), 4) if len(held) > 1 else 0.0
+
+
+def markdown(cells: list[dict[str, Any]]) -> str:
+    """A table per case and target."""
+    lines = ["# IEE for channels: accuracy at the same measured latency", ""]
+    for case, target in sorted({(c["case"], c["target"]) for c in cells}):
+        lines += [f"## {case}, {target or 'dense'}", ""]
+        lines += ["| method | criterion | seeds | test accuracy | latency | FLOPs | seconds |"]
+        lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
+        here = [c for c in cells if (c["case"], c["target"]) == (case, target)]
+        for cell in sorted(here, key=lambda c: -c["test"][0]):
+            name = NAMES.get(cell["method"], cell["method"])
+            name += f" ({cell['variation']})" if cell["variation"] else ""
+            accuracy = "{:.2f} ± {:.2f} %".format(*cell["test"])
+            latency = f"{cell['latency_ratio'][0]:.1f} %"
+            costs = (f"{cell[k][0]:.2f}" for k in ("relative_flops", "relative_seconds"))
+            parts = [name, cell["criterion"] or "-", str(cell["seeds"]), accuracy, latency, *costs]
+            lines.append(f"| {' | '.join(parts)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def plot(cells: list[dict[str, Any]], folder: Path) -> None:
+    """Accuracy over training cost, a panel per case and target."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "prunekit"
+    from matplotlib import pyplot
+
+    panels = sorted({(c["case"], c["target"]) for c in cells if c["target"]})
+    if not panels:
+        return
+    figure, axes = pyplot.subplots(
+        len(panels), 1, figsize=(8, 3.4 * len(panels)), squeeze=False, layout="constrained"
+    )
+    for axis, (case, target) in zip(axes[:, 0], panels, strict=True):
+        for cell in cells:
+            if cell["case"] != case or cell["target"] not in (target, "") or cell["variation"]:
+                continue
+            marker = {"taylor": "o", "magnitude": "s", "random": "x"}.get(cell["criterion"], "D")
+            colour = f"C{list(NAMES).index(cell['method'])}"
+            axis.errorbar(
+                cell["relative_flops"][0],
+                cell["test"][0],
+                yerr=cell["test"][1],
+                fmt=marker,
+                color=colour,
+                label=f"{NAMES[cell['method']]} {cell['criterion']}".strip(),
+                capsize=2,
+            )
+        axis.set_title(f"{case} at {target} of the dense latency")
+        axis.set_xlabel("training FLOPs / one dense training run")
+        axis.set_ylabel("test accuracy, %")
+        axis.legend(fontsize=6, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    figure.savefig(folder / "iee_channels.svg", metadata={"Date": None})
+    pyplot.close(figure)
