@@ -124,7 +124,7 @@ class Loop:
         return belongs(self.model, self.graph, self.iee.plan)
 
     def cost(self, widths):
-        return total(self.graph, widths, self.iee.costs)
+        return total(self.graph, widths, self.iee.updates.costs)
 
     @property
     def limit(self):

@@ -357,7 +357,7 @@ def fits_no_more(loop, plan, block=1):
 def test_the_structure_costs_the_budget_after_growth_and_less_before(make, budget, block, start):
     loop = Loop(make, budget=budget, granularity=block, start=start, criterion=pk.Magnitude())
     schedule, cost = loop.iee.schedule, ParamsCost() if "params" in budget else MacsCost()
-    assert isinstance(loop.iee.costs, type(cost))
+    assert isinstance(loop.iee.updates.costs, type(cost))
     dense, cycle = loop.cost({}), 0
     fraction = loop.limit / dense
     smallest = loop.cost({g.id: g.widths(block)[0] for g in loop.graph.groups})

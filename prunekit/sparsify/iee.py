@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -22,9 +21,11 @@ from prunekit.latency import LatencyTable
 from prunekit.plan import ChannelPlan, narrowed
 from prunekit.ranks import average_, from_main
 from prunekit.scores import Scores
+from prunekit.sparsify.history import History, overlap
 from prunekit.sparsify.schedule import STRETCH, IEESchedule
-from prunekit.sparsify.solve import Allocation, allocate, cost_model, uniform
-from prunekit.sparsify.store import Network, State, Store, tensors
+from prunekit.sparsify.solve import Allocation, cost_model
+from prunekit.sparsify.store import Frozen, Network, State, Store, tensors
+from prunekit.sparsify.updates import Updates
 
 Update = Callable[[float], Allocation]
 """An update of the structure as a function of the budget, a share of dense."""
@@ -73,19 +74,18 @@ class IEE:
             raise UsageError("IEE needs a schedule: pk.IEESchedule(steps=epochs * len(loader))")
         self.graph, self.schedule = graph, schedule
         self.criterion: Criterion = criterion or Taylor()
-        self.kind, self.solver, self.granularity = budget.kind, solver, granularity
-        self.costs, self.block = cost_model(costs, budget, granularity)
-        dense = total(graph, {}, self.costs)
+        prices, block = cost_model(costs, budget, granularity)
+        self.updates = Updates(graph, prices, budget.kind, schedule, solver, block)
+        dense = total(graph, {}, prices)
         self.fraction = budget.limit(dense) / dense
         if self.fraction >= 1:
             raise UsageError(f"{budget} is met by the dense network; there is nothing to prune")
         self.settle = settle
-        self.history: list[dict[str, Any]] = []
         self.work = 0.0
         """Training so far, in steps of the dense network."""
         self._store = Store(model)
         self._optimizer: Optimizer | None = None
-        self._rows: list[dict[str, Any]] = []
+        self._history = History()
         self._dense_macs = graph.macs({})
         self._done = 0
         self._cycle = 0
@@ -102,9 +102,7 @@ class IEE:
         """The structure at the start of the cycle."""
         self._kept_scores = Scores({}, self.criterion.name)
         self._total: Accumulator | None = None
-        self._frozen: tuple[list[Tensor], list[Tensor], list[Tensor]] | None = None
-        self._grown: dict[str, list[int]] = {}
-        self._ever_grown: dict[str, list[int]] = {}
+        self._frozen: Frozen | None = None
 
     # --- what a user of the class sees --------------------------------------------------------
 
@@ -122,7 +120,7 @@ class IEE:
     def plan(self) -> ChannelPlan:
         """The active structure."""
         if self._plan is None:
-            self._plan = self._first_plan()
+            self._plan = from_main(lambda: self.updates.first(self.fraction))
         return self._plan
 
     @property
@@ -179,24 +177,14 @@ class IEE:
         if not self.schedule.exploring:
             model.zero_grad(set_to_none=True)
         elif self._frozen is not None:
-            parameters, free, _ = self._frozen
-            pairs = [
-                (p.grad, mask)
-                for p, mask in zip(parameters, free, strict=True)
-                if p.grad is not None
-            ]
-            if pairs:  # not so where nothing of a network reads the loss
-                torch._foreach_mul_([g for g, _ in pairs], [m for _, m in pairs])
+            self._frozen.clear_gradients_()
 
     @torch.no_grad()
     def after_step(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
         """Put the active structure back while exploring, and go to the next stage when due."""
         del model, optimizer, step
         if self._frozen is not None:
-            parameters, free, values = self._frozen
-            # exact: x * 0 + value on frozen elements, x * 1 + 0 on the others
-            torch._foreach_mul_(parameters, free)
-            torch._foreach_add_(parameters, values)
+            self._frozen.put_back_()
         widths = (self._wide or self._opened()).plan.widths
         self.work += self.graph.macs(widths) / self._dense_macs
         self._done += 1
@@ -213,8 +201,12 @@ class IEE:
 
     def rows(self) -> list[dict[str, Any]]:
         """One record per update of the structure since the last call, for the log."""
-        found, self._rows = self._rows, []
-        return found
+        return self._history.new()
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One record per update of the structure so far."""
+        return self._history.rows
 
     # --- stages -------------------------------------------------------------------------------
 
@@ -247,12 +239,6 @@ class IEE:
             if self._stage == "estimate" and self._total is None:
                 self._total = Accumulator(narrowed(self.graph, self.plan), self.criterion)
         return self._small
-
-    def _first_plan(self) -> ChannelPlan:
-        if self.schedule.start == "dense":
-            return ChannelPlan.dense(self.graph)
-        seed, block = self.schedule.seed, self.block
-        return from_main(lambda: uniform(self.graph, self.costs, self.fraction, block, seed))
 
     def _scores(self, of: ChannelPlan, module: nn.Module) -> Scores:
         """What was accumulated on a network of structure ``of``, in the dense network's channels.
@@ -287,7 +273,7 @@ class IEE:
         cycle, state = self._cycle, self._store.lent(small)
         self._put_away(small, state)
         wanted = self.schedule.budget_at(cycle, self.fraction) * (1 - self.schedule.omega_at(cycle))
-        allocation = from_main(lambda: self._within(wanted, small.plan))
+        allocation = from_main(lambda: self.updates.pruned(self._kept_scores, wanted, small.plan))
         self._before = small.plan
         self._plan = allocation.plan
         self._small = self._like(small, self._store.open(self._plan))
@@ -300,43 +286,6 @@ class IEE:
         for name, module in new.module.named_modules():
             module.training = modules[name].training
         return new
-
-    def _within(self, fraction: float, active: ChannelPlan) -> Allocation:
-        """The best of the active channels at ``fraction`` of dense, or the least there may be."""
-        floors = {
-            g.id: min(len(active.keep[g.id]), int(np.ceil(self.schedule.floor * g.size)))
-            for g in self.graph.groups
-        }
-        with suppress(InfeasibleError):
-            return self._solve(self._kept_scores, fraction, active.widths, floors)
-        with suppress(InfeasibleError):
-            return self._solve(self._kept_scores, fraction, active.widths, {})
-        return self._smallest()
-
-    def _smallest(self) -> Allocation:
-        """Every group at its least width."""
-        least = {g.id: g.widths(self.block)[0] for g in self.graph.groups}
-        return self._solve(self._kept_scores, 1.0, least, {})
-
-    def _solve(
-        self,
-        scores: Scores,
-        fraction: float,
-        at_most: Mapping[str, int],
-        at_least: Mapping[str, int],
-        locked: Mapping[str, Sequence[int]] | None = None,
-    ) -> Allocation:
-        return allocate(
-            self.graph,
-            scores,
-            self.costs,
-            Budget(self.kind, fraction, relative=True, text=f"{fraction:.1%}"),
-            self.solver,
-            granularity=self.block,
-            at_most=at_most,
-            at_least=at_least,
-            locked=locked,
-        )
 
     def _put_away(self, small: Network, state: State) -> None:
         """Write the active structure's values and optimizer state back."""
@@ -363,7 +312,7 @@ class IEE:
         if self.schedule.source == "mru":
             for name, tensor in tensors(self._store.model).items():
                 tensor.data.copy_(self._mru[name])
-        self._open_wide(self._reactivated())
+        self._open_wide(self.updates.reactivated(small.plan, self._cycle))
         wide = self._wide_network()
         fresh = self.schedule.momentum == "zero"
         self._store.lend(wide, {} if fresh else self._store.state_for(wide))
@@ -382,35 +331,8 @@ class IEE:
                 if isinstance(module, nn.modules.batchnorm._NormBase):
                     module.eval()
         if self.schedule.freeze:
-            live = dict(small.module.named_parameters())
-            parameters: list[Tensor] = []
-            free: list[Tensor] = []
-            values: list[Tensor] = []
-            for name, parameter in wide.module.named_parameters():
-                part = small.part(name).within(wide.part(name))
-                mask, value = torch.ones_like(parameter), torch.zeros_like(parameter)
-                part.put_(mask, torch.zeros_like(live[name]))
-                part.put_(value, live[name].detach())
-                parameters.append(parameter)
-                free.append(mask)
-                values.append(value)
-            self._frozen = (parameters, free, values)
+            self._frozen = Frozen(small, wide)
         self._total = Accumulator(narrowed(self.graph, plan), self.criterion)
-
-    def _reactivated(self) -> ChannelPlan:
-        """The active structure with a sample of the others; a function of seed and cycle."""
-        share, active = self.schedule.reactivate, self.plan
-        if share == 1:
-            return ChannelPlan.dense(self.graph)
-        rng = np.random.default_rng([self.schedule.seed, self._cycle])
-        keep: dict[str, Sequence[int]] = {}
-        for group in self.graph.groups:
-            asleep = np.setdiff1d(np.arange(group.size), active.keep[group.id])
-            step = int(np.lcm(self.block, group.granularity))
-            count = min(len(asleep), step * max(1, round(share * len(asleep) / step)))
-            chosen = rng.permutation(asleep)[:count].tolist()
-            keep[group.id] = [*active.keep[group.id], *chosen]
-        return ChannelPlan.from_keep(self.graph, keep)
 
     def _grow(self) -> None:
         """Stage 5: the best of what was explored joins the active structure, up to the budget."""
@@ -422,18 +344,15 @@ class IEE:
 
         def grow(fraction: float) -> Allocation:
             try:
-                return self._solve(scores, fraction, wide.plan.widths, {}, small.plan.keep)
+                return self.updates.grown(scores, fraction, small.plan, wide.plan)
             except InfeasibleError:  # even what is active costs more
-                return self._solve(self._kept_scores, fraction, small.plan.widths, {})
+                return self.updates.pruned(self._kept_scores, fraction, small.plan)
 
         wanted = self.schedule.budget_at(self._cycle, self.fraction)
-        try:
-            plan = from_main(lambda: grow(wanted)).plan
-        except InfeasibleError:
-            plan = small.plan
+        plan = from_main(lambda: grow(wanted)).plan
         last = self._is_last(plan)
         if last and self.settle is not None:
-            plan = self.settle(grow, lambda _: self._smallest())
+            plan = self.settle(grow, lambda _: self.updates.smallest(self._kept_scores))
         self._record(small.plan, plan)
         self._plan = plan
         self._change_grown(small, plan)
@@ -498,43 +417,25 @@ class IEE:
         return (estimate + improve) * self._stretch > left
 
     def _record(self, pruned: ChannelPlan, plan: ChannelPlan) -> None:
-        """Note this update: overlap, what grew, and how many of the last grown are still there."""
-        survived = None
-        if count := sum(map(len, self._grown.values())):
-            still = sum(len({*c} & {*pruned.keep[g]}) for g, c in self._grown.items())
-            survived = still / count
-        self._grown = {
-            group: sorted({*kept} - {*pruned.keep[group]}) for group, kept in plan.keep.items()
-        }
-        for group, channels in self._grown.items():
-            self._ever_grown[group] = sorted({*self._ever_grown.get(group, ()), *channels})
-        row = {
-            "stage": "update",
+        facts = {
             "step": self._done,
             "cycle": self._cycle,
             "omega": self.schedule.omega_at(self._cycle),
-            "predicted_ratio": total(self.graph, plan.widths, self.costs)
-            / total(self.graph, {}, self.costs),
-            "iou": overlap(self._before or plan, plan),
-            "grown": sum(map(len, self._grown.values())),
-            "survival": survived,
+            "predicted_ratio": self.updates.ratio(plan),
             "relative_flops": self.work / self.schedule.steps,
             "widths": {g.id: len(plan.keep[g.id]) for g in self.graph.groups if g.prunable},
         }
-        self.history.append(row)
-        self._rows.append(row)
+        self._history.record(self._before or plan, pruned, plan, facts)
 
     def survival(self) -> float | None:
         """The share of all channels ever grown that are in the structure now; None before any."""
-        count = sum(map(len, self._ever_grown.values()))
-        still = sum(len({*c} & {*self.plan.keep[g]}) for g, c in self._ever_grown.items())
-        return still / count if count else None
+        return self._history.survival(self.plan)
 
     # --- going on after a restart -------------------------------------------------------------
 
     def _settings(self) -> dict[str, Any]:
         """What a run and the one that goes on from it must have in common."""
-        own = {"budget": self.fraction, "kind": self.kind, "criterion": self.criterion.name}
+        own = {"budget": self.fraction, "kind": self.updates.kind, "criterion": self.criterion.name}
         return {**asdict(self.schedule), **own}
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -566,9 +467,8 @@ class IEE:
             "wide": None if self._wide is None else _lists(self._wide.plan),
             "before": None if self._before is None else _lists(self._before),
             "kept_scores": {g: list(map(float, v)) for g, v in self._kept_scores.by_group.items()},
-            "grown": self._grown,
-            "ever_grown": self._ever_grown,
-            "history": self.history,
+            "scoreless": self._scoreless,
+            "history": self._history.state(),
         }
         if self._total is not None:
             facts["batches"] = self._total.batches
@@ -578,7 +478,7 @@ class IEE:
     @torch.no_grad()
     def load_state(self, tensors_: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Take up where :meth:`state` left off; the dense model has its values already."""
-        for name, value in facts.get("settings", {}).items():
+        for name, value in facts["settings"].items():
             if (now := self._settings().get(name)) != value:
                 raise UsageError(
                     f"the IEE to go on with was made with `{name}` {value!r}, now it is {now!r}; "
@@ -586,13 +486,13 @@ class IEE:
                 )
         self._left, self._done = int(facts["left"]), int(facts["done"])
         self._cycle, self._stretch = int(facts["cycle"]), int(facts["stretch"])
-        self.work, self.history = float(facts["work"]), list(facts["history"])
-        self._grown, self._ever_grown = dict(facts["grown"]), dict(facts["ever_grown"])
-        self._stage = str(facts["stage"])
+        self.work, self._stage = float(facts["work"]), str(facts["stage"])
+        self._scoreless = int(facts["scoreless"])
+        self._history.load_state(facts["history"])
         scores = {g: np.array(v) for g, v in facts["kept_scores"].items()}
         self._kept_scores = Scores(scores, self.criterion.name)
         plan = ChannelPlan.from_keep(self.graph, facts["keep"])
-        self._plan = replace(plan, predicted=dict(facts.get("predicted", {})))
+        self._plan = replace(plan, predicted=dict(facts["predicted"]))
         before = facts["before"]
         self._before = None if before is None else ChannelPlan.from_keep(self.graph, before)
         parts: dict[str, dict[str, Tensor]] = {}
@@ -625,13 +525,6 @@ class IEE:
             for group, values in facts["sums"].items():
                 self._total.sums[group] = np.array(values)
         self._store.lend(self._wide or self._small, {})
-
-
-def overlap(one: ChannelPlan, other: ChannelPlan) -> float:
-    """Intersection over union of two structures, counted in channels of all groups."""
-    both = sum(len({*kept} & {*other.keep[g]}) for g, kept in one.keep.items())
-    either = sum(len({*kept} | {*other.keep[g]}) for g, kept in one.keep.items())
-    return both / either
 
 
 def _lists(plan: ChannelPlan) -> dict[str, list[int]]:

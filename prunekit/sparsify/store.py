@@ -160,6 +160,42 @@ class Store:
                 network.part(name).put_(held[key], value)
 
 
+class Frozen:
+    """Holds the elements of ``small`` fixed while ``wide``, which contains them, is trained."""
+
+    @torch.no_grad()
+    def __init__(self, small: Network, wide: Network) -> None:
+        live = dict(small.module.named_parameters())
+        self._parameters: list[Tensor] = []
+        self._free: list[Tensor] = []
+        self._values: list[Tensor] = []
+        for name, parameter in wide.module.named_parameters():
+            part = small.part(name).within(wide.part(name))
+            free, value = torch.ones_like(parameter), torch.zeros_like(parameter)
+            part.put_(free, torch.zeros_like(live[name]))
+            part.put_(value, live[name])
+            self._parameters.append(parameter)
+            self._free.append(free)
+            self._values.append(value)
+
+    def clear_gradients_(self) -> None:
+        """Zero the gradients of frozen elements, so that clipping does not count them."""
+        pairs = [
+            (p.grad, free)
+            for p, free in zip(self._parameters, self._free, strict=True)
+            if p.grad is not None
+        ]
+        if pairs:  # not so where the loss reads none of them
+            torch._foreach_mul_([g for g, _ in pairs], [f for _, f in pairs])
+
+    @torch.no_grad()
+    def put_back_(self) -> None:
+        """Undo what weight decay and momentum did to frozen elements, bit by bit."""
+        # x * 0 + value on frozen elements, x * 1 + 0 on the others
+        torch._foreach_mul_(self._parameters, self._free)
+        torch._foreach_add_(self._parameters, self._values)
+
+
 def tensors(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name, as they are, each once."""
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
