@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ast import literal_eval
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -47,6 +48,24 @@ class Registry:
                     f"cannot be imported: {error}; repair or uninstall its package"
                 ) from error
         return self._loaded[name]
+
+    def make(self, text: str) -> Any:
+        """One of these, built from ``name`` or ``name:option=value,option=value``."""
+        name, colon, rest = text.partition(":")
+        options = {}
+        for part in rest.split(",") if colon else ():
+            key, equals, value = part.partition("=")
+            if not (key and equals and value):
+                raise UsageError(f"cannot read {text!r}; write {name}:option=value,option=value")
+            try:
+                options[key.strip()] = literal_eval(value.strip())
+            except (ValueError, SyntaxError):
+                options[key.strip()] = value.strip()
+        kind = self.get(name)
+        try:
+            return kind(**options)
+        except TypeError as error:
+            raise UsageError(f"{self.kind} name {name!r}: {error}") from error
 
 
 runtimes = Registry("runtimes")

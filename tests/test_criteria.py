@@ -31,6 +31,7 @@ from torch import nn
 import prunekit as pk
 from prunekit import registry
 from prunekit.criteria import Accumulator, MagnitudeL1, fpgm
+from prunekit.criteria.base import normalise
 from prunekit.errors import UsageError
 from prunekit.graph import ChannelGroup, Member
 from prunekit.registry import Registry, criteria
@@ -200,7 +201,7 @@ def test_what_is_missing_is_named():
         pk.score(model, graph, pk.Taylor(), loss_fn, [])
     with pytest.raises(UsageError, match="`p` must be 1 or 2, not 3"):
         pk.Magnitude(p=3)
-    with pytest.raises(UsageError, match="`normalize` must be mean, max or none, not 'sum'"):
+    with pytest.raises(UsageError, match="`normalize` must be mean, max, share or none, not 'sum'"):
         pk.Magnitude(normalize="sum")
 
 
@@ -635,7 +636,7 @@ def test_weights_that_are_not_numbers_are_refused():
 @pytest.mark.parametrize("name", [n for n in NAMES if n not in ("random", "taylor")])
 @pytest.mark.parametrize(
     ("option", "value", "allowed"),
-    [("reduce", "min", "mean, sum or max"), ("normalize", "sum", "mean, max or none")],
+    [("reduce", "min", "mean, sum or max"), ("normalize", "sum", "mean, max, share or none")],
 )
 def test_options_that_no_criterion_has_are_refused(name, option, value, allowed):
     text = f"^criterion {name}: `{option}` must be {allowed}, not '{value}'$"
@@ -789,3 +790,21 @@ def test_a_third_partys_criterion_works_like_the_others(way, tmp_path, monkeypat
         width = found.widths[group]
         assert found.plan.keep[group] == tuple(range(8 - width, 8))
     assert not found.plan.is_dense
+
+
+def test_shares_are_counted_among_what_is_at_least_as_good():
+    found = normalise(np.array([4.0, 0.0, 1.0, 3.0, 1.0]), "share")
+    assert found == pytest.approx([1.0, 0.0, 1 / 9, 3 / 7, 1 / 9])
+    assert normalise(np.zeros(3), "share").tolist() == [0, 0, 0]
+
+
+def test_a_criterion_is_made_from_text_with_its_options():
+    made = criteria.make("magnitude:p=1,normalize=none")
+    assert (made.p, made.normalize) == (1, "none")
+    assert criteria.make("taylor") == pk.Taylor()
+    with pytest.raises(UsageError, match="`normalize` must be mean, max, share or none"):
+        criteria.make("taylor:normalize=sum")
+    with pytest.raises(UsageError, match="criteria name 'taylor': .* unexpected keyword .*beauty"):
+        criteria.make("taylor:beauty=1")
+    with pytest.raises(UsageError, match="write taylor:option=value"):
+        criteria.make("taylor:normalize")

@@ -136,7 +136,7 @@ def _add(total: Accumulator, model: nn.Module) -> None:
 REDUCE = ("mean", "sum", "max")
 """How the scores of coupled layers, which share their channels, become one."""
 
-NORMALIZE = ("mean", "max", "none")
+NORMALIZE = ("mean", "max", "share", "none")
 """What the scores of a group are divided by: their mean, their largest, or nothing."""
 
 
@@ -228,11 +228,18 @@ def reduced(parts: Sequence[Tensor], how: str) -> Tensor:
 
 
 def normalise(scores: NDArray[np.float64], how: str) -> NDArray[np.float64]:
-    """Scores over their mean or largest (``NORMALIZE``); removed channels, at zero, weigh nothing.
+    """Scores over their mean or largest, or as shares; removed channels, at zero, weigh nothing.
 
-    Without that, a group's live channels would seem better the more of the others are gone.
+    Without that, a group's live channels would seem better the more of the others are gone. A
+    ``share`` is the score over the sum of the group's scores that are at least as large: what the
+    channel adds to all that would outlive it (LAMP's normalisation, arXiv 2010.07611). Sums of
+    shares grow as a logarithm of the width, so that no group is starved for another.
     """
     present = scores[scores > 0]
     if how == "none" or not present.size:
         return scores
+    if how == "share":
+        levels, where, count = np.unique(scores, return_inverse=True, return_counts=True)
+        at_least = np.cumsum((levels * count)[::-1])[::-1]
+        return scores / np.where(scores > 0, at_least[where], 1.0)
     return scores / float(present.mean() if how == "mean" else present.max())

@@ -34,10 +34,15 @@ class Taylor:
     before the absolute value, which is averaged over batches. The filters in front of a BatchNorm
     cannot serve: the loss does not change with their scale, so their signed sum is zero. Behind a
     depthwise layer the last norm counts, since those before it gate the same channel.
+    ``normalize`` = ``none`` is HALP's: changes of the loss are comparable as they are.
     """
 
+    normalize: str = "none"
     name: str = "taylor"
     needs_gradients: bool = True
+
+    def __post_init__(self) -> None:
+        check_option(self.name, "normalize", self.normalize, NORMALIZE)
 
     def channel_scores(self, group: ChannelGroup, modules: dict[str, nn.Module]) -> Tensor:
         """Scores for the last batch's gradients, shape (size,)."""
@@ -47,8 +52,8 @@ class Taylor:
         return share * torch.stack(terms).sum(dim=0).abs()
 
     def normalised(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Changes of the loss are comparable as they are."""
-        return scores
+        """Scores divided as ``normalize`` says."""
+        return normalise(scores, self.normalize)
 
 
 @dataclass(frozen=True)

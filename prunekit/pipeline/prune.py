@@ -70,12 +70,12 @@ def prune(job: Job, output: Path, *, overwrite: bool = False, resume: bool = Fal
             f"target {job.target}: ONNX export has precision fp32 for now, not "
             f"{job.target.precision}"
         )
-    criterion: Criterion = criteria.get(recipe.resolved_criterion())()
+    criterion: Criterion = criteria.make(recipe.resolved_criterion())
     if criterion.needs_gradients and job.data is None:
         raise UsageError(
             f"--criterion {criterion.name} needs data; add --data (digits, imagefolder:PATH, ...)"
         )
-    solver: Allocator = allocators.get(recipe.solver)()
+    solver: Allocator = allocators.make(recipe.solver)
     table = None if recipe.table is None else load_table(recipe.table, job.graph, job.target)
     opened = (
         open_folder(output, recipe, overwrite=overwrite, resume=resume)
