@@ -47,7 +47,7 @@ class Case:
     epochs: int = 8
     batch_size: int = 128
     lr: float = 0.3
-    fine_tune_lr: float = 0.06
+    fine_tune_lr: float = 0.2
     precision: str = "no"
 
 
@@ -55,8 +55,12 @@ CASES = {
     "resnet20_w32": Case("zoo:resnet20_w32", precision="bf16"),
     "mobilenet_v1": Case("benchmarks/nets.py:mobilenet_v1_half"),
     "vgg11_bn": Case("benchmarks/nets.py:vgg11_bn_half"),
-    "subset": Case("zoo:resnet20", "digits", "1x1x8x8", epochs=4, batch_size=64, lr=0.1),
-    "digits": Case("zoo:resnet20", "digits", "1x1x8x8", epochs=15, batch_size=64, lr=0.1),
+    "subset": Case(
+        "zoo:resnet20", "digits", "1x1x8x8", epochs=4, batch_size=64, lr=0.1, fine_tune_lr=0.05
+    ),
+    "digits": Case(
+        "zoo:resnet20", "digits", "1x1x8x8", epochs=15, batch_size=64, lr=0.1, fine_tune_lr=0.05
+    ),
 }
 
 
@@ -106,7 +110,8 @@ def command(*arguments: object) -> None:
     found = subprocess.run(
         [sys.executable, *text], cwd=HERE.parent, env=env, capture_output=True, text=True
     )
-    if found.returncode not in ((0, 1) if text[1] == "prunekit" else (0,)):
+    missed = "prunekit" in text and "is below what is reachable" not in found.stderr
+    if found.returncode not in ((0, 1) if missed else (0,)):
         raise RuntimeError(f"{' '.join(text)}: exit {found.returncode}\n{found.stderr[-2000:]}")
 
 

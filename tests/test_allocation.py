@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunekit.allocation import Joint, Knapsack, Problem, Term, Variable
+from prunekit.allocation import Joint, Knapsack, Problem, Term, Uniform, Variable
 from prunekit.allocation.knapsack import marginal_prices
 from prunekit.errors import UsageError
 
@@ -362,3 +362,34 @@ def test_a_nan_cost_is_placed():
     bad = term(cost=lambda i, o: np.where(i == 2, np.nan, 1.0 * o))
     with pytest.raises(UsageError, match="`conv` is nan at in-width 2 and out-width 2"):
         Joint().solve(Problem((A,), (bad,), 1.0))
+
+
+def test_uniform_narrows_every_group_by_the_largest_factor_that_fits():
+    def area(cin, cout):
+        return (cin * cout).astype(float)
+
+    variables = (
+        Variable("a", (4, 8, 12, 16), (1.0, 2.0, 3.0, 4.0)),
+        Variable("b", (8, 16, 24, 32), (5.0, 6.0, 7.0, 8.0)),
+        Variable("fixed", (3,), (0.0,)),
+    )
+    terms = (
+        Term("first", (("fixed", 1),), 0, (("a", 1),), 0, area),
+        Term("second", (("a", 1),), 0, (("b", 1),), 0, area),
+    )
+
+    def cost(a, b):
+        return 3 * a + a * b
+
+    steps = [(4, 8), (8, 16), (12, 24), (16, 32)]
+    for budget in range(int(cost(4, 8)), cost(16, 32) + 20, 7):
+        found = Uniform().solve(Problem(variables, terms, budget))
+        best = max(step for step in steps if cost(*step) <= budget)
+        assert (found.widths["a"], found.widths["b"]) == best
+        assert found.widths["fixed"] == 3
+        assert found.cost == cost(*best)
+        assert found.status == "feasible"
+        assert found.bound == 12 >= found.value == best[0] / 4 + best[1] / 8 + 4
+        assert found.gap == pytest.approx(1 - found.value / 12)
+    least = Uniform().solve(Problem(variables, terms, cost(4, 8) - 1))
+    assert (least.status, least.cost) == ("infeasible", cost(4, 8))

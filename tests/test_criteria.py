@@ -804,7 +804,7 @@ def test_a_criterion_is_made_from_text_with_its_options():
     assert criteria.make("taylor") == pk.Taylor()
     with pytest.raises(UsageError, match="`normalize` must be mean, max, share or none"):
         criteria.make("taylor:normalize=sum")
-    with pytest.raises(UsageError, match="criteria name 'taylor': .* unexpected keyword .*beauty"):
+    with pytest.raises(UsageError, match=r"criteria name 'taylor': .* unexpected keyword .*beauty"):
         criteria.make("taylor:beauty=1")
     with pytest.raises(UsageError, match="write taylor:option=value"):
         criteria.make("taylor:normalize")

@@ -27,6 +27,7 @@ from iee_loop import Loop, batch, belongs, copied, lifted, tensors
 from torch import nn
 
 import prunekit as pk
+from prunekit.allocation import Uniform
 from prunekit.costs import MacsCost, ParamsCost
 from prunekit.criteria import Accumulator
 from prunekit.errors import InfeasibleError, UsageError
@@ -403,12 +404,40 @@ def test_pruning_leaves_every_group_its_floor_where_the_budget_allows():
 
 
 def test_a_budget_nobody_can_reach_is_refused_or_ends_at_the_smallest():
-    with pytest.raises(InfeasibleError, match="uniform widths reach"):
+    with pytest.raises(InfeasibleError, match="is below what is reachable"):
         _ = Loop(budget="macs=1%").iee.plan
     loop = Loop(budget="macs=1%", start="dense").until("final")
     assert set(loop.iee.plan.widths.values()) == {1, 4}
     with pytest.raises(UsageError, match="is met by the dense network; there is nothing to prune"):
         Loop(budget="macs=100%")
+
+
+@pytest.mark.parametrize("start", ["uniform", "dense"])
+def test_local_ranking_exchanges_channels_within_groups_and_keeps_widths_uniform(start):
+    budget = "macs=40%"
+    loop = Loop(lambda: Residual(16), budget=budget, ranking="local", start=start, granularity=4)
+    allowed = pk.Budget.parse(budget)
+    nothing = pk.score(loop.model, loop.graph, pk.Magnitude())
+    uniform = pk.allocate(loop.graph, nothing, None, allowed, Uniform(), granularity=4).widths
+    seen = 0
+    while loop.iee.stage != "final":
+        before, cycle = loop.iee.plan.keep, len(loop.iee.history)
+        loop.until("explore")
+        pruned = loop.iee.plan.keep
+        fraction = loop.iee.schedule.budget_at(cycle, loop.limit / loop.cost({}))
+        omega = loop.iee.schedule.omega_at(cycle)
+        for group in loop.graph.groups:
+            kept_now, name = {*pruned[group.id]}, group.id
+            assert kept_now <= {*before[name]}
+            if group.prunable and fraction < 0.41:
+                width = min(uniform[name], len(before[name]))
+                assert len(kept_now) == max(1, int((1 - omega) * width))
+        while len(loop.iee.history) == cycle:
+            loop.step()
+        assert all({*pruned[g]} <= {*kept_now} for g, kept_now in loop.iee.plan.keep.items())
+        seen += sum(len({*k} - {*before[g]}) for g, k in loop.iee.plan.keep.items())
+    assert loop.iee.plan.widths == uniform
+    assert seen
 
 
 def test_a_channel_that_scores_zero_ranks_above_one_that_was_not_there():

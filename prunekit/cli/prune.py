@@ -71,7 +71,7 @@ def prune(
         str | None,
         _option("taylor, magnitude, fpgm, ...; default: taylor where there is data."),
     ] = None,
-    solver: Annotated[str | None, _option("joint or knapsack (joint).")] = None,
+    solver: Annotated[str | None, _option("joint, knapsack or uniform (joint).")] = None,
     granularity: Annotated[int | None, _option("Widths are multiples of this.")] = None,
     score_batches: Annotated[int | None, _option("Batches that one-shot scores use (8).")] = None,
     pruning_steps: Annotated[int | None, _option("Pruning steps of halp (8).")] = None,

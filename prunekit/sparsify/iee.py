@@ -272,10 +272,10 @@ class IEE:
         self._kept_scores = self._scores(small.plan, small.module)
         cycle, state = self._cycle, self._store.lent(small)
         self._put_away(small, state)
-        wanted = self.schedule.budget_at(cycle, self.fraction) * (1 - self.schedule.omega_at(cycle))
-        allocation = from_main(lambda: self.updates.pruned(self._kept_scores, wanted, small.plan))
+        wanted = self.schedule.budget_at(cycle, self.fraction)
+        omega, scores = self.schedule.omega_at(cycle), self._kept_scores
         self._before = small.plan
-        self._plan = allocation.plan
+        self._plan = from_main(lambda: self.updates.pruned(scores, wanted, omega, small.plan))
         self._small = self._like(small, self._store.open(self._plan))
         self._store.lend(self._small, self._store.state_for(self._small))
 
@@ -346,7 +346,7 @@ class IEE:
             try:
                 return self.updates.grown(scores, fraction, small.plan, wide.plan)
             except InfeasibleError:  # even what is active costs more
-                return self.updates.pruned(self._kept_scores, fraction, small.plan)
+                return self.updates.best(self._kept_scores, fraction, small.plan)
 
         wanted = self.schedule.budget_at(self._cycle, self.fraction)
         plan = from_main(lambda: grow(wanted)).plan

@@ -33,7 +33,9 @@ class IEESchedule:
 
     ``start``: ``uniform`` begins at the budget with random channels of uniformly narrow groups,
     ``dense`` with the whole network, whose cost then falls exponentially over ``approach`` of the
-    cycles. ``floor`` is the least share of a group that pruning leaves.
+    cycles. ``floor`` is the least share of a group that pruning leaves. With ``ranking`` =
+    ``global`` channels of all groups compete, and widths follow the scores; with ``local`` each
+    group exchanges the share omega of its own channels, and widths are uniform.
 
     Exploration: ``reactivate`` is the share of the inactive channels brought back, a new sample
     each time; ``freeze`` keeps the active structure fixed meanwhile; ``exploring`` off only scores
@@ -60,6 +62,7 @@ class IEESchedule:
     start: Literal["uniform", "dense"] = "uniform"
     approach: float = 0.5
     floor: float = 0.125
+    ranking: Literal["global", "local"] = "global"
     reactivate: float = 1.0
     exploring: bool = True
     freeze: bool = True
@@ -73,7 +76,7 @@ class IEESchedule:
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
-        for name in ("decay", "start", "source", "grow", "momentum", "norm"):
+        for name in ("decay", "start", "source", "grow", "momentum", "norm", "ranking"):
             if (value := getattr(self, name)) not in (choices := get_args(hints[name])):
                 raise UsageError(f"`{name}` must be one of {', '.join(choices)}, not {value!r}")
         for name in ("omega", "omega_end", "until", "reactivate", "floor", "approach"):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prunekit.allocation import Allocator, Joint, Problem, Term, Variable
+from prunekit.allocation import Allocator, Joint, Problem, Term, Uniform, Variable
 from prunekit.budget import Budget
 from prunekit.costs import CostModel, LatencyCost, MacsCost, ParamsCost, total
 from prunekit.errors import InfeasibleError, UsageError
@@ -187,31 +186,13 @@ def uniform(
     The first channels stay, or random ones of ``seed``. Raises InfeasibleError where even the
     smallest widths cost more.
     """
-    limit = fraction * total(graph, {}, costs)
-
-    def widths(keep: float) -> dict[str, int]:
-        found = {}
-        for group in graph.groups:
-            allowed = np.array(group.widths(granularity))
-            found[group.id] = int(allowed[np.argmin(np.abs(allowed - keep * group.size))])
-        return found
-
-    # every factor at which some group takes its next step
-    steps = {
-        (low + high) / 2 / group.size
-        for group in graph.groups
-        for low, high in pairwise(group.widths(granularity))
-    }
-    for keep in sorted({0.0, *(np.nextafter(step, 2.0) for step in steps)}, reverse=True):
-        if total(graph, widths(keep), costs) <= limit:
-            break
-    else:
-        least = total(graph, widths(0.0), costs) / total(graph, {}, costs)
-        raise InfeasibleError(f"uniform widths reach {least:.1%} of dense, not {fraction:.1%}")
+    budget = Budget("latency", fraction, relative=True, text=f"uniform widths at {fraction:.1%}")
+    nothing = Scores({}, "none")
+    chosen = allocate(graph, nothing, costs, budget, Uniform(), granularity=granularity)
     rng = None if seed is None else np.random.default_rng(seed)
     kept = {
         group.id: (np.arange(group.size) if rng is None else rng.permutation(group.size))[
-            : widths(keep)[group.id]
+            : chosen.widths[group.id]
         ].tolist()
         for group in graph.groups
     }

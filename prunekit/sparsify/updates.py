@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Literal
 
 import numpy as np
 
-from prunekit.allocation import Allocator
-from prunekit.budget import Budget
+from prunekit.allocation import Allocator, Uniform
+from prunekit.budget import Budget, Kind
 from prunekit.costs import CostModel, total
 from prunekit.errors import InfeasibleError
 from prunekit.graph import ChannelGraph
@@ -26,7 +25,7 @@ class Updates:
         self,
         graph: ChannelGraph,
         costs: CostModel,
-        kind: Literal["latency", "macs", "params"],
+        kind: Kind,
         schedule: IEESchedule,
         solver: Allocator | None,
         granularity: int,
@@ -41,7 +40,21 @@ class Updates:
             return ChannelPlan.dense(self.graph)
         return uniform(self.graph, self.costs, fraction, self.granularity, self.schedule.seed)
 
-    def pruned(self, scores: Scores, fraction: float, active: ChannelPlan) -> Allocation:
+    def pruned(
+        self, scores: Scores, fraction: float, omega: float, active: ChannelPlan
+    ) -> ChannelPlan:
+        """The best of the active channels at ``fraction`` less the share ``omega``."""
+        if self.schedule.ranking == "global":
+            return self.best(scores, fraction * (1 - omega), active).plan
+        widths = self._uniform(scores, fraction).widths
+        least = {
+            g.id: max(1, int((1 - omega) * min(widths[g.id], len(active.keep[g.id]))))
+            for g in self.graph.groups
+            if g.prunable
+        }
+        return ChannelPlan.from_widths(self.graph, least, scores)
+
+    def best(self, scores: Scores, fraction: float, active: ChannelPlan) -> Allocation:
         """The best of the active channels at ``fraction``, or the least there may be."""
         floors = {
             g.id: min(len(active.keep[g.id]), int(np.ceil(self.schedule.floor * g.size)))
@@ -60,7 +73,21 @@ class Updates:
 
         Raises InfeasibleError where the active channels alone cost more.
         """
+        if self.schedule.ranking == "local":
+            return self._uniform(scores, fraction, locked=active.keep)
         return self._solve(scores, fraction, wide.widths, locked=active.keep)
+
+    def _uniform(
+        self,
+        scores: Scores,
+        fraction: float,
+        locked: Mapping[str, Sequence[int]] | None = None,
+    ) -> Allocation:
+        return allocate(
+            *(self.graph, scores, self.costs, self._budget(fraction), Uniform()),
+            granularity=self.granularity,
+            locked=locked,
+        )
 
     def smallest(self, scores: Scores) -> Allocation:
         """Every group at its least width."""
@@ -86,6 +113,9 @@ class Updates:
         """The predicted cost of ``plan`` as a share of dense."""
         return total(self.graph, plan.widths, self.costs) / self._dense_cost
 
+    def _budget(self, fraction: float) -> Budget:
+        return Budget(self.kind, fraction, relative=True, text=f"{fraction:.1%}")
+
     def _solve(
         self,
         scores: Scores,
@@ -98,7 +128,7 @@ class Updates:
             self.graph,
             scores,
             self.costs,
-            Budget(self.kind, fraction, relative=True, text=f"{fraction:.1%}"),
+            self._budget(fraction),
             self.solver,
             granularity=self.granularity,
             at_most=at_most,
