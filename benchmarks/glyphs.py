@@ -22,11 +22,11 @@ from torch.nn import functional as F
 from prunekit.train import Data
 from prunekit.train.images import TensorImages
 
-CLASSES = 64
+CLASSES = 160
 STROKES = 16
 PER_CLASS = 4
 SIZE = 32
-CLUTTER = 3
+CLUTTER = 4
 POINTS = 14
 COUNTS = {"train": 24_000, "val": 4_000, "test": 8_000}
 FONTS = {"train": 150, "val": 40, "test": 80}

@@ -765,3 +765,14 @@ def test_damaged_report_is_named(tmp_path, damage, words):
 def test_missing_report_is_named(tmp_path):
     with pytest.raises(FileError, match=r"cannot read report .*report\.json"):
         Report.load(tmp_path / "report.json")
+
+
+def test_a_dense_network_that_was_never_trained_has_no_accuracy():
+    report = make_report(accuracy=(None, 0.91))
+    page, text = Page(to_html(report)).words, to_markdown(report)
+    for told in (page, text):
+        assert "91.00%" in told
+        assert "not trained" in told
+        assert "points" not in told
+        assert "None" not in told
+    assert "no data" not in page

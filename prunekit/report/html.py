@@ -108,8 +108,10 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
             f"{latency.dense_ms:.3f} → {latency.pruned_ms:.3f} ms",
         )
     ]
-    if accuracy.dense is None or accuracy.pruned is None:
+    if accuracy.pruned is None:
         tiles.append(("accuracy", "–", "not measured: no data"))
+    elif accuracy.dense is None:
+        tiles.append((f"{accuracy.metric} accuracy", f"{accuracy.pruned:.2%}", "dense not trained"))
     else:
         tiles.append(
             (

@@ -19,16 +19,12 @@ def summary_rows(report: Report) -> list[tuple[str, str, str, str]]:
             f"{latency.ratio:.1%} [{latency.ratio_ci[0]:.1%}, {latency.ratio_ci[1]:.1%}]",
         )
     ]
-    if accuracy.dense is not None and accuracy.pruned is not None:
-        points = 100 * (accuracy.pruned - accuracy.dense)
-        rows.append(
-            (
-                f"accuracy ({accuracy.metric})",
-                f"{accuracy.dense:.2%}",
-                f"{accuracy.pruned:.2%}",
-                f"{points:+.2f} points",
-            )
-        )
+    if accuracy.pruned is not None:
+        dense, apart = "not trained", ""
+        if accuracy.dense is not None:
+            dense = f"{accuracy.dense:.2%}"
+            apart = f"{100 * (accuracy.pruned - accuracy.dense):+.2f} points"
+        rows.append((f"accuracy ({accuracy.metric})", dense, f"{accuracy.pruned:.2%}", apart))
     for name, pair, unit in (
         ("MACs", report.macs, 1e6),
         ("parameters", report.params, 1e6),
