@@ -773,11 +773,12 @@ def test_the_last_word_on_the_widths_is_had_once():
 
 
 def test_from_dense_the_budget_falls_exponentially():
-    schedule = pk.IEESchedule(1600, start="dense", warmup=0, until=0.8)
-    assert schedule.cycles == 16
+    schedule = pk.IEESchedule(2000, start="dense", warmup=0, until=0.8)
+    assert schedule.lengths == (56, 14, 10)
+    assert schedule.cycles == 20
     shares = [schedule.budget_at(cycle, 0.25) for cycle in range(12)]
-    assert np.diff(np.log([1.0, *shares[:8]])) == pytest.approx(math.log(0.25) / 8)
-    assert shares[7:] == pytest.approx([0.25] * 5)
+    assert np.diff(np.log([1.0, *shares[:10]])) == pytest.approx(math.log(0.25) / 10)
+    assert shares[9:] == pytest.approx([0.25] * 3)
     uniform = replace(schedule, start="uniform")
     assert {uniform.budget_at(cycle, 0.25) for cycle in range(12)} == {0.25}
     loop = Loop(lambda: Residual(16), start="dense", approach=1.0)
@@ -812,11 +813,11 @@ def test_how_much_changes_hands():
     assert all(replace(schedule, omega_end=0.0).omega_at(c) > 0 for c in range(last))
 
 
-def test_stage_lengths_divide_the_time_among_sixteen_cycles():
+def test_stage_lengths_divide_the_time_among_twenty_cycles():
     schedule = pk.IEESchedule(3200)
-    assert schedule.warm == 160
-    assert schedule.lengths == (63, 16, 11)
-    assert schedule.cycles == 16
+    assert schedule.warm == 400
+    assert schedule.lengths == (53, 14, 9)
+    assert schedule.cycles == 20
     assert pk.IEESchedule(3200, estimate=10, improve=0, explore=5).lengths == (10, 0, 5)
     assert pk.IEESchedule(3200, exploring=False).lengths[2] == 1
     short = pk.IEESchedule(4)
@@ -851,7 +852,7 @@ def test_stage_lengths_divide_the_time_among_sixteen_cycles():
         ("steps", 50.5, "`steps` must be a whole number of at least 1, not 50.5"),
         ("stop_iou", 0, "`stop_iou` must be above 0 and at most 1, not 0"),
         ("seed", -1, "`seed` must be a whole number of at least 0, not -1"),
-        ("estimate", 99, "one IEE cycle takes 5 warm-up and 101 further steps, the training has"),
+        ("estimate", 99, "one IEE cycle takes 12 warm-up and 101 further steps, the training has"),
     ],
 )
 def test_a_wrong_option_is_named(name, value, message):

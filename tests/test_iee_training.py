@@ -255,7 +255,7 @@ def test_a_loop_of_ones_own_with_a_schedule_of_learning_rates(tmp_path):
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-3)
     rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 40)
-    schedule = pk.IEESchedule(40, warmup=4, estimate=6, improve=2, explore=2)
+    schedule = pk.IEESchedule(40, warmup=4, estimate=6, improve=2, explore=2, until=0.5)
     iee = pk.IEE(model, graph, None, pk.Budget.parse("macs=50%"), schedule=schedule)
     fixed = batch(0, 32, torch.float32)
     first = float(F.cross_entropy(iee.slim(fixed[0]), fixed[1]).detach())

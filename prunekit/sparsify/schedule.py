@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from prunekit.errors import UsageError
 
-CYCLES = 16
+CYCLES = 20
 """Updates of the structure, where stage lengths are not given."""
 SHARES = (0.70, 0.18, 0.12)
 """How these cycles divide their steps between estimation, improvement and exploration."""
@@ -28,7 +28,7 @@ class IEESchedule:
     Stages (arXiv 2502.03658): ``estimate`` steps (H) with scores, prune, ``improve`` steps (J),
     ``explore`` steps (Q) with the active structure frozen, grow. They repeat until the share
     ``until`` of all steps is over, ``warmup`` steps of plain training first; None divides that
-    time among 16 cycles. ``omega`` of the budget changes hands in the first cycle, ``omega_end``
+    time among 20 cycles. ``omega`` of the budget changes hands in the first cycle, ``omega_end``
     in the last, by ``decay``.
 
     ``start``: ``uniform`` begins at the budget with random channels of uniformly narrow groups,
@@ -58,7 +58,7 @@ class IEESchedule:
     omega: float = 0.2
     omega_end: float = 0.02
     decay: Literal["exponential", "cosine", "constant"] = "exponential"
-    until: float = 0.5
+    until: float = 0.6
     start: Literal["uniform", "dense"] = "uniform"
     approach: float = 0.5
     floor: float = 0.125
@@ -120,8 +120,8 @@ class IEESchedule:
 
     @property
     def warm(self) -> int:
-        """Steps before the first estimation: a twentieth of all unless given."""
-        return self.warmup if self.warmup is not None else self.steps // 20
+        """Steps before the first estimation: an eighth of all unless given."""
+        return self.warmup if self.warmup is not None else self.steps // 8
 
     @property
     def lengths(self) -> tuple[int, int, int]:
