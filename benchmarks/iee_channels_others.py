@@ -38,7 +38,7 @@ def carry_out(run: Any, case: Any, table_of: Any, dense_weights: Any) -> dict[st
         make_table(
             *(model, graph, example_input(case.input), target, path),
             journal=journal,
-            plan=HarvestPlan(nets=12, max_seconds=120),
+            plan=HarvestPlan(4, max_seconds=10) if run.case == "subset" else HarvestPlan(12),
             granularity=None,
             name=case.model,
             resume=False,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import math
+import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -371,8 +372,11 @@ class _Pipeline:
             def found() -> Landing:
                 if self.resume and kept.is_file():
                     return load_json(kept, Landing, "landing", 1)
+                began = time.perf_counter()
                 measure = partial(self.watch.landing_ratio, target=target)
                 landing = land(update, smallest, measure, target)
+                took = {"seconds": time.perf_counter() - began}
+                write_text(self.folder.work / "measuring.json", json.dumps(took))
                 save_json(kept, landing, "landing", 1)
                 return landing
 
@@ -391,9 +395,10 @@ class _Pipeline:
         )
         lr = self.fine_tune_lr if self.dense_is_trained else recipe.lr
         config = self.config(recipe.epochs, lr)
-        self.trained.pruning = self.fit(
-            self.job.module, "iee", config, rule=rule, teacher=self.teacher
-        )
+        found = self.fit(self.job.module, "iee", config, rule=rule, teacher=self.teacher)
+        # the landing happens between two steps and is no training
+        took = read_object(self.folder.work / "measuring.json", "measuring")["seconds"]
+        self.trained.pruning = replace(found, seconds=max(0.0, found.seconds - float(took)))
         self.trained.work = rule.work / self.per_epoch
         return rule.slim, from_main(lambda: load_json(kept, Landing, "landing", 1))
 
