@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from prunekit.errors import UsageError
 
+PRESENT = 1e-30
+"""Ranks a channel that scores zero above one that is not there."""
+
 
 @dataclass(frozen=True, eq=False)
 class Scores:

@@ -137,7 +137,7 @@ REDUCE = ("mean", "sum", "max")
 """How the scores of coupled layers, which share their channels, become one."""
 
 NORMALIZE = ("mean", "max", "share", "none")
-"""What the scores of a group are divided by: their mean, their largest, or nothing."""
+"""What the scores of a group are divided by; see :func:`normalise`."""
 
 
 def check_option(criterion: str, option: str, value: object, allowed: Sequence[object]) -> None:
@@ -239,7 +239,12 @@ def normalise(scores: NDArray[np.float64], how: str) -> NDArray[np.float64]:
     if how == "none" or not present.size:
         return scores
     if how == "share":
-        levels, where, count = np.unique(scores, return_inverse=True, return_counts=True)
-        at_least = np.cumsum((levels * count)[::-1])[::-1]
-        return scores / np.where(scores > 0, at_least[where], 1.0)
+        return shares(scores)
     return scores / float(present.mean() if how == "mean" else present.max())
+
+
+def shares(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each score over the sum of all that are at least as large, shape (size,); zeros stay."""
+    levels, where, count = np.unique(scores, return_inverse=True, return_counts=True)
+    at_least = np.cumsum((levels * count)[::-1])[::-1]
+    return scores / np.where(scores > 0, at_least[where], 1.0)

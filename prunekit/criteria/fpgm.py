@@ -19,6 +19,7 @@ from prunekit.criteria.base import (
     weights,
 )
 from prunekit.graph import ChannelGroup
+from prunekit.scores import PRESENT
 
 BLOCK = 2**23
 """Distances held at a time (64 MB)."""
@@ -48,7 +49,7 @@ class FPGM:
         scores = torch.zeros(group.size, dtype=torch.float64, device=live.device)
         found = reduced([_distances(rows[live]) for rows in layers], self.reduce)
         # the last live channel has no neighbours, and must not rank with the removed ones
-        scores[live] = found.clamp_min(1e-30)
+        scores[live] = found.clamp_min(PRESENT)
         return scores
 
     def normalised(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,7 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prunekit.criteria.base import NORMALIZE, REDUCE, check_option, normalise, reduced, weights
+from prunekit.criteria.base import (
+    NORMALIZE,
+    REDUCE,
+    check_option,
+    normalise,
+    reduced,
+    shares,
+    weights,
+)
 from prunekit.graph import ChannelGroup
 
 
@@ -44,6 +52,4 @@ class LAMP:
 def _shares(rows: Tensor) -> Tensor:
     """LAMP of each row, shape (size,); all-zero rows get 0."""
     squares = torch.linalg.vector_norm(rows, dim=1).double().square()
-    levels, where, count = squares.unique(return_inverse=True, return_counts=True)
-    at_least = (levels * count).flip(0).cumsum(0).flip(0)
-    return torch.where(squares == 0, squares, squares / at_least[where])
+    return torch.from_numpy(shares(squares.cpu().numpy())).to(rows.device)

@@ -14,7 +14,7 @@ from prunekit.criteria import Accumulator, Criterion
 from prunekit.graph import ChannelGraph
 from prunekit.masks import mask_
 from prunekit.plan import ChannelPlan, geometric_budgets
-from prunekit.scores import Scores
+from prunekit.scores import PRESENT, Scores
 from prunekit.sparsify.solve import Allocation
 
 Solve = Callable[[Scores, float, dict[str, int]], Allocation]
@@ -118,7 +118,7 @@ class Halp:
             alive = np.zeros(len(values))
             alive[list(self.plan.keep[group])] = 1
             # a removed channel ranks below any live one, even one that scores zero
-            found[group] = values * alive + alive * 1e-30
+            found[group] = values * alive + alive * PRESENT
         return Scores(found, scores.criterion, scores.batches)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

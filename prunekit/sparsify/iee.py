@@ -13,14 +13,14 @@ from torch.optim import Optimizer
 
 from prunekit.allocation import Allocator
 from prunekit.budget import Budget
-from prunekit.costs import CostModel, total
+from prunekit.costs import CostModel
 from prunekit.criteria import Accumulator, Criterion, Taylor
 from prunekit.errors import InfeasibleError, TrainingError, UsageError
 from prunekit.graph import ChannelGraph
 from prunekit.latency import LatencyTable
 from prunekit.plan import ChannelPlan, narrowed
 from prunekit.ranks import average_, from_main
-from prunekit.scores import Scores
+from prunekit.scores import PRESENT, Scores
 from prunekit.sparsify.history import History, overlap
 from prunekit.sparsify.schedule import STRETCH, IEESchedule
 from prunekit.sparsify.solve import Allocation, cost_model
@@ -32,8 +32,6 @@ Update = Callable[[float], Allocation]
 Settle = Callable[[Update, Update], ChannelPlan]
 """Given the last update, and the smallest structure (for any budget), the plan to end with."""
 
-PRESENT = 1e-30
-"""Ranks a channel that scores zero above one that was not there."""
 PATIENCE = 16
 """Further steps that a stage waits for finite scores."""
 SETTLED = 0.95
@@ -76,8 +74,7 @@ class IEE:
         self.criterion: Criterion = criterion or Taylor()
         prices, block = cost_model(costs, budget, granularity)
         self.updates = Updates(graph, prices, budget.kind, schedule, solver, block)
-        dense = total(graph, {}, prices)
-        self.fraction = budget.limit(dense) / dense
+        self.fraction = budget.limit(self.updates.dense_cost) / self.updates.dense_cost
         if self.fraction >= 1:
             raise UsageError(f"{budget} is met by the dense network; there is nothing to prune")
         self.settle = settle
@@ -87,6 +84,7 @@ class IEE:
         self._optimizer: Optimizer | None = None
         self._history = History()
         self._dense_macs = graph.macs({})
+        self._paced: tuple[Network, float] | None = None
         self._done = 0
         self._cycle = 0
         self._stage = "warm-up" if schedule.warm else "estimate"
@@ -185,8 +183,7 @@ class IEE:
         del model, optimizer, step
         if self._frozen is not None:
             self._frozen.put_back_()
-        widths = (self._wide or self._opened()).plan.widths
-        self.work += self.graph.macs(widths) / self._dense_macs
+        self.work += self._pace()
         self._done += 1
         self._left -= 1
         if self._left == 0 and self._stage != "final":
@@ -198,6 +195,13 @@ class IEE:
             if self._left == 0:
                 self._scoreless = 0
                 self._next()
+
+    def _pace(self) -> float:
+        """A step's work in steps of the dense network, counted once per network."""
+        network = self._wide or self._opened()
+        if self._paced is None or self._paced[0] is not network:
+            self._paced = network, self.graph.macs(network.plan.widths) / self._dense_macs
+        return self._paced[1]
 
     def rows(self) -> list[dict[str, Any]]:
         """One record per update of the structure since the last call, for the log."""

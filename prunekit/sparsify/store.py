@@ -78,11 +78,6 @@ class Store:
                 "make it from the parameters of the model that IEE was given"
             )
 
-    @property
-    def attached(self) -> bool:
-        """Whether an optimizer is known."""
-        return self._optimizer is not None
-
     def gathered(self, network: Network) -> State:
         """The part for ``network`` of a state that the optimizer came with.
 

@@ -32,7 +32,7 @@ class Updates:
     ) -> None:
         self.graph, self.costs, self.kind = graph, costs, kind
         self.schedule, self.solver, self.granularity = schedule, solver, granularity
-        self._dense_cost = total(graph, {}, costs)
+        self.dense_cost = total(graph, {}, costs)
 
     def first(self, fraction: float) -> ChannelPlan:
         """What training starts with."""
@@ -111,7 +111,7 @@ class Updates:
 
     def ratio(self, plan: ChannelPlan) -> float:
         """The predicted cost of ``plan`` as a share of dense."""
-        return total(self.graph, plan.widths, self.costs) / self._dense_cost
+        return total(self.graph, plan.widths, self.costs) / self.dense_cost
 
     def _budget(self, fraction: float) -> Budget:
         return Budget(self.kind, fraction, relative=True, text=f"{fraction:.1%}")
