@@ -28,8 +28,9 @@ PER_CLASS = 4
 SIZE = 32
 CLUTTER = 4
 POINTS = 14
-COUNTS = {"train": 24_000, "val": 4_000, "test": 8_000}
+COUNTS = {"train": 20_000, "val": 4_000, "test": 8_000}
 FONTS = {"train": 150, "val": 40, "test": 80}
+Shape = tuple[int, int, int]
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 
 
@@ -41,22 +42,22 @@ class Split:
     labels: Tensor
 
 
-def render(part: str, count: int, seed: int = 0) -> Split:
+def render(part: str, count: int, seed: int = 0, classes: int = CLASSES) -> Split:
     """``count`` images of one of the parts, each in one of that part's fonts."""
     alphabet = np.random.default_rng([seed, 0])
     strokes = _strokes(alphabet)
     every = np.array(list(combinations(range(STROKES), PER_CLASS)))
-    classes = every[alphabet.permutation(len(every))[:CLASSES]]
+    chosen_strokes = every[alphabet.permutation(len(every))[:classes]]
     rng = np.random.default_rng([seed, 1 + list(COUNTS).index(part)])
     fonts = strokes + rng.normal(0, 0.13, (FONTS[part], STROKES, 3, 2))
     slants = np.eye(2) + rng.normal(0, 0.15, (FONTS[part], 2, 2))
     weights = rng.uniform(0.05, 0.13, FONTS[part])
-    labels = rng.permutation(np.arange(count) % CLASSES)
+    labels = rng.permutation(np.arange(count) % classes)
     images = torch.empty(count, 3, SIZE, SIZE, dtype=torch.uint8)
     for start in range(0, count, 500):
         chosen = labels[start : start + 500]
         font = rng.integers(0, FONTS[part], len(chosen))
-        curves = fonts[font[:, None], classes[chosen]]  # (n, strokes, 3, 2)
+        curves = fonts[font[:, None], chosen_strokes[chosen]]  # (n, strokes, 3, 2)
         curves = curves + rng.normal(0, 0.05, curves.shape)
         curves = np.einsum("nspi,nij->nspj", curves, slants[font])
         curves = _placed(curves, rng)
@@ -127,14 +128,14 @@ def _cover(curves: np.ndarray, width: np.ndarray, pixels: Tensor) -> Tensor:
 
 
 @cache
-def split(part: str, count: int | None = None, seed: int = 0) -> Split:
+def split(part: str, classes: int = CLASSES, count: int | None = None, seed: int = 0) -> Split:
     """:func:`render`, kept on disk beside this file."""
     count = COUNTS[part] if count is None else count
-    path = Path(__file__).parent / ".cache" / f"glyphs-{seed}-{part}-{count}.npz"
+    path = Path(__file__).parent / ".cache" / f"glyphs{classes}-{seed}-{part}-{count}.npz"
     if path.is_file():
         kept = np.load(path)
         return Split(torch.from_numpy(kept["images"]), torch.from_numpy(kept["labels"]))
-    made = render(part, count, seed)
+    made = render(part, count, seed, classes)
     path.parent.mkdir(exist_ok=True)
     held = path.with_suffix(".tmp.npz")
     np.savez(held, images=made.images.numpy(), labels=made.labels.numpy())
@@ -142,9 +143,9 @@ def split(part: str, count: int | None = None, seed: int = 0) -> Split:
     return made
 
 
-def dataset(part: str, size: int, count: int | None = None) -> TensorImages:
+def dataset(part: str, size: int, classes: int = CLASSES) -> TensorImages:
     """One part at ``size`` pixels (a divisor of 32), in memory."""
-    made = split(part, count)
+    made = split(part, classes)
     images = made.images
     if size != SIZE:
         images = F.avg_pool2d(images.float(), SIZE // size).round().to(torch.uint8)
@@ -152,13 +153,18 @@ def dataset(part: str, size: int, count: int | None = None) -> TensorImages:
     return TensorImages(images, made.labels.tolist(), shape, peak=255, mean=MEAN, std=STD)
 
 
-def glyphs(input_shape: tuple[int, int, int] = (3, 32, 32), test: bool = False) -> Data:
+def glyphs(input_shape: Shape = (3, 32, 32), test: bool = False, classes: int = CLASSES) -> Data:
     """Training and validation (or test) set, as ``--data benchmarks/glyphs.py:glyphs`` takes it."""
     size = input_shape[1]
     if input_shape not in [(3, SIZE // n, SIZE // n) for n in (1, 2, 4)]:
         raise ValueError(f"glyphs come as 3x32x32, 3x16x16 or 3x8x8, not {input_shape}")
-    held_out = dataset("test" if test else "val", size)
-    return Data(dataset("train", size), held_out, CLASSES, input_shape, "glyphs")
+    held_out = dataset("test" if test else "val", size, classes)
+    return Data(dataset("train", size, classes), held_out, classes, input_shape, "glyphs")
+
+
+def glyphs64(input_shape: Shape = (3, 32, 32), test: bool = False) -> Data:
+    """The easier task of 64 classes."""
+    return glyphs(input_shape, test, 64)
 
 
 def contact_sheet(path: Path, rows: int = 8) -> None:

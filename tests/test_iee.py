@@ -775,10 +775,10 @@ def test_the_last_word_on_the_widths_is_had_once():
 def test_from_dense_the_budget_falls_exponentially():
     schedule = pk.IEESchedule(2000, start="dense", warmup=0, until=0.8)
     assert schedule.lengths == (56, 14, 10)
-    assert schedule.cycles == 20
-    shares = [schedule.budget_at(cycle, 0.25) for cycle in range(12)]
-    assert np.diff(np.log([1.0, *shares[:10]])) == pytest.approx(math.log(0.25) / 10)
-    assert shares[9:] == pytest.approx([0.25] * 3)
+    assert schedule.updates == 20
+    shares = [schedule.budget_at(cycle, 0.25) for cycle in range(16)]
+    assert np.diff(np.log([1.0, *shares[:14]])) == pytest.approx(math.log(0.25) / 14)
+    assert shares[13:] == pytest.approx([0.25] * 3)
     uniform = replace(schedule, start="uniform")
     assert {uniform.budget_at(cycle, 0.25) for cycle in range(12)} == {0.25}
     loop = Loop(lambda: Residual(16), start="dense", approach=1.0)
@@ -792,7 +792,7 @@ def test_from_dense_the_budget_falls_exponentially():
 
 def test_how_much_changes_hands():
     schedule = pk.IEESchedule(1000, omega=0.4, omega_end=0.1, warmup=0, until=0.8)
-    last = schedule.cycles - 1
+    last = schedule.updates - 1
     course = {
         kind: [replace(schedule, decay=kind).omega_at(c) for c in range(last + 3)]
         for kind in ("exponential", "cosine", "constant")
@@ -813,16 +813,20 @@ def test_how_much_changes_hands():
     assert all(replace(schedule, omega_end=0.0).omega_at(c) > 0 for c in range(last))
 
 
-def test_stage_lengths_divide_the_time_among_twenty_cycles():
+def test_stage_lengths_divide_the_time_among_the_cycles():
     schedule = pk.IEESchedule(3200)
     assert schedule.warm == 400
     assert schedule.lengths == (53, 14, 9)
-    assert schedule.cycles == 20
+    assert schedule.updates == 20
+    often = pk.IEESchedule(3200, cycles=40)
+    assert (often.lengths, often.updates) == ((27, 7, 5), 38)
+    dense = pk.IEESchedule(3200, start="dense")
+    assert (dense.warm, dense.lengths, dense.last_step) == (0, (45, 12, 8), 0.4 * 3200)
     assert pk.IEESchedule(3200, estimate=10, improve=0, explore=5).lengths == (10, 0, 5)
     assert pk.IEESchedule(3200, exploring=False).lengths[2] == 1
     short = pk.IEESchedule(4)
-    assert (short.warm, short.lengths, short.cycles) == (0, (2, 1, 1), 1)
-    assert pk.IEESchedule(100, until=0.0).cycles == 1
+    assert (short.warm, short.lengths, short.updates) == (0, (2, 1, 1), 1)
+    assert pk.IEESchedule(100, until=0.0).updates == 1
 
 
 @pytest.mark.parametrize(
@@ -874,7 +878,7 @@ def test_options_from_text():
         100, omega=0.3, explore=4, exploring=False, start="dense", stop_iou=0.9
     )
     for options, message in (
-        ({"nonsense": "1"}, "unknown IEE option 'nonsense'; known: warmup, estimate"),
+        ({"nonsense": "1"}, "unknown IEE option 'nonsense'; known: warmup, cycles, estimate"),
         ({"steps": "9"}, "unknown IEE option 'steps'"),
         ({"omega": "much"}, "IEE option `omega`: "),
         ({"explore": "2.5"}, "IEE option `explore`: "),

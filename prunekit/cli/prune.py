@@ -77,6 +77,9 @@ def prune(
     pruning_steps: Annotated[int | None, _option("Pruning steps of halp (8).")] = None,
     profile_nets: Annotated[int | None, _option("Networks the profile measures (10).")] = None,
     profile_seconds: Annotated[float | None, _option("Time limit of the profile (120).")] = None,
+    measure_seconds: Annotated[
+        float | None, _option("Time limit of one measurement while landing (8).")
+    ] = None,
     from_scratch: Annotated[
         bool | None,
         _option(

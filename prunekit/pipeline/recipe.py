@@ -42,6 +42,8 @@ class Recipe(BaseModel):
     pruning_steps: int = Field(8, ge=1)
     profile_nets: int = Field(10, ge=4)
     profile_seconds: float = Field(120.0, gt=0)
+    measure_seconds: float = Field(8.0, gt=0)
+    """Time limit of one measurement while landing; the last one takes 2.5 times as long."""
 
     from_scratch: bool = False
     pretrained: bool = False

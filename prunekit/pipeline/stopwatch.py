@@ -18,8 +18,10 @@ from prunekit.progress import say
 from prunekit.surgery import slim
 from prunekit.timing import PairedRatio
 
-LANDING_SECONDS = 8.0
-FINAL_SECONDS = 20.0
+FINAL = 2.5
+"""The last measurement takes this many times as long as one of the landing."""
+LONGER = 3.0
+"""And this many times longer where the interval spans the target."""
 
 
 class Stopwatch:
@@ -27,6 +29,7 @@ class Stopwatch:
 
     def __init__(self, job: Job, folder: RunFolder, budget: Budget) -> None:
         self.job, self.folder, self.budget = job, folder, budget
+        self.seconds = job.recipe.measure_seconds
         self._dense: Artifact | None = None
 
     @property
@@ -59,7 +62,7 @@ class Stopwatch:
         else:
             narrow = narrow_onnx(self.dense, plan, path)
             candidate = narrow or export(slim(self.job.module, plan), self.job.example, path)
-        return self.time(candidate, LANDING_SECONDS)
+        return self.time(candidate, self.seconds)
 
     def landing_ratio(self, plan: ChannelPlan, target: float) -> PairedRatio:
         """What the landing decides on, measured longer while the interval spans the target.
@@ -70,7 +73,8 @@ class Stopwatch:
         timed = self.measure(plan)
         found = self.against_limit(timed, target)
         if found.low <= target <= found.high:
-            found = self.against_limit(self.time(timed.artifacts[1], 3 * LANDING_SECONDS), target)
+            longer = self.time(timed.artifacts[1], LONGER * self.seconds)
+            found = self.against_limit(longer, target)
         return found
 
     def against_limit(self, timed: BenchResult, target: float) -> PairedRatio:
@@ -92,11 +96,11 @@ class Stopwatch:
     def final_time(self, small: nn.Module, onnx: Artifact, target: float) -> BenchResult:
         """What the report says; measured longer when the interval leaves the answer open."""
         pruned = self.timed_form(small, onnx)
-        found = self.time(pruned, FINAL_SECONDS)
+        found = self.time(pruned, FINAL * self.seconds)
         against = self.against_limit(found, target)
         if against.low <= target <= against.high:
             say("the interval spans the target; measuring longer")
-            found = self.time(pruned, 3 * FINAL_SECONDS)
+            found = self.time(pruned, LONGER * FINAL * self.seconds)
         return found
 
     def target_ratio(self) -> float:
@@ -104,7 +108,7 @@ class Stopwatch:
         budget = self.budget
         if budget.relative:
             return budget.value
-        measured = bench([self.dense], self.job.target, max_seconds=LANDING_SECONDS).measurements[0]
+        measured = bench([self.dense], self.job.target, max_seconds=self.seconds).measurements[0]
         ratio = budget.limit(measured.median_ms) / measured.median_ms
         if ratio >= 1:
             raise UsageError(

@@ -415,7 +415,7 @@ class IEE:
         if schedule.stop_iou is not None and at_budget and same >= schedule.stop_iou:
             return True
         estimate, improve, explore = schedule.lengths
-        left = schedule.until * schedule.steps - self._done - explore
+        left = schedule.last_step - self._done - explore
         while self._stretch > 1 and (estimate + improve) * self._stretch > left:
             self._stretch //= 2
         return (estimate + improve) * self._stretch > left

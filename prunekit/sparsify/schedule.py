@@ -11,11 +11,19 @@ from pydantic import TypeAdapter, ValidationError
 
 from prunekit.errors import UsageError
 
-CYCLES = 20
-"""Updates of the structure, where stage lengths are not given."""
 SHARES = (0.70, 0.18, 0.12)
-"""How these cycles divide their steps between estimation, improvement and exploration."""
-WHOLE_NUMBERS = {"steps": 1, "warmup": 0, "estimate": 1, "improve": 0, "explore": 1, "seed": 0}
+"""How a cycle divides its steps between estimation, improvement and exploration."""
+UNTIL = {"uniform": 0.6, "dense": 0.4}
+"""Where updates end by default: a trained network knows its channels sooner."""
+WHOLE_NUMBERS = {
+    "steps": 1,
+    "warmup": 0,
+    "cycles": 1,
+    "estimate": 1,
+    "improve": 0,
+    "explore": 1,
+    "seed": 0,
+}
 """Options that count something, and their least values."""
 STRETCH = 8
 """How far ``adaptive`` lengthens a cycle at most."""
@@ -27,9 +35,10 @@ class IEESchedule:
 
     Stages (arXiv 2502.03658): ``estimate`` steps (H) with scores, prune, ``improve`` steps (J),
     ``explore`` steps (Q) with the active structure frozen, grow. They repeat until the share
-    ``until`` of all steps is over, ``warmup`` steps of plain training first; None divides that
-    time among 20 cycles. ``omega`` of the budget changes hands in the first cycle, ``omega_end``
-    in the last, by ``decay``.
+    ``until`` of all steps is over (0.6, or 0.4 where ``start`` is ``dense``), ``warmup`` steps of
+    plain training first (an eighth of all, or none); lengths not given divide that time among
+    ``cycles``. ``omega`` of the budget changes hands in the first cycle, ``omega_end`` in the
+    last, by ``decay``.
 
     ``start``: ``uniform`` begins at the budget with random channels of uniformly narrow groups,
     ``dense`` with the whole network, whose cost then falls exponentially over ``approach`` of the
@@ -52,22 +61,23 @@ class IEESchedule:
 
     steps: int
     warmup: int | None = None
+    cycles: int = 20
     estimate: int | None = None
     improve: int | None = None
     explore: int | None = None
-    omega: float = 0.2
+    omega: float = 0.1
     omega_end: float = 0.02
     decay: Literal["exponential", "cosine", "constant"] = "exponential"
-    until: float = 0.6
+    until: float | None = None
     start: Literal["uniform", "dense"] = "uniform"
-    approach: float = 0.5
+    approach: float = 0.7
     floor: float = 0.125
     ranking: Literal["global", "local"] = "global"
     reactivate: float = 1.0
     exploring: bool = True
     freeze: bool = True
     source: Literal["explored", "mru"] = "explored"
-    grow: Literal["explored", "mru", "zero"] = "explored"
+    grow: Literal["explored", "mru", "zero"] = "zero"
     momentum: Literal["kept", "zero"] = "kept"
     norm: Literal["batch", "running"] = "batch"
     stop_iou: float | None = None
@@ -81,6 +91,8 @@ class IEESchedule:
                 raise UsageError(f"`{name}` must be one of {', '.join(choices)}, not {value!r}")
         for name in ("omega", "omega_end", "until", "reactivate", "floor", "approach"):
             share = getattr(self, name)
+            if name == "until" and share is None:
+                continue
             if not (isinstance(share, int | float) and 0 <= share <= 1):
                 raise UsageError(f"`{name}` must be from 0 to 1, not {share!r}")
         if self.explore == 0:
@@ -120,13 +132,20 @@ class IEESchedule:
 
     @property
     def warm(self) -> int:
-        """Steps before the first estimation: an eighth of all unless given."""
-        return self.warmup if self.warmup is not None else self.steps // 8
+        """Steps before the first estimation."""
+        if self.warmup is not None:
+            return self.warmup
+        return 0 if self.start == "dense" else self.steps // 8
+
+    @property
+    def last_step(self) -> float:
+        """No cycle ends after this many steps."""
+        return (UNTIL[self.start] if self.until is None else self.until) * self.steps
 
     @property
     def lengths(self) -> tuple[int, int, int]:
         """H, J and Q in steps."""
-        cycle = max(3.0, (self.until * self.steps - self.warm) / CYCLES)
+        cycle = max(3.0, (self.last_step - self.warm) / self.cycles)
         given = (self.estimate, self.improve, self.explore)
         found = [
             max(1, round(share * cycle)) if value is None else value
@@ -135,13 +154,13 @@ class IEESchedule:
         return found[0], found[1], found[2] if self.exploring else 1
 
     @property
-    def cycles(self) -> int:
+    def updates(self) -> int:
         """How many updates fit when none is lengthened: at least one."""
-        return max(1, int((self.until * self.steps - self.warm) // sum(self.lengths)))
+        return max(1, int((self.last_step - self.warm) // sum(self.lengths)))
 
     def omega_at(self, cycle: int) -> float:
         """The share of the budget that changes hands in ``cycle`` (from 0)."""
-        last = max(1, self.cycles - 1)
+        last = max(1, self.updates - 1)
         done = min(1.0, cycle / last)
         if self.decay == "constant" or self.omega == 0:
             return self.omega
@@ -155,5 +174,5 @@ class IEESchedule:
         """What the structure may cost after ``cycle``, a share of dense; ends at ``fraction``."""
         if self.start != "dense":
             return fraction
-        steps = max(1, round(self.approach * self.cycles))
+        steps = max(1, round(self.approach * self.updates))
         return float(fraction ** min(1.0, (cycle + 1) / steps))
