@@ -120,7 +120,7 @@ def record(run: Run, result: dict[str, Any]) -> None:
 
 def command(*arguments: object) -> None:
     """One process of its own, with one thread."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}"}
     text = [str(argument) for argument in arguments]
     found = subprocess.run(
         [sys.executable, *text], cwd=HERE.parent, env=env, capture_output=True, text=True
