@@ -24,7 +24,6 @@ from prunekit.sparsify import uniform
 from prunekit.train import Data, TrainConfig, evaluate, fit, load_data, loader
 
 
-
 def carry_out(run: Any, case: Any, table_of: Any, dense_weights: Any) -> dict[str, Any]:
     """One run; ``run.method`` says which."""
     torch.manual_seed(run.seed)
@@ -120,7 +119,9 @@ def measured(model: nn.Module, small: nn.Module, case: Any, folder: Path) -> Any
         export(net.eval(), example, folder / f"{name}.onnx")
         for name, net in (("dense", model), ("small", small))
     ]
-    return pk.bench(pair, target_of(case), max_seconds=MEASURE_SECONDS, precision_goal=0.005).ratios[0]
+    return pk.bench(
+        pair, target_of(case), max_seconds=MEASURE_SECONDS, precision_goal=0.005
+    ).ratios[0]
 
 
 def uniform_net(run: Any, case: Any, model: nn.Module, data: Data, table: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from prunekit.errors import UsageError
 
-Role = Literal["out", "in", "both"]
+Role = str
 
 
 def fingerprint(shapes: Iterable[tuple[str, tuple[int, ...]]]) -> str:
@@ -30,6 +30,8 @@ class Member:
     ``index`` has shape (channels of the group, positions per channel): channel ``c`` occupies
     ``index[c]`` along the module's output axis (role ``out``), input axis (``in``) or, where one
     entry plays both roles (depthwise convolutions, norms, PReLU), its only channel axis (``both``).
+    Role ``tensor.axis`` is an axis of another tensor of the module, such as a layer scale's
+    ``gamma.0``; role ``#attribute`` a number it keeps, such as ``#num_heads``.
     """
 
     module: str
@@ -131,16 +133,21 @@ class Layer:
 
     def macs(self, in_width: int, out_width: int) -> int:
         """Multiply-accumulates of one call for one sample."""
-        area = math.prod(self.shape.out_hw) if self.shape.out_hw else 1
+        positions = self.shape.in_hw if self.kind == "transposed" else self.shape.out_hw
         kernel = math.prod(self.shape.kernel) if self.shape.kernel else 1
-        fan_in = 1 if self.kind == "depthwise" else in_width // self.shape.groups
-        return fan_in * kernel * out_width * area
+        return self._fan_in(in_width) * kernel * out_width * math.prod(positions)
 
     def params(self, in_width: int, out_width: int) -> int:
         """Weights and bias, without the norms that follow."""
         kernel = math.prod(self.shape.kernel) if self.shape.kernel else 1
-        fan_in = 1 if self.kind == "depthwise" else in_width // self.shape.groups
-        return out_width * (fan_in * kernel + int(self.has_bias))
+        return out_width * (self._fan_in(in_width) * kernel + int(self.has_bias))
+
+    def _fan_in(self, in_width: int) -> int:
+        """Channels that each output reads; groups of a convolution go as a whole."""
+        if self.kind == "depthwise":
+            return 1
+        groups = self.shape.groups
+        return in_width if groups == 1 else self.in_channels // groups
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +159,8 @@ class ChannelGraph:
     fingerprint: str
     input_shapes: tuple[tuple[int, ...], ...]
     notes: tuple[str, ...] = field(default=())
+    removable: tuple[str, ...] = ()
+    """Residual blocks without which every shape stays as it is."""
 
     @cached_property
     def by_id(self) -> dict[str, ChannelGroup]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
-from prunekit.plan import ChannelPlan, Cut
+from prunekit.plan import ChannelPlan
+from prunekit.surgery import cut_axes
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -17,23 +20,61 @@ def mask_(model: M, plan: ChannelPlan) -> M:
 
     Producers lose weight rows and biases, norms their scale and shift, and consumers the columns
     that read the channels, so that the output is the slim network's whatever the activation in
-    between gives for zero.
+    between gives for zero. A LayerNorm takes its statistics over the channels that are kept.
     """
     modules = dict(model.named_modules())
-    with torch.no_grad():
-        for name, cut in plan.cuts.items():
-            _zero_(modules[name], cut)
+    for name, cut in plan.cuts.items():
+        module = modules[name]
+        _zero_(module, cut_axes(module, cut, name))
+        if isinstance(module, nn.LayerNorm) and cut.out:
+            size = module.normalized_shape[0]
+            keep = torch.ones(size, dtype=torch.bool)
+            keep[list(cut.out)] = False
+            norm = _KeptNorm(keep.nonzero().squeeze(1))
+            module.register_forward_pre_hook(norm.begin)
+            module.register_forward_hook(norm.end, always_call=True)
     return model
 
 
-def _zero_(module: nn.Module, cut: Cut) -> None:
-    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-    out = list(cut.out)
-    if weight is not None and out and not isinstance(module, nn.PReLU):
-        weight[out] = 0
-    if bias is not None and out:
-        bias[out] = 0
-    if cut.in_ and isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
-        depthwise = getattr(module, "groups", 1) > 1
-        if not depthwise and weight is not None:
-            weight[:, list(cut.in_)] = 0
+@torch.no_grad()
+def _zero_(module: nn.Module, axes: dict[str, dict[int, tuple[int, ...]]]) -> None:
+    for name, by_axis in axes.items():
+        if name in ("running_mean", "running_var") or isinstance(module, nn.PReLU):
+            continue
+        tensor: Tensor = getattr(module, name)
+        for axis, positions in by_axis.items():
+            tensor.index_fill_(axis, torch.tensor(positions, device=tensor.device), 0)
+
+
+class _KeptNorm(TorchFunctionMode):
+    """While its module runs, layer norms are over some positions of the last axis only."""
+
+    def __init__(self, kept: Tensor) -> None:
+        super().__init__()
+        self.kept = kept
+
+    def begin(self, *_: Any) -> None:
+        self.__enter__()  # type: ignore[no-untyped-call]
+
+    def end(self, *_: Any) -> None:
+        self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is not F.layer_norm:
+            return func(*args, **(kwargs or {}))
+        return self._norm(*args, **(kwargs or {}))
+
+    def _norm(
+        self,
+        input: Tensor,  # noqa: A002 - as torch calls it
+        normalized_shape: Any,  # noqa: ARG002 - the kept ones are normalised
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        kept = self.kept.to(input.device)
+        scale, shift = (None if t is None else t[kept] for t in (weight, bias))
+        part = F.layer_norm(input[..., kept], (len(kept),), scale, shift, eps)
+        return torch.zeros_like(input).index_copy(input.ndim - 1, kept, part)

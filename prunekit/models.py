@@ -152,7 +152,7 @@ def _take_over(spec: str, module: nn.Module, state: Mapping[str, Tensor]) -> lis
                 f"the pretrained weights do not fit {spec}: {name} is {other or 'missing'} there "
                 f"and {mine or 'missing'} here; only the classes of the head ({head}) may differ"
             )
-    module.load_state_dict({**own, **{n: t for n, t in given.items() if n not in left}})
+    _load(module, {n: t for n, t in given.items() if n not in left})
     if left:
         _say_new_head(head, shapes[left[0]][0], theirs[left[0]][0])
     return left
@@ -195,7 +195,14 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
             else f"{wrong[0]} is {tuple(state[wrong[0]].shape)}, not {own[wrong[0]]}"
         )
         raise FileError(f"{path} does not fit {type(module).__name__}: {detail}")
-    module.load_state_dict(state)
+    _load(module, state)
+
+
+def _load(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Take ``state``'s values; versions of modules, which some ask for, are the model's own."""
+    whole = module.state_dict()
+    whole.update(state)
+    module.load_state_dict(whole)
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:

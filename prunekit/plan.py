@@ -20,10 +20,21 @@ PLAN_VERSION = 1
 
 @dataclass(frozen=True)
 class Cut:
-    """Positions removed from a module's output and input axes, ascending; empty leaves it whole."""
+    """Positions removed from a module's output and input axes, ascending; empty leaves it whole.
+
+    ``others`` holds what is removed from further axes of its own tensors (``tensor.axis``, such
+    as ``gamma.0``) and from numbers it keeps (``#attribute``, such as ``#num_heads``).
+    """
 
     out: tuple[int, ...] = ()
     in_: tuple[int, ...] = ()
+    others: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def of(self, role: str) -> tuple[int, ...]:
+        """What is removed where a member with this role lies."""
+        if role in ("out", "both"):
+            return self.out
+        return self.in_ if role == "in" else self.others.get(role, ())
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ class ChannelPlan:
         for name in keep:
             graph.group(name)
         chosen: dict[str, tuple[int, ...]] = {}
-        lost: dict[str, tuple[set[int], set[int]]] = {}
+        lost: dict[str, dict[str, set[int]]] = {}
         for group in graph.groups:
             kept = sorted({int(c) for c in keep.get(group.id, range(group.size))})
             if not kept or kept[0] < 0 or kept[-1] >= group.size:
@@ -83,16 +94,14 @@ class ChannelPlan:
             if not gone.size:
                 continue
             for member in group.members:
-                out, in_ = lost.setdefault(member.module, (set(), set()))
                 positions = member.index[gone].ravel().tolist()
-                if member.role != "in":
-                    out.update(positions)
-                if member.role != "out":
-                    in_.update(positions)
-        cuts = {
-            module: Cut(tuple(sorted(out)), tuple(sorted(in_)))
-            for module, (out, in_) in sorted(lost.items())
-        }
+                roles = ("out", "in") if member.role == "both" else (member.role,)
+                for role in roles:
+                    lost.setdefault(member.module, {}).setdefault(role, set()).update(positions)
+        cuts = {}
+        for module, by_role in sorted(lost.items()):
+            found = {role: tuple(sorted(p)) for role, p in sorted(by_role.items())}
+            cuts[module] = Cut(found.pop("out", ()), found.pop("in", ()), found)
         sizes = {group.id: group.size for group in graph.groups}
         return cls(graph.fingerprint, chosen, cuts, sizes)
 
@@ -159,7 +168,7 @@ class ChannelPlan:
             if not kept or min(kept) < 0 or max(kept) >= size or len(set(kept)) != len(kept):
                 raise FileError(f"{path}: group {group!r} keeps channels it does not have")
         for module, cut in plan.cuts.items():
-            if not (_ascending(cut.out) and _ascending(cut.in_)):
+            if not all(_ascending(p) for p in (cut.out, cut.in_, *cut.others.values())):
                 raise FileError(
                     f"{path}: the cut of {module!r} is not a list of ascending positions from 0"
                 )
@@ -178,7 +187,7 @@ def narrowed(graph: ChannelGraph, plan: ChannelPlan) -> ChannelGraph:
         members = []
         for member in group.members:
             cut = plan.cuts.get(member.module, Cut())
-            gone = np.asarray(cut.in_ if member.role == "in" else cut.out, dtype=np.int64)
+            gone = np.asarray(cut.of(member.role), dtype=np.int64)
             index = member.index[rows]
             members.append(replace(member, index=index - np.searchsorted(gone, index)))
         groups.append(replace(group, size=len(rows), members=tuple(members)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,44 +16,48 @@ from prunekit.plan import ChannelPlan, Cut
 
 @dataclass(frozen=True)
 class Kept:
-    """The elements of one tensor that a plan keeps: positions on its first two axes, ascending.
+    """The elements of one tensor that a plan keeps: ascending positions on the axes it cuts.
 
-    None keeps a whole axis.
+    Axes not named are whole.
     """
 
-    out: Tensor | None = None
-    in_: Tensor | None = None
+    axes: dict[int, Tensor] = field(default_factory=dict)
 
     def take(self, tensor: Tensor) -> Tensor:
         """The kept elements, as a tensor of their own."""
         found = tensor.detach()
-        if self.out is not None:
-            found = found.index_select(0, self.out)
-        if self.in_ is not None:
-            found = found.index_select(1, self.in_)
+        for axis, positions in self.axes.items():
+            found = found.index_select(axis, positions)
         return found.clone() if found.data_ptr() == tensor.data_ptr() else found
 
     @torch.no_grad()
     def put_(self, tensor: Tensor, small: Tensor) -> None:
         """Write ``small`` over the kept elements of ``tensor``, in place."""
-        if self.out is not None and self.in_ is not None:
-            tensor.index_put_((self.out[:, None], self.in_[None, :]), small)
-        elif self.out is not None:
-            tensor.index_copy_(0, self.out, small)
-        elif self.in_ is not None:
-            tensor.index_copy_(1, self.in_, small)
-        else:
+        if not self.axes:
             tensor.copy_(small)
+        elif len(self.axes) == 1:
+            ((axis, positions),) = self.axes.items()
+            tensor.index_copy_(axis, positions, small)
+        else:
+            tensor[self._grid(tensor)] = small
+
+    def _grid(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        """An index of the kept elements that broadcasts to their shape."""
+        last = max(self.axes)
+        found = []
+        for axis in range(last + 1):
+            whole = torch.arange(tensor.shape[axis], device=tensor.device)
+            found.append(self.axes.get(axis, whole).view(-1, *[1] * (last - axis)))
+        return tuple(found)
 
     def within(self, outer: Kept) -> Kept:
         """The same elements, counted in a tensor of which only ``outer`` is left."""
-        return Kept(_within(self.out, outer.out), _within(self.in_, outer.in_))
-
-
-def _within(inner: Tensor | None, outer: Tensor | None) -> Tensor | None:
-    if inner is None or outer is None:
-        return inner
-    return torch.searchsorted(outer, inner)
+        return Kept(
+            {
+                axis: torch.searchsorted(outer.axes[axis], kept) if axis in outer.axes else kept
+                for axis, kept in self.axes.items()
+            }
+        )
 
 
 WHOLE = Kept()
@@ -76,11 +80,11 @@ def kept(model: nn.Module, plan: ChannelPlan) -> dict[str, Kept]:
         if name not in modules:
             raise ModelError(f"the plan cuts {name!r}, which {type(model).__name__} does not have")
         module = modules[name]
-        for tensor, (out, in_) in _cuts(module, cut, name).items():
-            if getattr(module, tensor, None) is not None:
-                full = f"{name}.{tensor}" if name else tensor
-                axes = (_rest(module, tensor, axis, gone) for axis, gone in ((0, out), (1, in_)))
-                chosen[full] = Kept(*axes)
+        for tensor, axes in cut_axes(module, cut, name).items():
+            full = f"{name}.{tensor}" if name else tensor
+            held: Tensor = getattr(module, tensor)
+            left = {axis: _rest(module, tensor, axis, gone) for axis, gone in axes.items()}
+            chosen[full] = Kept({a: k.to(held.device) for a, k in left.items()})
     return chosen
 
 
@@ -126,43 +130,66 @@ def _like(tensor: Tensor, values: Tensor) -> Tensor:
 
 
 def _equal(one: Kept, other: Kept) -> bool:
-    return all(
-        (a is None and b is None) or (a is not None and b is not None and torch.equal(a, b))
-        for a, b in ((one.out, other.out), (one.in_, other.in_))
+    return one.axes.keys() == other.axes.keys() and all(
+        torch.equal(positions, other.axes[axis]) for axis, positions in one.axes.items()
     )
 
 
-def _cuts(
-    module: nn.Module, cut: Cut, name: str
-) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Positions removed from the first and the second axis of each of the module's tensors."""
+def cut_axes(module: nn.Module, cut: Cut, name: str) -> dict[str, dict[int, tuple[int, ...]]]:
+    """Positions removed from the axes of each of the module's own tensors.
+
+    Raises ModelError where that is not known for this kind of module.
+    """
+    axes: dict[str, dict[int, tuple[int, ...]]] = {}
     if isinstance(module, nn.Linear):
-        return {"weight": (cut.out, cut.in_), "bias": (cut.out, ())}
-    if isinstance(module, nn.modules.conv._ConvNd):
-        if module.transposed or (module.groups > 1 and not _is_depthwise(module)):
-            raise ModelError(f"cannot remove channels of {name}: grouped or transposed convolution")
-        return {
-            "weight": (cut.out, () if _is_depthwise(module) else cut.in_),
-            "bias": (cut.out, ()),
-        }
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        axes = {"weight": {0: cut.out, 1: cut.in_}, "bias": {0: cut.out}}
+    elif isinstance(module, nn.modules.conv._ConvNd):
+        axes = {"weight": {0: cut.out}, "bias": {0: cut.out}}
+        if module.groups == 1:
+            axes["weight"] = (
+                {1: cut.out, 0: cut.in_} if module.transposed else {0: cut.out, 1: cut.in_}
+            )
+        elif module.transposed and not _is_depthwise(module):
+            raise ModelError(
+                f"cannot remove channels of {name}: it is a grouped transposed convolution"
+            )
+    elif isinstance(module, NORMS):
         names = ("weight", "bias", "running_mean", "running_var")
-        return dict.fromkeys(names, (cut.out, ()))
-    if isinstance(module, nn.PReLU):
-        return {"weight": (cut.out, ())} if module.num_parameters > 1 else {}
-    raise ModelError(f"cannot remove channels of {name} ({type(module).__name__})")
+        axes = {tensor: {0: cut.out} for tensor in names}
+    elif isinstance(module, nn.PReLU):
+        axes = {"weight": {0: cut.out}} if module.num_parameters > 1 else {}
+    elif cut.out or cut.in_:
+        raise ModelError(f"cannot remove channels of {name} ({type(module).__name__})")
+    for role, positions in cut.others.items():
+        if not role.startswith("#"):
+            tensor, _, axis = role.rpartition(".")
+            axes.setdefault(tensor, {})[int(axis)] = positions
+    found = {
+        tensor: {axis: gone for axis, gone in sorted(by_axis.items()) if gone}
+        for tensor, by_axis in axes.items()
+        if isinstance(getattr(module, tensor, None), Tensor)
+    }
+    return {tensor: by_axis for tensor, by_axis in found.items() if by_axis}
+
+
+def reads(module: nn.Module) -> bool:
+    """Whether a module's weight has an axis for the channels that it reads."""
+    return isinstance(module, nn.Linear) or (
+        isinstance(module, nn.modules.conv._ConvNd) and module.groups == 1
+    )
+
+
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 def _is_depthwise(module: nn.modules.conv._ConvNd) -> bool:
     return module.groups == module.in_channels == module.out_channels > 1
 
 
-def _rest(module: nn.Module, name: str, axis: int, gone: tuple[int, ...]) -> Tensor | None:
-    """Positions left on ``axis``, or None where nothing goes."""
-    if not gone:
-        return None
+def _rest(module: nn.Module, name: str, axis: int, gone: tuple[int, ...]) -> Tensor:
+    """Positions left on ``axis``."""
     tensor: Tensor = getattr(module, name)
-    size = tensor.shape[axis]
+    size = tensor.shape[axis] if axis < tensor.ndim else 0
     if not (gone[0] >= 0 and gone[-1] < size > len(gone)):
         raise ModelError(
             f"cannot remove channels {gone[0]} to {gone[-1]} of {size} from "
@@ -170,21 +197,32 @@ def _rest(module: nn.Module, name: str, axis: int, gone: tuple[int, ...]) -> Ten
         )
     keep = torch.ones(size, dtype=torch.bool)
     keep[list(gone)] = False
-    return keep.nonzero().squeeze(1).to(tensor.device)
+    return keep.nonzero().squeeze(1)
 
 
-def _count(module: nn.Module, cut: Cut) -> None:
+def _count(module: Any, cut: Cut) -> None:
     """Bring a module's own numbers of channels in line with its tensors."""
     if isinstance(module, nn.Linear):
         module.out_features -= len(cut.out)
         module.in_features -= len(cut.in_)
     elif isinstance(module, nn.modules.conv._ConvNd):
-        depthwise = _is_depthwise(module)
+        per_group = module.in_channels // module.groups
         module.out_channels -= len(cut.out)
         module.in_channels -= len(cut.in_)
-        if depthwise:
-            module.groups = module.in_channels
-    elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if module.groups > 1:
+            module.groups = module.in_channels // per_group
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
         module.num_features -= len(cut.out)
+    elif isinstance(module, nn.GroupNorm):
+        per_group = module.num_channels // module.num_groups
+        module.num_channels -= len(cut.out)
+        module.num_groups = module.num_channels // per_group
+    elif isinstance(module, nn.LayerNorm) and cut.out:
+        module.normalized_shape = (module.normalized_shape[0] - len(cut.out),)
     elif isinstance(module, nn.PReLU) and module.num_parameters > 1:
         module.num_parameters -= len(cut.out)
+    elif isinstance(module, nn.Embedding):
+        module.embedding_dim -= len(cut.of("weight.1"))
+    for role, positions in cut.others.items():
+        if role.startswith("#"):
+            setattr(module, role[1:], getattr(module, role[1:]) - len(positions))

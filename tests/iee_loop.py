@@ -19,8 +19,14 @@ OPTIMIZERS = {
     "still": lambda p: torch.optim.SGD(p, 0.0),
 }
 SHORT = {
-    **{"warmup": 2, "estimate": 3, "improve": 2, "explore": 3, "until": 0.9, "omega": 0.4},
-    **{"approach": 0.5, "grow": "explored"},
+    "warmup": 2,
+    "estimate": 3,
+    "improve": 2,
+    "explore": 3,
+    "until": 0.9,
+    "omega": 0.4,
+    "approach": 0.5,
+    "grow": "explored",
 }
 """Three cycles of 8 steps in 30, and a few steps after them."""
 

@@ -592,7 +592,7 @@ def test_flags(refuses: Refuses, home: Path, flags: tuple[str, ...], message: st
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--iee", "nonsense=1"), "unknown IEE option 'nonsense'; known: warmup, estimate, impro"),
+        (("--iee", "nonsense=1"), "unknown IEE option 'nonsense'; known: warmup, cycles, estimate"),
         (("--iee", "steps=7"), "unknown IEE option 'steps'; known: warmup, "),
         (("--iee", "omega"), "cannot read --iee 'omega'; write KEY=VALUE, such as omega=0.3"),
         (("--iee", "=1"), "cannot read --iee '=1'; write KEY=VALUE, such as omega=0.3"),

@@ -71,6 +71,7 @@ def inspect(
                     }
                     for layer in graph.layers
                 ],
+                "removable_blocks": list(graph.removable),
                 "notes": list(graph.notes),
             }
         )
@@ -108,5 +109,8 @@ def inspect(
         f"{graph.macs({}) / 1e6:.1f} MMACs in {len(graph.layers)} layers; "
         f"{graph.prunable_macs_share():.1%} of them in layers that can be narrowed"
     )
+    if graph.removable:
+        shown = ", ".join(graph.removable[:4]) + (", ..." if len(graph.removable) > 4 else "")
+        print_text(f"{len(graph.removable)} residual blocks could be left out: {shown}")
     for note in graph.notes:
         print_text(f"note: {note}")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 from prunekit.artifact import Artifact
 from prunekit.plan import ChannelPlan, Cut
@@ -46,6 +46,8 @@ def narrow_onnx(dense: Artifact, plan: ChannelPlan, path: str | Path) -> Artifac
     model = onnx.load(dense.path)
     if len(model.functions) or any(len(t.external_data) for t in model.graph.initializer):
         return None
+    if any(cut.others for cut in plan.cuts.values()):
+        return None
     try:
         _cut(model, plan.cuts)
         _let_flattens_follow(model)
@@ -64,7 +66,7 @@ def _cut(model: ModelProto, cuts: Mapping[str, Cut]) -> None:
     missed. Norms whose weights have no initializer have been folded into their convolution.
     """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    depthwise = _depthwise(model, weights)
+    grouped = _grouped(model)
     plain = frozenset(_PLAIN.split())
     for node in model.graph.node:
         if node.op_type not in plain or node.domain not in ("", "ai.onnx"):
@@ -78,8 +80,7 @@ def _cut(model: ModelProto, cuts: Mapping[str, Cut]) -> None:
             turned = node.op_type == "Gemm" and (
                 not _attribute(node, "transB") or _attribute(node, "transA")
             )
-            grouped = _attribute(node, "group", 1) > 1 and node.input[1] not in depthwise
-            if node.op_type == "MatMul" or turned or grouped:
+            if node.op_type == "MatMul" or turned:
                 raise _UnsureError
         elif node.op_type == "PRelu":
             _cut_slope(node, weights, cuts)
@@ -88,26 +89,27 @@ def _cut(model: ModelProto, cuts: Mapping[str, Cut]) -> None:
         cut = cuts.get(module)
         if cut is None:
             continue
-        if parameter == "weight" and len(tensor.dims) > 1 and tensor.name not in depthwise:
+        if tensor.name in grouped:
+            node = grouped[tensor.name]
+            left = tensor.dims[1] * node.i - len(cut.in_)
+            if left % tensor.dims[1]:
+                raise _UnsureError
+            node.i = left // tensor.dims[1]
+        elif parameter == "weight" and len(tensor.dims) > 1:
             _shrink(tensor, 1, cut.in_)
         elif parameter not in ("weight", *_OUT_ONLY):
             raise _UnsureError
         _shrink(tensor, 0, cut.out)
-    for node in model.graph.node:
-        if node.op_type == "Conv" and node.input[1] in depthwise:
-            group = next(item for item in node.attribute if item.name == "group")
-            group.i = weights[node.input[1]].dims[0]
 
 
-def _depthwise(model: ModelProto, weights: Mapping[str, TensorProto]) -> set[str]:
-    """Weights of convolutions with as many groups as channels, in and out."""
+def _grouped(model: ModelProto) -> dict[str, AttributeProto]:
+    """The number of groups of each grouped convolution, by the name of its weight."""
     return {
-        node.input[1]
+        node.input[1]: item
         for node in model.graph.node
         if node.op_type == "Conv"
-        and node.input[1] in weights
-        and _attribute(node, "group", 1) == weights[node.input[1]].dims[0] > 1
-        and weights[node.input[1]].dims[1] == 1
+        for item in node.attribute
+        if item.name == "group" and item.i > 1
     }
 
 

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import io
 import logging
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ def export(
     working = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     inputs = named_inputs(example)
     pair = {name: torch.cat([value, value])[:2] for name, value in inputs.items()}
+    with torch.no_grad():  # a model may remember the batch that it saw last
+        working(**inputs) if isinstance(example, dict) else working(*inputs.values())
     with replacing(path) as temporary:
         _write(working, pair, temporary, is_dict=isinstance(example, dict))
         shapes = {name: (-1, *value.shape[1:]) for name, value in inputs.items()}
@@ -93,7 +96,11 @@ def _write(model: nn.Module, inputs: dict[str, Tensor], path: Path, *, is_dict: 
     except Exception as error:
         if isinstance(error, OSError):
             raise
-        cause = (str(error).strip().splitlines() or ["no message"])[0]
+        deepest: BaseException = error
+        while deepest.__cause__ is not None:
+            deepest = deepest.__cause__
+        text = re.sub("\x1b\\[[0-9;]*m", "", str(deepest)).strip()
+        cause = (text.splitlines() or ["no message"])[0]
         raise ModelError(
             f"cannot export {type(model).__name__} to ONNX: {type(error).__name__}: {cause}"
         ) from error

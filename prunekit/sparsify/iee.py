@@ -18,7 +18,7 @@ from prunekit.criteria import Accumulator, Criterion, Taylor
 from prunekit.errors import InfeasibleError, TrainingError, UsageError
 from prunekit.graph import ChannelGraph
 from prunekit.latency import LatencyTable
-from prunekit.plan import ChannelPlan, narrowed
+from prunekit.plan import ChannelPlan, Cut, narrowed
 from prunekit.ranks import average_, from_main
 from prunekit.scores import PRESENT, Scores
 from prunekit.sparsify.history import History, overlap
@@ -26,6 +26,7 @@ from prunekit.sparsify.schedule import STRETCH, IEESchedule
 from prunekit.sparsify.solve import Allocation, cost_model
 from prunekit.sparsify.store import Frozen, Network, State, Store, tensors
 from prunekit.sparsify.updates import Updates
+from prunekit.surgery import reads
 
 Update = Callable[[float], Allocation]
 """An update of the structure as a function of the budget, a share of dense."""
@@ -396,12 +397,15 @@ class IEE:
                 part.put_(tensor.data, part.take(self._mru[name]))
                 active.put_(tensor.data, trained)
             return
-        for module, cut in small.plan.cuts.items():
-            weight = held.get(f"{module}.weight")
-            left = plan.cuts.get(module)
-            back = sorted({*cut.in_} - {*(left.in_ if left else ())})
-            if weight is not None and back and small.part(f"{module}.weight").in_ is not None:
-                weight.data[:, back] = 0
+        modules = dict(self._store.model.named_modules())
+        for name, cut in small.plan.cuts.items():
+            left = plan.cuts.get(name, Cut())
+            back = sorted({*cut.in_} - {*left.in_})
+            module = modules[name]
+            weight = held.get(f"{name}.weight")
+            if weight is not None and back and reads(module):
+                axis = 0 if getattr(module, "transposed", False) else 1
+                weight.data.index_fill_(axis, torch.tensor(back, device=weight.device), 0)
 
     # --- when it ends, and what is told of it -------------------------------------------------
 

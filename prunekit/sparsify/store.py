@@ -48,7 +48,8 @@ class Store:
         """Cut the network that ``plan`` keeps, with the values held here."""
         parts = kept(self.model, plan)
         held = tensors(self.model)
-        foreign = sorted(parts.keys() - held.keys())
+        named = dict(self.model.named_parameters(remove_duplicate=False)) | held
+        foreign = sorted(parts.keys() - named.keys())
         if foreign:
             raise UsageError(
                 f"{foreign[0]} is computed by a parametrisation, which IEE cannot take apart; "

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any
+from collections.abc import Sequence
 
-from torch_pruning.ops import OPTYPE
+from prunekit.tracing.flow import Operation
 
-from prunekit.tracing.atoms import Dependencies
-
-_ANCHORS = (OPTYPE.CONV, OPTYPE.DEPTHWISE_CONV, OPTYPE.LINEAR)
-_FREE = ("view", "reshape", "squeeze", "unsqueeze", "alias", "clone", "t", "unsafeview", "expand")
+_FREE = (
+    *("view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "expand", "permute", "transpose"),
+    *("t", "alias", "clone", "contiguous", "detach", "_to_copy", "lift_fresh", "split"),
+    *("split_with_sizes", "unbind", "select", "slice", "empty", "zeros", "ones"),
+)
 """Operators that move no data, or none worth a name."""
+_NORMS = ("batch_norm",)
 
 
-def epilogues(deps: Dependencies) -> dict[str, tuple[str, ...]]:
+def epilogues(operations: Sequence[Operation]) -> dict[str, tuple[str, ...]]:
     """Layer name -> sorted operator names.
 
     An operator belongs to the layer upstream of it; where several are (an addition), to the one
@@ -22,74 +23,60 @@ def epilogues(deps: Dependencies) -> dict[str, tuple[str, ...]]:
     behind a concatenation that lead to one layer only belong to that layer, whose in-width they
     scale with, and carry the prefix ``pre-``.
     """
-    nodes = list(deps.graph.module2node.values())
-    depth = _depths(nodes)
+    depth = _depths(operations)
     found: dict[str, set[str]] = {}
-    for node in nodes:
-        if node.type in _ANCHORS:
-            found.setdefault(deps.names.get(node.module, ""), set())
+    for node in operations:
+        if node.layer:
+            found.setdefault(node.layer, set())
             continue
         label = _label(node)
         if label is None:
             continue
         upstream, concat = _nearest(node.inputs, "inputs")
-        if concat or node.type == OPTYPE.CONCAT:
+        if concat or node.name == "cat":
             below, _ = _nearest(node.outputs, "outputs")
-            if len(below) == 1:
-                found.setdefault(deps.names[below.pop().module], set()).add(f"pre-{label}")
+            names = {n.layer for n in below}
+            if len(names) == 1:
+                found.setdefault(names.pop(), set()).add(f"pre-{label}")
                 continue
         if upstream:
             owner = max(upstream, key=lambda n: depth[id(n)])
-            found.setdefault(deps.names[owner.module], set()).add(label)
+            found.setdefault(owner.layer, set()).add(label)
     return {name: tuple(sorted(labels)) for name, labels in found.items()}
 
 
-def _label(node: Any) -> str | None:
-    if node.type == OPTYPE.BN:
+def _label(node: Operation) -> str | None:
+    name = node.name.rstrip("_")
+    if name in _FREE or any(norm in name for norm in _NORMS):
         return None
-    if node.type == OPTYPE.CONCAT:
-        return "cat"
-    if node.grad_fn is None or not hasattr(node.grad_fn, "name"):
-        return None
-    name = re.sub(r"Backward\d*$|Withindices", "", node.grad_fn.name().split("::")[-1])
-    name = name.replace("WithIndices", "").lower()
-    return None if name in _FREE else name
+    for noise in ("_with_indices", "native_", "_for_cpu"):
+        name = name.replace(noise, "")
+    return name.replace("_", "")
 
 
-def _nearest(start: list[Any], onward: str) -> tuple[set[Any], bool]:
+def _nearest(start: Sequence[Operation], onward: str) -> tuple[list[Operation], bool]:
     """The nearest layers from ``start`` on (itself included) along ``inputs`` or ``outputs``.
 
     Also whether a concatenation lies on the way.
     """
-    found, concat, stack, seen = set(), False, list(start), set()
+    found, concat, stack, seen = [], False, list(start), set()
     while stack:
         here = stack.pop()
         if id(here) in seen:
             continue
         seen.add(id(here))
-        if here.type in _ANCHORS:
-            found.add(here)
+        if here.layer:
+            found.append(here)
             continue
-        concat = concat or here.type == OPTYPE.CONCAT
+        concat = concat or here.name == "cat"
         stack.extend(getattr(here, onward))
     return found, concat
 
 
-def _depths(nodes: list[Any]) -> dict[int, int]:
-    """Layers on the longest path from the input to each node."""
+def _depths(operations: Sequence[Operation]) -> dict[int, int]:
+    """Layers on the longest path from the input to each operation; they come in order."""
     depth: dict[int, int] = {}
-    for root in nodes:
-        stack = [root]
-        while stack:
-            here = stack[-1]
-            if id(here) in depth:
-                stack.pop()
-                continue
-            waiting = [n for n in here.inputs if id(n) not in depth and n not in stack]
-            if waiting:
-                stack.extend(waiting)
-                continue
-            above = max((depth.get(id(n), 0) for n in here.inputs), default=0)
-            depth[id(here)] = above + int(here.type in _ANCHORS)
-            stack.pop()
+    for node in operations:
+        above = max((depth.get(id(n), 0) for n in node.inputs), default=0)
+        depth[id(node)] = above + int(bool(node.layer))
     return depth

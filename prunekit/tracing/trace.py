@@ -22,8 +22,10 @@ from prunekit.graph import (
     Span,
     fingerprint,
 )
-from prunekit.tracing.atoms import Atom, dependencies, find_atoms
+from prunekit.tracing.atoms import batch_of_two, call, follow
+from prunekit.tracing.blocks import removable
 from prunekit.tracing.epilogue import epilogues
+from prunekit.tracing.nodes import Atom
 from prunekit.tracing.prove import prove
 
 LAYER_TYPES = (nn.modules.conv._ConvNd, nn.Linear)
@@ -45,19 +47,21 @@ def trace(model: nn.Module, example: Any, *, validate: bool = True) -> ChannelGr
         ) from error
     example = _to_cpu(example)
     shapes = _forward_shapes(working, example)
-    deps = dependencies(working, example)
-    groups = _groups(find_atoms(deps), working)
-    layers = _layers(working, shapes, groups, epilogues(deps))
     inside = _inside_attention(working)
     unused = [
         name
         for name, module in working.named_modules()
         if isinstance(module, LAYER_TYPES) and name not in shapes and name not in inside
     ]
+    followed = follow(working, example, batch_of_two(example) if unused else None)
+    groups = _groups(followed.atoms, working)
+    layers = _layers(working, shapes, groups, epilogues(followed.operations))
     unpriced = _unpriced(working)
+    resized = [name for name, calls in shapes.items() if len(set(calls)) > 1]
     notes = (
         *((f"not used in evaluation mode: {', '.join(unused)}",) if unused else ()),
         *((f"its cost is not counted: {', '.join(unpriced)}",) if unpriced else ()),
+        *((f"priced at the size of its first call: {', '.join(resized)}",) if resized else ()),
     )
     graph = ChannelGraph(
         groups=tuple(groups),
@@ -65,7 +69,9 @@ def trace(model: nn.Module, example: Any, *, validate: bool = True) -> ChannelGr
         fingerprint=model_fingerprint(model),
         input_shapes=tuple(tuple(t.shape) for t in _inputs(example)),
         notes=notes,
+        removable=removable(followed.flow, working, example),
     )
+    del working, followed  # a large model's copies are what takes memory
     return prove(model, graph, example, train_mode=bool(unused)) if validate else graph
 
 
@@ -104,11 +110,6 @@ def _to_cpu(example: Any) -> Any:
     if isinstance(example, dict):
         return {k: v.cpu() if isinstance(v, Tensor) else v for k, v in example.items()}
     return tuple(v.cpu() if isinstance(v, Tensor) else v for v in example)
-
-
-def call(model: nn.Module, example: Any) -> Any:
-    """``model`` on a tuple or dict of inputs."""
-    return model(**example) if isinstance(example, dict) else model(*example)
 
 
 def _forward_shapes(
@@ -150,13 +151,13 @@ def _groups(atoms: list[Atom], model: nn.Module) -> list[ChannelGroup]:
     groups = []
     for (_, reason), members in by_signature.items():
         slots = sorted(members[0].positions, key=lambda slot: (order[slot[0]], slot[1]))
-        first = next(slot for slot in slots if slot[1] != "in")
+        first = next(slot for slot in slots if slot[1] in ("out", "both"))
         for atom in members:
             for where in atom.positions.values():
                 where.sort()
         members.sort(key=lambda atom: atom.positions[first][0])
         parts = tuple(
-            Member(slot[0], slot[1], np.array([atom.positions[slot] for atom in members]))  # type: ignore[arg-type]
+            Member(slot[0], slot[1], np.array([atom.positions[slot] for atom in members]))
             for slot in slots
         )
         groups.append(
@@ -194,6 +195,8 @@ def _layers(
     for group in groups:
         for member in group.members:
             span = Span(group.id, group.size, member.index.shape[1])
+            if member.role not in ("out", "in", "both"):
+                continue
             for role in ("in", "out") if member.role == "both" else (member.role,):
                 spans[member.module, role].append((int(member.index.min()), span))
     layers = []
@@ -233,8 +236,9 @@ def _shape(
 ) -> LayerShape:
     if isinstance(module, nn.modules.conv._ConvNd):
         depthwise = module.groups == module.in_channels == module.out_channels > 1
+        kind = "transposed" if module.transposed else "conv"
         return LayerShape(
-            kind="depthwise" if depthwise else "conv",
+            kind="depthwise" if depthwise else kind,
             kernel=tuple(module.kernel_size),
             stride=tuple(module.stride),
             dilation=tuple(module.dilation),

@@ -1,0 +1,50 @@
+"""Residual blocks that can be left out as a whole: without them every shape stays as it is."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunekit.tracing.atoms import call, tensors
+from prunekit.tracing.flow import Flow
+
+
+def removable(flow: Flow, model: nn.Module, example: Any) -> tuple[str, ...]:
+    """Modules that add to their own input and can be replaced by an identity, in their order.
+
+    Tried on a copy: the outputs keep their shapes without all of them, or without each alone.
+    """
+    if not flow.residual:
+        return ()
+    with torch.no_grad():
+        expected = [tuple(t.shape) for t in tensors(call(model, example))]
+    names = [name for name, _ in model.named_modules() if name in flow.residual]
+    if _runs_without(names, model, example, expected):
+        return tuple(names)
+    return tuple(name for name in names if _runs_without([name], model, example, expected))
+
+
+def _runs_without(
+    names: list[str], model: nn.Module, example: Any, expected: list[tuple[int, ...]]
+) -> bool:
+    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    small = copy.deepcopy(model, shared)
+    for name in names:
+        owner, _, attribute = name.rpartition(".")
+        setattr(small.get_submodule(owner), attribute, _Identity())
+    try:
+        with torch.no_grad():
+            found = tensors(call(small, example))
+    except Exception:  # the model's own code may raise anything
+        return False
+    return [tuple(t.shape) for t in found] == expected
+
+
+class _Identity(nn.Module):
+    """Gives its first input back."""
+
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        return x

@@ -1,0 +1,108 @@
+"""Channel identities: every position on an axis of a module is a node; what goes together is one.
+
+A node is a position of a :data:`Slot`. Joined nodes can only be removed together; a frozen one
+stays, for the reason given.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Slot = tuple[str, str]
+"""Module name and role: ``out``, ``in``, ``both``, ``tensor.axis`` or ``#attribute``."""
+
+FIXED = 0
+"""The node of all positions that belong to no channel; what is joined to it is frozen."""
+CONSTANT = "it is combined with values that stay as they are"
+
+
+@dataclass
+class Atom:
+    """Entries that go together: positions by slot, and why it must stay (empty: it may go)."""
+
+    positions: dict[Slot, list[int]] = field(default_factory=dict)
+    frozen: str = ""
+
+
+class Nodes:
+    """Union-find over nodes, on whole arrays of them."""
+
+    def __init__(self) -> None:
+        self._parent = np.zeros(1, dtype=np.int64)
+        self._first: dict[Slot, tuple[int, int]] = {}
+        self._reasons: dict[int, str] = {}
+
+    def of(self, slot: Slot, size: int) -> Tensor:
+        """The nodes of ``slot``'s positions, made on first use, shape (size,)."""
+        if slot not in self._first:
+            start = len(self._parent)
+            self._first[slot] = start, size
+            self._parent = np.concatenate([self._parent, np.arange(start, start + size)])
+        start, there = self._first[slot]
+        if there != size:
+            raise ValueError(f"{slot} has {there} positions, not {size}")
+        return torch.arange(start, start + size)
+
+    def roots(self, ids: Tensor) -> Tensor:
+        """Each node's representative; nodes are joined when theirs is the same."""
+        found = self._parent[ids.numpy()]
+        while True:
+            above = self._parent[found]
+            if (above == found).all():
+                break
+            found = above
+        self._parent[ids.numpy()] = found
+        return torch.from_numpy(np.asarray(found))
+
+    def join(self, one: Tensor, other: Tensor) -> None:
+        """Join nodes position by position; the shapes broadcast."""
+        shape = torch.broadcast_shapes(one.shape, other.shape)  # type: ignore[no-untyped-call]
+        one, other = one.expand(shape), other.expand(shape)
+        pairs = torch.stack([self.roots(one).flatten(), self.roots(other).flatten()], dim=1)
+        pairs = torch.unique(pairs[pairs[:, 0] != pairs[:, 1]], dim=0)
+        for a, b in pairs.tolist():
+            low, high = sorted((self._root(a), self._root(b)))
+            if low == high:
+                continue
+            if low == FIXED:
+                self._reasons.setdefault(high, CONSTANT)
+                continue
+            self._parent[high] = low
+            if high in self._reasons:
+                self._reasons.setdefault(low, self._reasons.pop(high))
+
+    def _root(self, node: int) -> int:
+        parent = self._parent
+        while parent[node] != node:
+            parent[node] = parent[parent[node]]
+            node = int(parent[node])
+        return node
+
+    def freeze(self, ids: Tensor, reason: str) -> None:
+        """Nodes that must stay; the first reason counts."""
+        for root in torch.unique(self.roots(ids)).tolist():
+            if root != FIXED:
+                self._reasons.setdefault(root, reason)
+
+    def atoms(self) -> list[Atom]:
+        """All sets of joined nodes that some module writes."""
+        found: dict[int, Atom] = defaultdict(Atom)
+        for slot, position, root in self._positions():
+            found[root].positions.setdefault(slot, []).append(position)
+        for root, atom in found.items():
+            atom.frozen = self._reasons.get(root, "")
+        return [
+            a for a in found.values() if any(role in ("out", "both") for _, role in a.positions)
+        ]
+
+    def _positions(self) -> Iterator[tuple[Slot, int, int]]:
+        for slot, (start, size) in self._first.items():
+            roots = self.roots(torch.arange(start, start + size)).tolist()
+            for position, root in enumerate(roots):
+                yield slot, position, root
