@@ -142,7 +142,8 @@ def table_of(case: str) -> Path:
 
 def carry_out(run: Run) -> None:
     """Do ``run`` unless its result is there."""
-    if run.key in done() and (run.method != "dense" or dense_weights(run).is_file()):
+    kept = {"dense": dense_weights(run), "table": table_of(run.case)}.get(run.method)
+    if run.key in done() and (kept is None or kept.is_file()):
         return
     CACHE.mkdir(parents=True, exist_ok=True)
     started = time.time()
@@ -154,6 +155,16 @@ def carry_out(run: Run) -> None:
         result = json.loads(held.read_text())
     record(run, {**result, "wall_seconds": time.time() - started})
     print(f"{run.key}: {result.get('test', float('nan')):.4f}", flush=True)
+
+
+def failure(run: Run) -> bool:
+    """Carry out ``run``; whether it failed, which is said at once and stops no other."""
+    try:
+        carry_out(run)
+    except Exception as error:
+        print(f"{run.key}: {error}", flush=True)
+        return True
+    return False
 
 
 def by_command_line(run: Run) -> dict[str, Any]:
@@ -321,12 +332,13 @@ def carry_out_all(runs: list[Run], jobs: int) -> None:
     """Everything ``runs`` need, then ``runs``; tables alone on the machine."""
     first = needs(runs)
     for run in first:
-        if run.method == "table" and not table_of(run.case).is_file():
+        if run.method == "table":
             carry_out(run)
     for batch in ([run for run in first if run.method == "dense"], runs):
         with ThreadPoolExecutor(jobs) as pool:
-            for future in [pool.submit(carry_out, run) for run in batch]:
-                future.result()
+            failed = [*pool.map(failure, batch)]
+        if any(failed):
+            raise SystemExit(f"{sum(failed)} of {len(batch)} runs failed; the others are kept")
 
 
 if __name__ == "__main__":
