@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from prunekit.plan import ChannelPlan
-from prunekit.surgery import cut_axes
+from prunekit.surgery import cut_axes, left
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -25,19 +25,17 @@ def mask_(model: M, plan: ChannelPlan) -> M:
     modules = dict(model.named_modules())
     for name, cut in plan.cuts.items():
         module = modules[name]
-        _zero_(module, cut_axes(module, cut, name))
+        zero_(module, cut_axes(module, cut, name))
         if isinstance(module, nn.LayerNorm) and cut.out:
-            size = module.normalized_shape[0]
-            keep = torch.ones(size, dtype=torch.bool)
-            keep[list(cut.out)] = False
-            norm = _KeptNorm(keep.nonzero().squeeze(1))
+            norm = _KeptNorm(left(module.normalized_shape[0], cut.out))
             module.register_forward_pre_hook(norm.begin)
             module.register_forward_hook(norm.end, always_call=True)
     return model
 
 
 @torch.no_grad()
-def _zero_(module: nn.Module, axes: dict[str, dict[int, tuple[int, ...]]]) -> None:
+def zero_(module: nn.Module, axes: dict[str, dict[int, tuple[int, ...]]]) -> None:
+    """Zero these positions of the axes of a module's own parameters, as `cut_axes` gives them."""
     for name, by_axis in axes.items():
         if name in ("running_mean", "running_var") or isinstance(module, nn.PReLU):
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,8 +84,8 @@ def kept(model: nn.Module, plan: ChannelPlan) -> dict[str, Kept]:
         for tensor, axes in cut_axes(module, cut, name).items():
             full = f"{name}.{tensor}" if name else tensor
             held: Tensor = getattr(module, tensor)
-            left = {axis: _rest(module, tensor, axis, gone) for axis, gone in axes.items()}
-            chosen[full] = Kept({a: k.to(held.device) for a, k in left.items()})
+            rest = {axis: _rest(module, tensor, axis, gone) for axis, gone in axes.items()}
+            chosen[full] = Kept({a: k.to(held.device) for a, k in rest.items()})
     return chosen
 
 
@@ -98,7 +99,7 @@ def slim(model: nn.Module, plan: ChannelPlan) -> nn.Module:
     # deepcopy takes these for the tensors' copies, so that what goes is never copied
     copies: dict[int, Any] = {}
     by: dict[int, tuple[str, Kept]] = {}
-    by_name = dict(_tensors(model))
+    by_name = dict(named_tensors(model))
     for name, tensor in by_name.items():
         part = chosen.get(name, WHOLE)
         other, earlier = by.setdefault(id(tensor), (name, part))
@@ -117,7 +118,7 @@ def slim(model: nn.Module, plan: ChannelPlan) -> nn.Module:
     return small
 
 
-def _tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     """Parameters and buffers with all their names."""
     parameters = list(model.named_parameters(remove_duplicate=False))
     return [*parameters, *model.named_buffers(remove_duplicate=False)]
@@ -149,7 +150,7 @@ def cut_axes(module: nn.Module, cut: Cut, name: str) -> dict[str, dict[int, tupl
             axes["weight"] = (
                 {1: cut.out, 0: cut.in_} if module.transposed else {0: cut.out, 1: cut.in_}
             )
-        elif module.transposed and not _is_depthwise(module):
+        elif module.transposed and not is_depthwise(module):
             raise ModelError(
                 f"cannot remove channels of {name}: it is a grouped transposed convolution"
             )
@@ -172,18 +173,14 @@ def cut_axes(module: nn.Module, cut: Cut, name: str) -> dict[str, dict[int, tupl
     return {tensor: by_axis for tensor, by_axis in found.items() if by_axis}
 
 
-def reads(module: nn.Module) -> bool:
-    """Whether a module's weight has an axis for the channels that it reads."""
-    return isinstance(module, nn.Linear) or (
-        isinstance(module, nn.modules.conv._ConvNd) and module.groups == 1
-    )
-
-
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
-def _is_depthwise(module: nn.modules.conv._ConvNd) -> bool:
-    return module.groups == module.in_channels == module.out_channels > 1
+def is_depthwise(module: nn.Module) -> bool:
+    """Whether each channel has a filter of its own."""
+    return isinstance(module, nn.modules.conv._ConvNd) and (
+        module.groups == module.in_channels == module.out_channels > 1
+    )
 
 
 def _rest(module: nn.Module, name: str, axis: int, gone: tuple[int, ...]) -> Tensor:
@@ -195,6 +192,11 @@ def _rest(module: nn.Module, name: str, axis: int, gone: tuple[int, ...]) -> Ten
             f"cannot remove channels {gone[0]} to {gone[-1]} of {size} from "
             f"the {name} of a {type(module).__name__}; the plan does not fit the model"
         )
+    return left(size, gone)
+
+
+def left(size: int, gone: Sequence[int]) -> Tensor:
+    """Positions of an axis without those in ``gone``, ascending."""
     keep = torch.ones(size, dtype=torch.bool)
     keep[list(gone)] = False
     return keep.nonzero().squeeze(1)

@@ -550,15 +550,19 @@ def _token_linear(rng, at):
     return Block(replace(at, channels=wide), lambda m, x: F.gelu(m.fc(x)), fc=layer)
 
 
-@makes("tokens", "mlp")
-def _mlp(rng, at):
+def residual_mlp(rng, at, activation):
     hidden = other(rng, at)
     return Block(
         at,
-        lambda m, x: x + m.fc2(F.gelu(m.fc1(x))),
+        lambda m, x: x + m.fc2(activation(m.fc1(x))),
         fc1=nn.Linear(at.channels, hidden),
         fc2=nn.Linear(hidden, at.channels),
     )
+
+
+@makes("tokens", "mlp")
+def _mlp(rng, at):
+    return residual_mlp(rng, at, F.gelu)
 
 
 @makes("tokens", "token_norm")
@@ -713,13 +717,7 @@ def _dense(rng, at, kind):
 
 @makes("vector", "dense_residual")
 def _dense_residual(rng, at):
-    hidden = other(rng, at)
-    return Block(
-        at,
-        lambda m, x: x + m.fc2(F.relu(m.fc1(x))),
-        fc1=nn.Linear(at.channels, hidden),
-        fc2=nn.Linear(hidden, at.channels),
-    )
+    return residual_mlp(rng, at, F.relu)
 
 
 @makes("vector", "dense_concat")

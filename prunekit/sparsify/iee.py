@@ -18,6 +18,7 @@ from prunekit.criteria import Accumulator, Criterion, Taylor
 from prunekit.errors import InfeasibleError, TrainingError, UsageError
 from prunekit.graph import ChannelGraph
 from prunekit.latency import LatencyTable
+from prunekit.masks import zero_
 from prunekit.plan import ChannelPlan, Cut, narrowed
 from prunekit.ranks import average_, from_main
 from prunekit.scores import PRESENT, Scores
@@ -26,7 +27,7 @@ from prunekit.sparsify.schedule import STRETCH, IEESchedule
 from prunekit.sparsify.solve import Allocation, cost_model
 from prunekit.sparsify.store import Frozen, Network, State, Store, tensors
 from prunekit.sparsify.updates import Updates
-from prunekit.surgery import reads
+from prunekit.surgery import cut_axes
 
 Update = Callable[[float], Allocation]
 """An update of the structure as a function of the budget, a share of dense."""
@@ -399,13 +400,8 @@ class IEE:
             return
         modules = dict(self._store.model.named_modules())
         for name, cut in small.plan.cuts.items():
-            left = plan.cuts.get(name, Cut())
-            back = sorted({*cut.in_} - {*left.in_})
-            module = modules[name]
-            weight = held.get(f"{name}.weight")
-            if weight is not None and back and reads(module):
-                axis = 0 if getattr(module, "transposed", False) else 1
-                weight.data.index_fill_(axis, torch.tensor(back, device=weight.device), 0)
+            back = Cut(in_=tuple(sorted({*cut.in_} - {*plan.cuts.get(name, Cut()).in_})))
+            zero_(modules[name], cut_axes(modules[name], back, name))
 
     # --- when it ends, and what is told of it -------------------------------------------------
 

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from prunekit.errors import UsageError
 from prunekit.plan import ChannelPlan
-from prunekit.surgery import WHOLE, Kept, kept, slim
+from prunekit.surgery import WHOLE, Kept, kept, named_tensors, slim
 
 State = dict[str, dict[str, Any]]
 """An optimizer's state by the name of the parameter."""
@@ -47,9 +47,7 @@ class Store:
     def open(self, plan: ChannelPlan) -> Network:
         """Cut the network that ``plan`` keeps, with the values held here."""
         parts = kept(self.model, plan)
-        held = tensors(self.model)
-        named = dict(self.model.named_parameters(remove_duplicate=False)) | held
-        foreign = sorted(parts.keys() - named.keys())
+        foreign = sorted(parts.keys() - dict(named_tensors(self.model)).keys())
         if foreign:
             raise UsageError(
                 f"{foreign[0]} is computed by a parametrisation, which IEE cannot take apart; "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, is_dataclass
 from typing import Any
@@ -27,6 +27,8 @@ class Followed:
     flow: Flow
     atoms: list[Atom]
     operations: list[Operation]
+    shapes: list[tuple[int, ...]]
+    """Of the outputs in evaluation mode."""
 
 
 def follow(model: nn.Module, example: Any, training_example: Any = None) -> Followed:
@@ -56,7 +58,8 @@ def follow(model: nn.Module, example: Any, training_example: Any = None) -> Foll
         torch.backends.mha.set_fastpath_enabled(fast)
         flow.close()
         model.eval()
-    return Followed(flow, flow.nodes.atoms(), operations)
+    shapes = [tuple(t.shape) for t in tensors(out[0])]
+    return Followed(flow, flow.nodes.atoms(), operations, shapes)
 
 
 def _training(model: nn.Module) -> nn.Module:
@@ -75,13 +78,18 @@ def call(model: nn.Module, example: Any) -> Any:
 
 def batch_of_two(example: Any) -> Any:
     """Every tensor of the example twice, for norms that want more than one value."""
+    return each(example, lambda value: torch.cat([value, value]) if value.ndim else value)
 
-    def double(value: Any) -> Any:
-        return torch.cat([value, value]) if isinstance(value, Tensor) and value.ndim else value
+
+def each(example: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """``example``, a tuple or a dict, with all its tensors changed."""
+
+    def convert(value: Any) -> Any:
+        return change(value) if isinstance(value, Tensor) else value
 
     if isinstance(example, dict):
-        return {name: double(value) for name, value in example.items()}
-    return tuple(double(value) for value in example)
+        return {name: convert(value) for name, value in example.items()}
+    return tuple(convert(value) for value in example)
 
 
 def tensors(value: Any) -> list[Tensor]:

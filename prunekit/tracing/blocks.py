@@ -8,21 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunekit.tracing.atoms import call, tensors
-from prunekit.tracing.flow import Flow
+from prunekit.tracing.atoms import Followed, call, tensors
 
 
-def removable(flow: Flow, model: nn.Module, example: Any) -> tuple[str, ...]:
+def removable(followed: Followed, model: nn.Module, example: Any) -> tuple[str, ...]:
     """Modules that add to their own input and can be replaced by an identity, in their order.
 
     Tried on a copy: the outputs keep their shapes without all of them, or without each alone.
     """
-    if not flow.residual:
-        return ()
-    with torch.no_grad():
-        expected = [tuple(t.shape) for t in tensors(call(model, example))]
-    names = [name for name, _ in model.named_modules() if name in flow.residual]
-    if _runs_without(names, model, example, expected):
+    expected = followed.shapes
+    names = [name for name, _ in model.named_modules() if name in followed.flow.residual]
+    if names and _runs_without(names, model, example, expected):
         return tuple(names)
     return tuple(name for name in names if _runs_without([name], model, example, expected))
 

@@ -21,6 +21,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from prunekit.surgery import is_depthwise
 from prunekit.tracing.calls import HANDLERS, Call, flat
 from prunekit.tracing.nodes import Nodes, Slot
 
@@ -129,7 +130,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The running module, in words."""
         if not self.module:
             return "the model"
-        return f"{self.module} ({type(self.modules[self.module]).__name__})"
+        return f"{self.module} ({type(self.running).__name__})"
 
     @property
     def constant(self) -> str:
@@ -247,7 +248,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _count(self, split: Split, part: Part, axis: int) -> None:
         """Whole blocks go, such as heads: tie the module's own numbers of them to the channels."""
-        module = self.modules.get(split.module)
+        module = self.modules[split.module]
         heads = part.shape[axis]
         inner = heads * math.prod(split.shape[a] for a in split.axes if a > axis)
         for name, value in vars(module).items():
@@ -324,7 +325,7 @@ def slot_of(name: str, module: nn.Module, attribute: str, axis: int) -> Slot:
         return name, ("out", "in")[axis]
     if isinstance(module, nn.modules.conv._ConvNd) and attribute in ("weight", "bias"):
         written = 1 if module.transposed and attribute == "weight" else 0
-        if depthwise(module) and axis == 0:
+        if is_depthwise(module) and axis == 0:
             return name, "both"
         if module.groups == 1 and axis < 2:
             return name, "out" if axis == written else "in"
@@ -336,13 +337,6 @@ def slot_of(name: str, module: nn.Module, attribute: str, axis: int) -> Slot:
     if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
         return name, "both"
     return name, f"{attribute}.{axis}"
-
-
-def depthwise(module: nn.Module) -> bool:
-    """Whether each channel has a filter of its own."""
-    return isinstance(module, nn.modules.conv._ConvNd) and (
-        module.groups == module.in_channels == module.out_channels > 1
-    )
 
 
 def along(ids: Tensor, axis: int, rank: int) -> Part:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -17,7 +16,7 @@ from prunekit.graph import ChannelGraph, ChannelGroup
 from prunekit.masks import mask_
 from prunekit.plan import ChannelPlan
 from prunekit.surgery import slim
-from prunekit.tracing.atoms import batch_of_two, call, tensors
+from prunekit.tracing.atoms import batch_of_two, call, each, tensors
 from prunekit.tracing.lively import lively
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5}
@@ -167,7 +166,7 @@ def _subject(model: nn.Module, example: Any, train_mode: bool, seed: int) -> _Su
         def cast(value: Tensor, dtype: torch.dtype = dtype) -> Tensor:
             return value.cpu().to(dtype) if value.is_floating_point() else value.cpu()
 
-        given = _each(example, cast)
+        given = each(example, cast)
         telling = _informative(given)
         working = lively(model, telling, dtype, seed)
         shown = next((e for e in (telling, given) if _runs(working, e)), None)
@@ -282,17 +281,6 @@ def _outputs(model: nn.Module, example: Any) -> list[Tensor]:
     return tensors(call(model, example))
 
 
-def _each(example: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """``example`` with all its tensors changed."""
-
-    def convert(value: Any) -> Any:
-        return change(value) if isinstance(value, Tensor) else value
-
-    if isinstance(example, dict):
-        return {key: convert(value) for key, value in example.items()}
-    return tuple(convert(value) for value in example)
-
-
 def _informative(example: Any) -> Any:
     """Noise in place of an image or sequence that is the same everywhere: it would show little."""
     generator = torch.Generator().manual_seed(1)
@@ -304,4 +292,4 @@ def _informative(example: Any) -> Any:
             return value
         return torch.randn(value.shape, generator=generator, dtype=value.dtype)
 
-    return _each(example, convert)
+    return each(example, convert)

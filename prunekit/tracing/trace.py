@@ -22,7 +22,8 @@ from prunekit.graph import (
     Span,
     fingerprint,
 )
-from prunekit.tracing.atoms import batch_of_two, call, follow
+from prunekit.surgery import is_depthwise
+from prunekit.tracing.atoms import batch_of_two, call, each, follow
 from prunekit.tracing.blocks import removable
 from prunekit.tracing.epilogue import epilogues
 from prunekit.tracing.nodes import Atom
@@ -45,7 +46,7 @@ def trace(model: nn.Module, example: Any, *, validate: bool = True) -> ChannelGr
         raise ModelError(
             f"{type(model).__name__} cannot be copied: {type(error).__name__}: {error}"
         ) from error
-    example = _to_cpu(example)
+    example = each(example, lambda value: value.cpu())
     shapes = _forward_shapes(working, example)
     inside = _inside_attention(working)
     unused = [
@@ -69,7 +70,7 @@ def trace(model: nn.Module, example: Any, *, validate: bool = True) -> ChannelGr
         fingerprint=model_fingerprint(model),
         input_shapes=tuple(tuple(t.shape) for t in _inputs(example)),
         notes=notes,
-        removable=removable(followed.flow, working, example),
+        removable=removable(followed, working, example),
     )
     del working, followed  # a large model's copies are what takes memory
     return prove(model, graph, example, train_mode=bool(unused)) if validate else graph
@@ -104,12 +105,6 @@ def _unpriced(model: nn.Module) -> list[str]:
 def _inputs(example: Any) -> list[Tensor]:
     values = example.values() if isinstance(example, dict) else example
     return [value for value in values if isinstance(value, Tensor)]
-
-
-def _to_cpu(example: Any) -> Any:
-    if isinstance(example, dict):
-        return {k: v.cpu() if isinstance(v, Tensor) else v for k, v in example.items()}
-    return tuple(v.cpu() if isinstance(v, Tensor) else v for v in example)
 
 
 def _forward_shapes(
@@ -235,7 +230,7 @@ def _shape(
     epilogue: tuple[str, ...],
 ) -> LayerShape:
     if isinstance(module, nn.modules.conv._ConvNd):
-        depthwise = module.groups == module.in_channels == module.out_channels > 1
+        depthwise = is_depthwise(module)
         kind = "transposed" if module.transposed else "conv"
         return LayerShape(
             kind="depthwise" if depthwise else kind,

@@ -103,13 +103,18 @@ def _cut_evenly(flow: Flow, part: Part, axis: int, sizes: Sequence[int], *, ties
     if len(set(sizes)) > 1:
         flow.freeze([part], f"{flow.where} splits it unevenly")
         return
-    whole = part
-    first, *others = torch.split(part, sizes[0], dim=axis)
+    first = _join_pieces(flow, part, axis, sizes[0])
+    if ties and varying(part) == (axis,):
+        flow.tie_number(part.flatten())
+        flow.tie_number(first.flatten())
+
+
+def _join_pieces(flow: Flow, part: Part, axis: int, size: int) -> Part:
+    """Let pieces of ``size`` go together, position by position; the first of them."""
+    first, *others = torch.split(part, size, dim=axis)
     for other in others:
         flow.nodes.join(first, other)
-    if ties and varying(whole) == (axis,):
-        flow.tie_number(whole.flatten())
-        flow.tie_number(first.flatten())
+    return first
 
 
 @handles("slice narrow slice_copy")
@@ -123,9 +128,7 @@ def sliced(flow: Flow, call: Call) -> None:
         if axis not in varying(part) or size == full:
             continue
         if even:
-            piece, *others = torch.split(part, size, dim=axis)
-            for other in others:
-                flow.nodes.join(piece, other)
+            _join_pieces(flow, part, axis, size)
         else:
             flow.freeze([part], f"{flow.where} takes a slice of it")
     flow.put(call.out, moved(flow, x, call.on))

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunekit.surgery import is_depthwise
 from prunekit.tracing.calls import Call, handles
-from prunekit.tracing.flow import Flow, Part, along, depthwise, lift, varying
+from prunekit.tracing.flow import Flow, Part, along, lift, varying
 from prunekit.tracing.operators.norms import settled
 from prunekit.tracing.operators.pointwise import axes_of, meet
 
@@ -37,7 +38,7 @@ def convolution(flow: Flow, call: Call) -> None:
         ins, outs = (flow.axis_nodes(weight, axis) for axis in ((0, 1) if transposed else (1, 0)))
         _read(flow, read, ins, x.ndim)
         written = [along(outs, 1, x.ndim)] if len(outs) > 1 else []
-    elif depthwise(owners[0][1]):
+    elif is_depthwise(owners[0][1]):
         own = along(flow.axis_nodes(weight, 0), 1, x.ndim)
         written = settled(flow, x, [*read, own])
     elif transposed:
