@@ -91,7 +91,7 @@ SUBSET = (
     "timm:ghostnet_100",
     "timm:cs3darknet_s",
     "timm:deit_tiny_patch16_224",
-    "ultralytics:yolov8n",
+    "timm:repvgg_a0",
 )
 
 

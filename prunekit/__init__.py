@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from prunekit.errors import PrunekitError
     from prunekit.exporting import export
+    from prunekit.folding import reparameterize
     from prunekit.graph import ChannelGraph
     from prunekit.latency import LatencyTable
     from prunekit.masks import mask_
@@ -71,6 +72,7 @@ _WHERE = {
     "load": "runs",
     "mask_": "masks",
     "predict": "costs",
+    "reparameterize": "folding",
     "save": "runs",
     "score": "criteria",
     "slim": "surgery",
@@ -108,6 +110,7 @@ __all__ = [
     "load",
     "mask_",
     "predict",
+    "reparameterize",
     "save",
     "score",
     "slim",

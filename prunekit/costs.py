@@ -54,7 +54,7 @@ class MacsCost:
 
     def layer(self, layer: Layer, cin: ArrayLike, cout: ArrayLike) -> NDArray[np.float64]:
         """MACs, from the layer's own formula."""
-        return layer.calls * np.asarray(layer.macs(*_ints(cin, cout)), dtype=np.float64)
+        return np.asarray(layer.macs(*_ints(cin, cout)), dtype=np.float64)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,9 @@ class Member:
     ``index[c]`` along the module's output axis (role ``out``), input axis (``in``) or, where one
     entry plays both roles (depthwise convolutions, norms, PReLU), its only channel axis (``both``).
     Role ``tensor.axis`` is an axis of another tensor of the module, such as a layer scale's
-    ``gamma.0``; role ``#attribute`` a number it keeps, such as ``#num_heads``.
+    ``gamma.0``; role ``#attribute`` a number it keeps, such as ``#num_heads``. Role ``~out`` names
+    output channels whose values shrink with the root of the group's width: queries of an attention
+    whose own scale would grow otherwise.
     """
 
     module: str
@@ -83,6 +85,8 @@ class LayerShape:
     in_hw: tuple[int, ...] = ()
     out_hw: tuple[int, ...] = ()
     epilogue: tuple[str, ...] = ()
+    further: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
+    """In- and out-sizes of all calls after the first, where they are not all the same."""
 
     def __str__(self) -> str:
         """Such as ``conv 3x3/2 56x56->28x28 +add +relu``."""
@@ -94,9 +98,13 @@ class LayerShape:
         if self.groups != 1:
             parts.append(f"groups {self.groups}")
         if self.in_hw:
-            sizes = ["x".join(map(str, hw)) for hw in (self.in_hw, self.out_hw)]
-            parts.append(sizes[0] if sizes[0] == sizes[1] else "->".join(sizes))
+            parts += [_step(*sizes) for sizes in ((self.in_hw, self.out_hw), *self.further)]
         return " ".join([*parts, *(f"+{name}" for name in self.epilogue)])
+
+
+def _step(before: tuple[int, ...], after: tuple[int, ...]) -> str:
+    sizes = ["x".join(map(str, hw)) for hw in (before, after)]
+    return sizes[0] if before == after else "->".join(sizes)
 
 
 @dataclass(frozen=True)
@@ -132,10 +140,13 @@ class Layer:
         return full - sum((s.size - widths.get(s.group, s.size)) * s.repeat for s in spans)
 
     def macs(self, in_width: int, out_width: int) -> int:
-        """Multiply-accumulates of one call for one sample."""
-        positions = self.shape.in_hw if self.kind == "transposed" else self.shape.out_hw
-        kernel = math.prod(self.shape.kernel) if self.shape.kernel else 1
-        return self._fan_in(in_width) * kernel * out_width * math.prod(positions)
+        """Multiply-accumulates of all its calls for one sample."""
+        shape = self.shape
+        further = shape.further or ((shape.in_hw, shape.out_hw),) * (self.calls - 1)
+        sizes = ((shape.in_hw, shape.out_hw), *further)
+        positions = sum(math.prod(size[self.kind != "transposed"]) for size in sizes)
+        kernel = math.prod(shape.kernel) if shape.kernel else 1
+        return self._fan_in(in_width) * kernel * out_width * positions
 
     def params(self, in_width: int, out_width: int) -> int:
         """Weights and bias, without the norms that follow."""
@@ -182,7 +193,7 @@ class ChannelGraph:
     def macs(self, widths: Mapping[str, int]) -> int:
         """Multiply-accumulates of all layers for one sample."""
         return sum(
-            layer.macs(layer.width("in", widths), layer.width("out", widths)) * layer.calls
+            layer.macs(layer.width("in", widths), layer.width("out", widths))
             for layer in self.layers
         )
 
@@ -191,7 +202,7 @@ class ChannelGraph:
         prunable = {group.id for group in self.groups if group.prunable}
         total = touched = 0
         for layer in self.layers:
-            macs = layer.macs(layer.in_channels, layer.out_channels) * layer.calls
+            macs = layer.macs(layer.in_channels, layer.out_channels)
             total += macs
             if any(s.group in prunable for s in (*layer.in_spans, *layer.out_spans)):
                 touched += macs

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from prunekit.errors import ModelError
 from prunekit.plan import ChannelPlan
 from prunekit.surgery import cut_axes, left
 
@@ -21,8 +22,10 @@ def mask_(model: M, plan: ChannelPlan) -> M:
     Producers lose weight rows and biases, norms their scale and shift, and consumers the columns
     that read the channels, so that the output is the slim network's whatever the activation in
     between gives for zero. A LayerNorm takes its statistics over the channels that are kept.
+    Raises ModelError where two parameters share memory, as both would be zeroed.
     """
     modules = dict(model.named_modules())
+    _refuse_overlaps(model)
     for name, cut in plan.cuts.items():
         module = modules[name]
         zero_(module, cut_axes(module, cut, name))
@@ -31,6 +34,20 @@ def mask_(model: M, plan: ChannelPlan) -> M:
             module.register_forward_pre_hook(norm.begin)
             module.register_forward_hook(norm.end, always_call=True)
     return model
+
+
+def _refuse_overlaps(model: nn.Module) -> None:
+    """Parameters that lie in the same memory without being the same would be zeroed together."""
+    at: dict[int, tuple[str, nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.numel() or parameter.is_meta:
+            continue
+        other, first = at.setdefault(parameter.data_ptr(), (name, parameter))
+        if first is not parameter:
+            raise ModelError(
+                f"{other} and {name} share memory without being one parameter; "
+                "tie them (one nn.Parameter under both names) or copy one"
+            )
 
 
 @torch.no_grad()

@@ -19,6 +19,14 @@ PLAN_VERSION = 1
 
 
 @dataclass(frozen=True)
+class Scaled:
+    """Output positions of a module, none of them removed, whose values are multiplied."""
+
+    rows: tuple[int, ...]
+    factor: float
+
+
+@dataclass(frozen=True)
 class Cut:
     """Positions removed from a module's output and input axes, ascending; empty leaves it whole.
 
@@ -29,23 +37,28 @@ class Cut:
     out: tuple[int, ...] = ()
     in_: tuple[int, ...] = ()
     others: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    scaled: tuple[Scaled, ...] = ()
 
     def of(self, role: str) -> tuple[int, ...]:
         """What is removed where a member with this role lies."""
-        if role in ("out", "both"):
+        if role in ("out", "both", "~out"):
             return self.out
         return self.in_ if role == "in" else self.others.get(role, ())
 
 
 @dataclass(frozen=True)
 class Base:
-    """The dense model a plan applies to: how to build it, and which weights lie beside the plan."""
+    """The dense model a plan applies to: how to build it, and which weights lie beside the plan.
+
+    ``reparameterized`` says that blocks with branches are folded in it.
+    """
 
     spec: str
     arguments: dict[str, int] = field(default_factory=dict)
     weights_sha256: str = ""
     input_shapes: tuple[tuple[int, ...], ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
+    reparameterized: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,7 @@ class ChannelPlan:
             graph.group(name)
         chosen: dict[str, tuple[int, ...]] = {}
         lost: dict[str, dict[str, set[int]]] = {}
+        scaled: dict[str, list[Scaled]] = {}
         for group in graph.groups:
             kept = sorted({int(c) for c in keep.get(group.id, range(group.size))})
             if not kept or kept[0] < 0 or kept[-1] >= group.size:
@@ -94,6 +108,11 @@ class ChannelPlan:
             if not gone.size:
                 continue
             for member in group.members:
+                if member.role == "~out":
+                    rows = tuple(sorted(member.index[kept].ravel().tolist()))
+                    part = Scaled(rows, math.sqrt(len(kept) / group.size))
+                    scaled.setdefault(member.module, []).append(part)
+                    continue
                 positions = member.index[gone].ravel().tolist()
                 roles = ("out", "in") if member.role == "both" else (member.role,)
                 for role in roles:
@@ -101,7 +120,8 @@ class ChannelPlan:
         cuts = {}
         for module, by_role in sorted(lost.items()):
             found = {role: tuple(sorted(p)) for role, p in sorted(by_role.items())}
-            cuts[module] = Cut(found.pop("out", ()), found.pop("in", ()), found)
+            parts = tuple(scaled.get(module, ()))
+            cuts[module] = Cut(found.pop("out", ()), found.pop("in", ()), found, parts)
         sizes = {group.id: group.size for group in graph.groups}
         return cls(graph.fingerprint, chosen, cuts, sizes)
 
@@ -168,7 +188,8 @@ class ChannelPlan:
             if not kept or min(kept) < 0 or max(kept) >= size or len(set(kept)) != len(kept):
                 raise FileError(f"{path}: group {group!r} keeps channels it does not have")
         for module, cut in plan.cuts.items():
-            if not all(_ascending(p) for p in (cut.out, cut.in_, *cut.others.values())):
+            rows = (part.rows for part in cut.scaled)
+            if not all(_ascending(p) for p in (cut.out, cut.in_, *cut.others.values(), *rows)):
                 raise FileError(
                     f"{path}: the cut of {module!r} is not a list of ascending positions from 0"
                 )

@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from prunekit.errors import FileError, ModelError, UsageError
-from prunekit.graph import fingerprint
+from prunekit.folding import folded_blocks, reparameterize
 from prunekit.models import BuiltModel, build, is_library, load_weights, rebuild
 from prunekit.plan import Base, ChannelPlan
 from prunekit.serialize import replacing, sha256_file
-from prunekit.surgery import slim
+from prunekit.surgery import model_fingerprint, slim
 from prunekit.target import package_version
 
 WEIGHTS = "model.safetensors"
@@ -37,7 +37,8 @@ def save(
     """Write the slim network's weights and its plan into the folder ``run``.
 
     ``base`` names the dense model (``torchvision:resnet50``, ``path/file.py:factory``, a run
-    folder, ...) and ``arguments`` what its factory was called with.
+    folder, ...) and ``arguments`` what its factory was called with. Where ``small`` has folded
+    blocks (:func:`prunekit.reparameterize`), loading folds that model's too.
     """
     run = Path(run)
     save_weights(small, run / WEIGHTS)
@@ -47,6 +48,7 @@ def save(
         weights_sha256=sha256_file(run / WEIGHTS),
         input_shapes=input_shapes,
         versions={name: package_version(name) for name in ("prunekit", "torch", "torchvision")},
+        reparameterized=bool(folded_blocks(small)),
     )
     replace(plan, base=record).save(run / PLAN)
 
@@ -66,8 +68,9 @@ def load(run: str | Path, model: nn.Module | str | None = None) -> nn.Module:
 
     The dense structure comes from torchvision, timm or the zoo as the plan says. A plan that
     names a Python factory is not trusted to run it: pass the dense ``model`` or its spec.
-    A run pruned from another run needs that one too. Damaged or edited files are named in the
-    error.
+    A run pruned from another run needs that one too. Where the pruned network's blocks were folded,
+    those of the dense one are, in a copy; ``model`` may also be folded already. Damaged or edited
+    files are named in the error.
     """
     return _load(Path(run), model, ())
 
@@ -103,6 +106,24 @@ def _dense(
     model: nn.Module | str | None,
     opened: tuple[Path, ...],
 ) -> nn.Module:
+    rng = torch.get_rng_state()
+    dense = _built(run, base, model, opened)
+    if base.reparameterized and model_fingerprint(dense) != plan.fingerprint:
+        dense = reparameterize(dense)
+    torch.set_rng_state(rng)  # loading a file is no reason for other random numbers
+    if model is None and is_library(base.spec) and model_fingerprint(dense) != plan.fingerprint:
+        made = base.versions.get("torchvision", "unknown")
+        raise ModelError(
+            f"{base.spec} is not built here as it was when {run} was made "
+            f"(torchvision {made} then): its structure differs"
+        )
+    return dense
+
+
+def _built(
+    run: Path, base: Base, model: nn.Module | str | None, opened: tuple[Path, ...]
+) -> nn.Module:
+    """The dense structure as it was built, before anything in it was folded."""
     if isinstance(model, nn.Module):
         return model
     if isinstance(model, str) and is_run(model):
@@ -121,17 +142,7 @@ def _dense(
             f"{run} was made from {base.spec!r}, which is code that a file may not start by "
             "itself; pass `model` (on the command line --model) to say that you trust it"
         )
-    rng = torch.get_rng_state()
-    dense = rebuild(base.spec, base.arguments)
-    torch.set_rng_state(rng)  # loading a file is no reason for other random numbers
-    found = fingerprint((n, tuple(t.shape)) for n, t in dense.state_dict().items())
-    if found != plan.fingerprint:
-        made = base.versions.get("torchvision", "unknown")
-        raise ModelError(
-            f"{base.spec} is not built here as it was when {run} was made "
-            f"(torchvision {made} then): its structure differs"
-        )
-    return dense
+    return rebuild(base.spec, base.arguments)
 
 
 def is_run(path: str | Path) -> bool:

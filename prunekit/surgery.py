@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -69,7 +70,7 @@ def kept(model: nn.Module, plan: ChannelPlan) -> dict[str, Kept]:
 
     Raises UsageError for a plan of another model, ModelError for one that does not fit.
     """
-    found = fingerprint((name, tuple(t.shape)) for name, t in model.state_dict().items())
+    found = model_fingerprint(model)
     if found != plan.fingerprint:
         raise UsageError(
             f"the plan is for another model (fingerprint {plan.fingerprint}, "
@@ -115,13 +116,24 @@ def slim(model: nn.Module, plan: ChannelPlan) -> nn.Module:
         setattr(modules[owner], attribute, value)
     for name, cut in plan.cuts.items():
         _count(modules[name], cut)
+        _scale(modules[name], cut)
     return small
 
 
 def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Parameters and buffers with all their names."""
-    parameters = list(model.named_parameters(remove_duplicate=False))
-    return [*parameters, *model.named_buffers(remove_duplicate=False)]
+    """Parameters and buffers, shared ones by all their names; each module by its first name."""
+    return [
+        (f"{name}.{attribute}" if name else attribute, tensor)
+        for name, module in model.named_modules()
+        for attribute, tensor in (*module._parameters.items(), *module._buffers.items())
+        if tensor is not None
+    ]
+
+
+def model_fingerprint(model: nn.Module) -> str:
+    """Identity of a model's structure: its state's names and shapes."""
+    state = model.state_dict().items()
+    return fingerprint((name, tuple(t.shape)) for name, t in state if isinstance(t, Tensor))
 
 
 def _like(tensor: Tensor, values: Tensor) -> Tensor:
@@ -200,6 +212,17 @@ def left(size: int, gone: Sequence[int]) -> Tensor:
     keep = torch.ones(size, dtype=torch.bool)
     keep[list(gone)] = False
     return keep.nonzero().squeeze(1)
+
+
+@torch.no_grad()
+def _scale(module: Any, cut: Cut) -> None:
+    """Multiply what a cut layer writes at some positions."""
+    for part in cut.scaled:
+        before = np.searchsorted(cut.out, part.rows)
+        rows = torch.from_numpy(np.asarray(part.rows) - before).to(module.weight.device)
+        for tensor in (module.weight, module.bias):
+            if tensor is not None:
+                tensor[rows] *= part.factor
 
 
 def _count(module: Any, cut: Cut) -> None:

@@ -10,7 +10,7 @@ import copy
 import functools
 import math
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
@@ -63,12 +63,14 @@ MAY_FREEZE = {
 }
 """Kinds that may freeze the channels they touch, and why; even then nothing may be wrong."""
 FREE = tuple(kind for kind in KINDS if kind not in MAY_FREEZE)
+ATTENTIONS = ("sdpa", "sdpa_scale", "matmul_attention", "sized_attention", "literal_attention")
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 @functools.cache
-def traced(recipe: Recipe) -> pk.ChannelGraph:
-    return pk.trace(build(recipe), example(recipe), validate=not recipe.kinds <= EXACT)
+def traced(recipe: Recipe, heads: str = "whole") -> pk.ChannelGraph:
+    proved = not recipe.kinds <= EXACT
+    return pk.trace(build(recipe), example(recipe), validate=proved, heads=heads)
 
 
 def run(model, given):
@@ -119,13 +121,12 @@ def physical(module, side):
 
 
 def measured(model, given):
-    """Output, and by layer: multiply-accumulates of one sample's calls, and sizes of the first.
+    """Output, and by layer: multiply-accumulates of one sample's calls, and their sizes.
 
-    A transposed convolution works per position of its input. A layer called on several sizes
-    counts as its first call.
+    A transposed convolution works per position of its input.
     """
     macs: Counter[str] = Counter()
-    sizes: dict[str, tuple[int, ...]] = {}
+    sizes: dict[str, list[tuple[int, ...]]] = defaultdict(list)
     hooks = []
     for name, module in model.named_modules():
         if isinstance(module, LAYERS):
@@ -133,8 +134,8 @@ def measured(model, given):
             def hook(module, given, out, name=name):
                 at = given[0] if getattr(module, "transposed", False) else out
                 size = tuple(at.shape[1:-1] if isinstance(module, nn.Linear) else at.shape[2:])
-                sizes.setdefault(name, size)
-                macs[name] += module.weight.numel() * math.prod(sizes[name])
+                sizes[name].append(size)
+                macs[name] += module.weight.numel() * math.prod(size)
 
             hooks.append(module.register_forward_hook(hook))
     with torch.no_grad():
@@ -172,10 +173,10 @@ def structural(graph):
 
 
 @functools.cache
-def wrong(recipe: Recipe) -> str:
+def wrong(recipe: Recipe, heads: str = "whole") -> str:
     """What is wrong with the traced network under random plans ("sort: text"), or nothing."""
     try:
-        graph = traced(recipe)
+        graph = traced(recipe, heads)
     except Exception as error:
         return f"trace: {type(error).__name__}: {error}"
     return misfit(build(recipe), example(recipe), example(recipe, 3), graph)
@@ -188,7 +189,7 @@ def misfit(model, given, batch, graph, plans=PLANS) -> str:
         return f"graph: {problem}"
     dense, macs, sizes = measured(model, given)
     for layer in graph.layers:
-        predicted = layer.macs(layer.in_channels, layer.out_channels) * layer.calls
+        predicted = layer.macs(layer.in_channels, layer.out_channels)
         if macs[layer.name] != predicted:
             return f"dense macs: {layer.name} does {macs[layer.name]}, predicted {predicted}"
     for number in range(plans):
@@ -228,7 +229,7 @@ def differs(model, given, batch, graph, plan, shapes, sizes):
         count = sum(t.numel() for t in (module.weight, module.bias) if t is not None)
         if layer.params(into, out) != count:
             return f"params: {layer.name} has {count}, predicted {layer.params(into, out)}"
-        predicted = layer.macs(into, out) * layer.calls
+        predicted = layer.macs(into, out)
         # a layer over positions runs once per channel, and on fewer of those than in the trace
         fits = macs[layer.name] == predicted
         if now[layer.name] != sizes[layer.name]:
@@ -247,11 +248,13 @@ def apart(expected, found):
     return far if not far <= TOLERANCE else 0.0
 
 
-def check(recipe: Recipe):
-    if problem := wrong(recipe):
+def check(recipe: Recipe, heads: str = "whole"):
+    if problem := wrong(recipe, heads):
         sort = problem.split(":")[0]  # the same sort of failure, not just any
-        small = smallest(recipe, lambda other: wrong(other).split(":")[0] == sort)
-        pytest.fail(f"{wrong(small)}\n{small!r}\n{build(small)}\nfound in {recipe!r}: {problem}")
+        small = smallest(recipe, lambda other: wrong(other, heads).split(":")[0] == sort)
+        pytest.fail(
+            f"{wrong(small, heads)}\n{small!r}\n{build(small)}\nfound in {recipe!r}: {problem}"
+        )
 
 
 @pytest.mark.parametrize("seed", SEEDS, ids="net-{}".format)
@@ -291,6 +294,30 @@ def test_one_step_in_a_plain_network(kind):
             if any(m.module.startswith(f"steps.{i}.") and m.role != "in" for m in group.members)
         ]
         assert any(group.prunable for group in written), [(g.id, g.reason) for g in written]
+
+
+@pytest.mark.parametrize("number", range(4), ids="sort-{}".format)
+@pytest.mark.parametrize("kind", ATTENTIONS)
+def test_heads_that_become_narrower(kind, number):
+    """Right for every kind of attention; of one that is followed every channel of a head may go."""
+    recipe = sandwich(kind, 50 * number)
+    check(recipe, "width")
+    block = f"steps.{len(recipe.steps) - 2}"
+    written = [
+        group
+        for group in traced(recipe, "width").groups
+        if any(m.module.startswith(block) and m.role == "out" for m in group.members)
+    ]
+    assert len(written) > 1
+    assert all(group.prunable for group in written), [(g.id, g.reason) for g in written]
+
+
+@pytest.mark.parametrize("seed", SEEDS[: NETS // 5], ids="net-{}".format)
+def test_networks_whose_heads_become_narrower(seed):
+    check(
+        random_recipe(seed, ("conv", *(kind for kind in KINDS if "tokens" in MAKERS[kind]))),
+        "width",
+    )
 
 
 def test_most_of_each_network_can_be_pruned():

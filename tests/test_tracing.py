@@ -509,6 +509,9 @@ def test_calls_and_shapes_of_layers():
     graph = pk.trace(Heads(), IMAGE)
     layers = {layer.name: layer for layer in graph.layers}
     assert layers["head"].calls == 2
+    assert layers["head"].shape.further == (((4, 4), (4, 4)),)
+    assert str(layers["head"].shape).startswith("conv 3x3 8x8 4x4")
+    assert layers["head"].macs(5, 6) == 5 * 9 * 6 * (8 * 8 + 4 * 4)
     assert layers["c2"].shape.stride == (2, 2)
     assert layers["c2"].shape.out_hw == (4, 4)
     assert layers["c1"].macs(3, 8) == 3 * 9 * 8 * 64

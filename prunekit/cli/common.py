@@ -35,6 +35,19 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no remarks.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at the output.")]
+Reparameterize = Annotated[
+    bool,
+    typer.Option(
+        "--reparameterize/--no-reparameterize",
+        help="Fold blocks that train with branches, as they are deployed.",
+    ),
+]
+Heads = Annotated[
+    str,
+    typer.Option(
+        "--heads", help="What goes of attentions: whole heads, or width of all heads alike."
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 Seconds = Annotated[
     float, typer.Option("--max-seconds", min=0.1, help="Stop measuring after this many seconds.")

@@ -11,6 +11,7 @@ from prunekit.cli.common import (
     Json,
     Overwrite,
     Quiet,
+    Reparameterize,
     Verbose,
     print_json,
     print_text,
@@ -38,6 +39,7 @@ def export(
         str | None,
         typer.Option("--model", help="The dense model, where the run's is your own code."),
     ] = None,
+    reparameterize: Reparameterize = True,
     overwrite: Overwrite = False,
     json: Json = False,
     verbose: Verbose = False,
@@ -47,7 +49,8 @@ def export(
     set_verbosity(verbose, quiet)
     from prunekit.errors import UsageError
     from prunekit.exporting import export as write
-    from prunekit.pipeline.setup import example_input
+    from prunekit.folding import reparameterize as fold
+    from prunekit.pipeline.setup import example_input, say_folded
     from prunekit.plan import ChannelPlan
     from prunekit.runs import PLAN, is_run, load, open_model
 
@@ -66,7 +69,11 @@ def export(
     if shape is None:
         raise UsageError("the input shape is not known; give --input, such as 1x3x224x224")
     refuse_existing(path, overwrite)
-    artifact = write(module, example_input(shape), path, precision)
+    example = example_input(shape)
+    if reparameterize and not is_run(run):
+        whole, module = module, fold(module, example)
+        say_folded(whole, module)
+    artifact = write(module, example, path, precision)
     if json:
         print_json({"path": artifact.path, "format": "onnx", "sha256": artifact.sha256})
     else:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import typer
 
 from prunekit.cli.common import (
+    Heads,
     Input,
     Json,
     Model,
     Quiet,
+    Reparameterize,
     Verbose,
     print_json,
     print_table,
@@ -25,19 +27,24 @@ def register(app: typer.Typer) -> None:
 def inspect(
     model: Model,
     input: Input = "1x3x224x224",  # noqa: A002 - the flag's name
+    reparameterize: Reparameterize = True,
+    heads: Heads = "whole",
     json: Json = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
     """Show channel groups, layers, MACs, and what is not prunable and why."""
     set_verbosity(verbose, quiet)
+    from prunekit.folding import folded_blocks
     from prunekit.pipeline.recipe import make_recipe
     from prunekit.pipeline.setup import example_input, open_dense
     from prunekit.tracing import trace
 
-    recipe = make_recipe({"model": model, "input": input})
+    recipe = make_recipe(
+        {"model": model, "input": input, "reparameterize": reparameterize, "heads": heads}
+    )
     built = open_dense(recipe)
-    graph = trace(built.module, example_input(input))
+    graph = trace(built.module, example_input(input), heads=recipe.heads)
     macs = {layer.name: layer.macs(layer.in_channels, layer.out_channels) for layer in graph.layers}
     if json:
         print_json(
@@ -72,6 +79,7 @@ def inspect(
                     for layer in graph.layers
                 ],
                 "removable_blocks": list(graph.removable),
+                "folded_blocks": list(folded_blocks(built.module)),
                 "notes": list(graph.notes),
             }
         )

@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 from prunekit.cli.common import (
+    Heads,
     Input,
     Json,
     Model,
     Overwrite,
     Quiet,
+    Reparameterize,
     Resume,
     Seconds,
     Seed,
@@ -49,6 +51,8 @@ def profile(
         int | None, typer.Option(min=1, help="Channel granularity; default: the target's.")
     ] = None,
     seed: Seed = 0,
+    reparameterize: Reparameterize = True,
+    heads: Heads = "whole",
     resume: Resume = False,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -69,7 +73,15 @@ def profile(
         raise UsageError("--gpu and --target exclude each other; keep one")
     wanted = best_gpu_target() if gpu else "onnxruntime:cpu" if target is None else target
     recipe = make_recipe(
-        {"model": model, "input": input, "target": wanted, "threads": threads, "seed": seed}
+        {
+            "model": model,
+            "input": input,
+            "target": wanted,
+            "threads": threads,
+            "seed": seed,
+            "reparameterize": reparameterize,
+            "heads": heads,
+        }
     )
     path = output or Path(_default_name(model, str(Target.parse(wanted)), input, threads))
     journal = path.with_name(path.name + ".journal.jsonl")

@@ -73,6 +73,10 @@ def prune(
     ] = None,
     solver: Annotated[str | None, _option("joint, knapsack or uniform (joint).")] = None,
     granularity: Annotated[int | None, _option("Widths are multiples of this.")] = None,
+    heads: Annotated[
+        str | None,
+        _option("What goes of attentions: whole heads, or width of all heads alike (whole)."),
+    ] = None,
     score_batches: Annotated[int | None, _option("Batches that one-shot scores use (8).")] = None,
     pruning_steps: Annotated[int | None, _option("Pruning steps of halp (8).")] = None,
     profile_nets: Annotated[int | None, _option("Networks the profile measures (10).")] = None,
@@ -94,6 +98,13 @@ def prune(
         bool | None, _option("torchvision's or timm's weights.", "--pretrained")
     ] = None,
     weights: Annotated[str | None, _option("Dense weights, a .safetensors file.")] = None,
+    reparameterize: Annotated[
+        bool | None,
+        _option(
+            "Fold blocks that train with branches, as they are deployed (yes).",
+            "--reparameterize/--no-reparameterize",
+        ),
+    ] = None,
     epochs: Annotated[int | None, _option("Epochs of pruning and fine-tuning (15).")] = None,
     batch_size: Annotated[int | None, _option("Training batch over all processes (64).")] = None,
     optimizer: Annotated[str | None, _option("sgd or adamw (sgd).")] = None,

@@ -155,7 +155,7 @@ def writers(group: ChannelGroup, modules: dict[str, nn.Module]) -> list[tuple[Me
     found = []
     for member in group.members:
         weight = getattr(modules[member.module], "weight", None)
-        if member.role != "in" and weight is not None and weight.ndim >= 2:
+        if member.role in ("out", "both") and weight is not None and weight.ndim >= 2:
             found.append((member, weight))
     if not found:
         raise UsageError(

@@ -38,6 +38,8 @@ class Recipe(BaseModel):
     criterion: str | None = None
     solver: str = "joint"
     granularity: int | None = Field(None, ge=1)
+    heads: Literal["whole", "width"] = "whole"
+    """What goes of attentions: whole heads, or channels of all heads alike."""
     score_batches: int = Field(8, ge=1)
     pruning_steps: int = Field(8, ge=1)
     profile_nets: int = Field(10, ge=4)
@@ -48,6 +50,9 @@ class Recipe(BaseModel):
     from_scratch: bool = False
     pretrained: bool = False
     weights: str | None = None
+    reparameterize: bool = True
+    """Fold blocks that train with branches before anything else; see `prunekit.reparameterize`."""
+
     dense_epochs: int | None = Field(None, ge=1)
     """Dense training before pruning: from scratch (as ``epochs`` by default), or fine-tuning."""
 
@@ -180,6 +185,10 @@ def _check(recipe: Recipe) -> None:
         raise UsageError(
             "--distill needs a trained dense network, which --from-scratch with method iee never "
             "makes; add --dense-epochs, or leave --distill out"
+        )
+    if recipe.resolved_method() == "iee" and recipe.heads == "width":
+        raise UsageError(
+            "method iee removes whole heads only; leave --heads out, or use another --method"
         )
     if recipe.iee and recipe.resolved_method() != "iee":
         raise UsageError("--iee has the options of method iee; add --method iee")

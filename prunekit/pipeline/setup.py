@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from prunekit.errors import DataError, UsageError
+from prunekit.folding import folded_blocks, reparameterize
 from prunekit.graph import ChannelGraph
-from prunekit.models import BuiltModel, is_library, load_weights
+from prunekit.models import BuiltModel, is_library, load_weights, read_safetensors
 from prunekit.pipeline.recipe import Recipe, parse_shape
 from prunekit.progress import bar, say
 from prunekit.ranks import from_main
@@ -57,7 +58,7 @@ def set_up(recipe: Recipe) -> Job:
         _note_untrained(recipe)
     example = example_input(recipe.input)
     with bar("tracing", 1) if sys.stderr.isatty() else nullcontext():
-        graph = from_main(lambda: trace(model.module, example))
+        graph = from_main(lambda: trace(model.module, example, heads=recipe.heads))
     late = sum("within" in group.reason for group in graph.groups)
     if late:
         say(f"note: {late} channel groups stay whole, not proved in time; see prunekit inspect")
@@ -83,7 +84,11 @@ def _data(recipe: Recipe) -> Data | None:
 
 
 def open_dense(recipe: Recipe, data: Data | None = None) -> BuiltModel:
-    """The dense model with its weights, in evaluation mode."""
+    """The dense model with its weights, in evaluation mode.
+
+    Blocks with branches are folded once the weights are loaded, unless the recipe says not to, also
+    where training comes later. The weights may be those of the folded network too.
+    """
     channels = recipe.shape[1]
     model = open_model(
         recipe.model,
@@ -91,10 +96,32 @@ def open_dense(recipe: Recipe, data: Data | None = None) -> BuiltModel:
         in_channels=channels,
         pretrained=recipe.pretrained,
     )
+    module = model.module.eval()
     if recipe.weights is not None:
-        load_weights(model.module, Path(recipe.weights))
-    model.module.eval()
-    return model
+        module = _with_weights(module, Path(recipe.weights), recipe.reparameterize)
+    if recipe.reparameterize:
+        module = reparameterize(module, example_input(recipe.input))
+    say_folded(model.module, module)
+    return replace(model, module=module)
+
+
+def _with_weights(module: nn.Module, path: Path, fold: bool) -> nn.Module:
+    """``module`` with the weights of a file, folded where those are."""
+    folded = reparameterize(module) if fold else module
+    if folded is not module and folded.state_dict().keys() == read_safetensors(path).keys():
+        module = folded
+    load_weights(module, path)
+    return module
+
+
+def say_folded(before: nn.Module, module: nn.Module) -> None:
+    """Say which blocks of ``before`` are folded in ``module``, if any."""
+    blocks = [name or "the model itself" for name in folded_blocks(module)]
+    if module is before or not blocks:
+        return
+    many = f"{len(blocks)} {'block' if len(blocks) == 1 else 'blocks'} with branches"
+    say(f"note: folded {many} for deployment, first of all; --no-reparameterize keeps them")
+    say(f"note: folded: {', '.join(blocks)}", 1)
 
 
 def _note_untrained(recipe: Recipe) -> None:

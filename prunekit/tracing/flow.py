@@ -17,10 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from prunekit.errors import ModelError
 from prunekit.surgery import is_depthwise
 from prunekit.tracing.calls import HANDLERS, Call, flat
 from prunekit.tracing.nodes import Nodes, Slot
@@ -28,8 +30,14 @@ from prunekit.tracing.nodes import Nodes, Slot
 Part = Tensor
 INNER_WIDTHS = ("attn_dim", "inner_dim", "all_head_size")
 """What modules call the number of heads times the width of one."""
+HEAD_WIDTHS = ("head_dim", "dim_head", "head_size", "attention_head_size")
+"""What they call the width of one."""
 LARGEST = 4_000_000
 """Positions of a part that varies along several axes, above which its nodes are frozen instead."""
+QUESTIONS = ("_local_scalar_dense", "is_nonzero", "equal")
+"""Operators that hand a tensor's values to Python, where the way may depend on them."""
+CHOICES = ("nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive")
+"""Operators whose result's shape depends on values."""
 
 
 @dataclass(eq=False)
@@ -55,17 +63,27 @@ class Split:
 class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows channels through everything that runs inside of it."""
 
-    def __init__(self, model: nn.Module, deadline: float) -> None:
+    supports_higher_order_operators = True
+
+    def __init__(self, model: nn.Module, deadline: float, *, whole_heads: bool = True) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.nodes = Nodes()
+        self.whole_heads = whole_heads
+        """Whether a head of an attention goes as a whole, or channels go from every head."""
         self.deadline = deadline
         self.operations: list[Operation] = []
         self.splits: list[Split] = []
+        self.pieces: list[Part] = []
+        """What goes together position by position, stacked; joined when the forward is over."""
         self.modules: dict[str, nn.Module] = dict(model.named_modules())
         self.late = False
         self._doing = ""
         self.residual: set[str] = set()
         """Modules that add something to their own input and give a tensor of its shape."""
+        self.asked: list[bool] = []
+        """For every value that Python asked for whether it is a truth value."""
+        self.values: dict[str, None] = {}
+        """The modules, in words, in which Python or a shape got to know values of tensors."""
         self._stack: list[str] = []
         self._inputs: list[Tensor | None] = []
         self._adds: list[bool] = []
@@ -75,10 +93,17 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._layer_of: Any = WeakTensorKeyDictionary()
         self._slots: dict[int, list[tuple[str, nn.Module, str]]] = {}
         self._hooks: list[Any] = []
-        for name, module in model.named_modules(remove_duplicate=False):
+        self._owned: list[Tensor] = []  # kept alive, as a freed tensor's id would come again
+        for name, module in self.modules.items():
+            if isinstance(module, torch.jit.ScriptModule):
+                raise ModelError(
+                    f"{name or 'the model'} is a compiled {type(module).__name__}, whose channels "
+                    "cannot be followed; use the nn.Module that it was made from"
+                )
             own = {**module._parameters, **module._buffers}
             for attribute, tensor in own.items():
                 if tensor is not None:
+                    self._owned.append(tensor)
                     self._slots.setdefault(id(tensor), []).append((name, module, attribute))
         for name, module in self.modules.items():
             self._hooks.append(module.register_forward_pre_hook(self._enter(name)))
@@ -106,7 +131,8 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _leave(self, _: nn.Module, __: Any, out: Any) -> None:
         name, given, adds = self._stack.pop(), self._inputs.pop(), self._adds.pop()
-        shapes = [t.shape for t in (given, out) if isinstance(t, Tensor)]
+        both = [t for t in (given, out) if isinstance(t, Tensor)]
+        shapes = [t.shape for t in both if not t.is_nested]
         if name and adds and len(shapes) == 2 and shapes[0] == shapes[1]:
             self.residual.add(name)
 
@@ -230,11 +256,13 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The model's outputs stay; what was split into several axes is kept in whole blocks."""
         for tensor in outputs:
             self.freeze(self.parts(tensor), "it is the model's output")
+        for part in self.pieces:
+            self.collapse(part, [0])
         for split in self.splits:
             part = self.squash(split.part)
             while len(axes := varying(part)) > 1:
                 part = self.collapse(part, axes[:1])
-            if axes and axes[0] in split.axes[:-1]:
+            if axes:
                 self._count(split, part, axes[0])
 
     def tie_number(self, ids: Tensor) -> None:
@@ -247,18 +275,20 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.nodes.join(self.nodes.of((self.module, f"#{name}"), held), ids)
 
     def _count(self, split: Split, part: Part, axis: int) -> None:
-        """Whole blocks go, such as heads: tie the module's own numbers of them to the channels."""
-        module = self.modules[split.module]
-        heads = part.shape[axis]
-        inner = heads * math.prod(split.shape[a] for a in split.axes if a > axis)
-        for name, value in vars(module).items():
+        """Tie a module's own numbers to what goes: its heads, or the channels of each."""
+        size, ids, last = part.shape[axis], part.flatten(), axis == split.axes[-1]
+        before = split.shape[axis - 1] if last else 1
+        after = math.prod(split.shape[a] for a in split.axes if a > axis)
+        inner = before * size * after
+        for name, value in vars(self.modules[split.module]).items():
             if type(value) is not int:
                 continue
-            if value == heads and "head" in name and "dim" not in name:
-                self.nodes.join(self.nodes.of((split.module, f"#{name}"), heads), part.flatten())
+            heads = "head" in name and "dim" not in name
+            if value == size and (name in HEAD_WIDTHS if last else heads):
+                self.nodes.join(self.nodes.of((split.module, f"#{name}"), size), ids)
             elif value == inner and name in INNER_WIDTHS:
-                ids = self.nodes.of((split.module, f"#{name}"), inner)
-                self.nodes.join(ids.view(heads, -1), part.flatten()[:, None])
+                own = self.nodes.of((split.module, f"#{name}"), inner).view(before, size, after)
+                self.nodes.join(own, ids[:, None])
 
     # --- running ------------------------------------------------------------------------------
 
@@ -266,13 +296,58 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if isinstance(func, HigherOrderOperator):
+            name = func.name()  # type: ignore[no-untyped-call]
+            raise ModelError(
+                f"{self.where} uses torch's {name}, which cannot be followed; "
+                "write it with plain Python or torch.where"
+            )
         out = func(*args, **kwargs)
         call = Call(func, tuple(args), dict(kwargs), out)
+        if any(tensor.is_nested for tensor in call.tensors):
+            raise ModelError(f"{self.where} uses nested tensors, which cannot be followed")
+        self._ask(call)
         self._remember(call)
         given = [t for t in call.tensors if self._labels.get(t) or self.owners(t)]
         if given:
             self._follow(call, given)
         return out
+
+    def _ask(self, call: Call) -> None:
+        """Note where the way may depend on values, other than those that the module keeps."""
+        name = call.name
+        if name in QUESTIONS:
+            self.asked.append(type(call.out) is bool)
+        elif name == "index":
+            if all(i is None or i.dtype != torch.bool for i in call["indices"]):
+                return
+        elif name not in CHOICES:
+            return
+        if not all(self.owners(tensor) for tensor in call.tensors):
+            self.tell()
+
+    def tell(self) -> None:
+        """The running module gets to know values, on which its way may depend."""
+        self.values[self.where] = None
+
+    def idle(self) -> list[str]:
+        """Modules with parameters, of more than one value, none of which was read."""
+        read = self.nodes.modules()
+        return [
+            name
+            for name, module in self.modules.items()
+            if name not in read
+            and any(p is not None and p.numel() > 1 for p in module._parameters.values())
+        ]
+
+    def freeze_what_fits(self, name: str, reason: str) -> None:
+        """Channels that this module, which did not run, could read or write: as many as it has."""
+        module = self.modules[name]
+        convolves = isinstance(module, nn.modules.conv._ConvNd)
+        for tensor in module._parameters.values():
+            shape = () if tensor is None else tensor.shape[:2] if convolves else tensor.shape
+            for size in {*shape} - {1}:
+                self.nodes.freeze(self.nodes.of_size(size), reason)
 
     def _follow(self, call: Call, given: Sequence[Tensor]) -> None:
         if call.name in ("add", "add_") and self._stack:

@@ -59,7 +59,7 @@ def _level_(model: nn.Module, example: Any) -> None:
     levelled: set[nn.Module] = set()
 
     def level(layer: Any, _: Any, out: Tensor) -> Tensor:
-        scale = float(out.std()) if out.numel() > 1 else 1.0
+        scale = float(out.detach().std()) if out.numel() > 1 else 1.0
         plain = all(name in layer._parameters for name in ("weight", "bias"))
         if layer in levelled or not plain or not 1e-9 < scale < 1e9:
             return out

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 Slot = tuple[str, str]
-"""Module name and role: ``out``, ``in``, ``both``, ``tensor.axis`` or ``#attribute``."""
+"""Module name and role: ``out``, ``in``, ``both``, ``tensor.axis``, ``#attribute``, ``~out``."""
 
 FIXED = 0
 """The node of all positions that belong to no channel; what is joined to it is frozen."""
@@ -48,6 +48,19 @@ class Nodes:
         if there != size:
             raise ValueError(f"{slot} has {there} positions, not {size}")
         return torch.arange(start, start + size)
+
+    def modules(self) -> set[str]:
+        """The modules that have nodes."""
+        return {module for module, _ in self._first}
+
+    def of_size(self, size: int) -> Tensor:
+        """The nodes of all slots with so many positions."""
+        starts = [start for start, there in self._first.values() if there == size]
+        return torch.tensor([start + i for start in starts for i in range(size)], dtype=torch.int64)
+
+    def everything(self) -> Tensor:
+        """All nodes."""
+        return torch.arange(len(self._parent))
 
     def roots(self, ids: Tensor) -> Tensor:
         """Each node's representative; nodes are joined when theirs is the same."""
@@ -89,6 +102,15 @@ class Nodes:
         for root in torch.unique(self.roots(ids)).tolist():
             if root != FIXED:
                 self._reasons.setdefault(root, reason)
+
+    def where(self, ids: Tensor) -> dict[Slot, list[int]]:
+        """All positions that are joined to these nodes, by slot."""
+        wanted = set(self.roots(ids.flatten()).tolist())
+        found: dict[Slot, list[int]] = {}
+        for slot, position, root in self._positions():
+            if root in wanted:
+                found.setdefault(slot, []).append(position)
+        return found
 
     def atoms(self) -> list[Atom]:
         """All sets of joined nodes that some module writes."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import random
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -16,29 +18,51 @@ from prunekit.graph import ChannelGraph, ChannelGroup
 from prunekit.masks import mask_
 from prunekit.plan import ChannelPlan
 from prunekit.surgery import slim
-from prunekit.tracing.atoms import batch_of_two, call, each, tensors
+from prunekit.tracing.atoms import (
+    Exports,
+    Turned,
+    batch_of_two,
+    call,
+    comparable,
+    each,
+    turns,
+    variants,
+)
 from prunekit.tracing.lively import lively
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5}
 """Largest relative difference between the masked and the slim network's outputs."""
 LARGE = 50_000_000
 """Parameters above which copies in float64 would take too much memory."""
+HEAVY = 20_000_000_000
+"""Multiply-accumulates of one sample above which float64 would take too long."""
 SECONDS = 120.0
+OTHERS_SECONDS = 5.0
+"""How long it may take to run a subject in other ways than the example's."""
 SUBJECTS = 4
 """Randomised copies that are tried for one whose output tells."""
 PLANS = 2
 """Plans that have to be exact."""
 PLANS_OF_INDICES = 8
 """Whole numbers in the output, such as an argmax, often come out right by chance."""
+PLANS_OF_BOTH = 4
+"""Where other outputs are not whole, such as a detector's labels beside its scores and boxes."""
 SIDES: tuple[Literal["in", "out"], ...] = ("in", "out")
 
 
 def prove(
     model: nn.Module, graph: ChannelGraph, example: Any, *, train_mode: bool = False
 ) -> ChannelGraph:
-    """``graph`` with every group frozen whose removal could not be proved exact."""
+    """``graph`` with every group frozen whose removal could not be proved exact.
+
+    With ``train_mode``, for layers that evaluation did not come to, also on other sizes.
+    """
     subject = _telling(model, graph, example, train_mode)
     deadline = time.monotonic() + SECONDS
+    return _not_too_narrow(subject, _exact(subject, graph, deadline), deadline)
+
+
+def _exact(subject: _Subject, graph: ChannelGraph, deadline: float) -> ChannelGraph:
     frozen = graph
     while (failure := _failure(subject, frozen, None)) is not None:
         reasons = _culprits(subject, frozen, failure, deadline)
@@ -69,6 +93,35 @@ def prove(
         if found:
             frozen = _freeze(frozen, {group_id: f"together with the groups before it: {found}"})
     return frozen
+
+
+def _not_too_narrow(subject: _Subject, graph: ChannelGraph, deadline: float) -> ChannelGraph:
+    """``graph`` with two channels at least where one alone fails, such as before a ``squeeze``."""
+    narrow = [group.id for group in graph.groups if group.prunable]
+    ranks = [t.ndim for t in subject.outputs(subject.model, others=False)] if narrow else []
+
+    def enough(groups: list[str]) -> bool:
+        return _ranks_of_one(subject, graph, groups) == ranks
+
+    while narrow and not enough(narrow):
+        alone = []
+        if time.monotonic() <= deadline:
+            alone = [name for name in narrow if not enough([name])]
+        narrow = [name for name in narrow if alone and name not in alone]
+    groups = tuple(
+        replace(group, min_width=2) if group.prunable and group.id not in narrow else group
+        for group in graph.groups
+    )
+    return replace(graph, groups=groups)
+
+
+def _ranks_of_one(subject: _Subject, graph: ChannelGraph, groups: list[str]) -> list[int] | None:
+    """The outputs' ranks with one channel of each of these groups; None if that does not run."""
+    try:
+        small = slim(subject.model, ChannelPlan.from_keep(graph, {name: [0] for name in groups}))
+        return [t.ndim for t in subject.outputs(small, others=False)]
+    except Exception:  # the model's own code may raise anything
+        return None
 
 
 @dataclass(frozen=True)
@@ -142,12 +195,20 @@ class _Subject:
     example: Any
     tolerance: float
     trains: bool
+    others: tuple[tuple[Any, Turned], ...] = ()
+    """Further examples, and which values asked for to turn while they run."""
+
+    def outputs(self, model: nn.Module, *, others: bool) -> list[Tensor]:
+        """All outputs of the subject's model, or of one made from it."""
+        runs = [(self.example, Turned()), *(self.others if others else ())]
+        with torch.no_grad():
+            return [t for example, turned in runs for t in _outputs(model, example, turned)]
 
 
 def _telling(model: nn.Module, graph: ChannelGraph, example: Any, train_mode: bool) -> _Subject:
     """A subject whose output depends on what is removed: one of dead neurons shows nothing."""
     for seed in range(SUBJECTS):
-        subject = _subject(model, example, train_mode, seed)
+        subject = _subject(model, graph.macs({}), example, train_mode, seed)
         plan = _plan(graph, None, 0)
         if plan.is_dense:
             break
@@ -158,9 +219,9 @@ def _telling(model: nn.Module, graph: ChannelGraph, example: Any, train_mode: bo
     return subject
 
 
-def _subject(model: nn.Module, example: Any, train_mode: bool, seed: int) -> _Subject:
+def _subject(model: nn.Module, macs: int, example: Any, train_mode: bool, seed: int) -> _Subject:
     """In float64, or in float32 for a model that is large or insists on it somewhere."""
-    large = sum(p.numel() for p in model.parameters()) > LARGE
+    large = macs > HEAVY or sum(p.numel() for p in model.parameters()) > LARGE
     for dtype in [torch.float32] if large else TOLERANCE:
 
         def cast(value: Tensor, dtype: torch.dtype = dtype) -> Tensor:
@@ -173,15 +234,49 @@ def _subject(model: nn.Module, example: Any, train_mode: bool, seed: int) -> _Su
         if shown is not None:
             break
     given = given if shown is None else shown
-    trains = train_mode and _runs(copy.deepcopy(working).train(), batch_of_two(given))
-    return _Subject(working, given, TOLERANCE[dtype], trains)
+    trains = _runs(copy.deepcopy(working).train(), batch_of_two(given))
+    asked = _asked(working, given)
+    others = [(e, Turned()) for e in _unlike(given)] if asked else []
+    others += [(given, turned) for turned in turns(asked)]
+    others += [(other, Turned()) for other in variants(given)] if train_mode else []
+    until = time.monotonic() + OTHERS_SECONDS
+    others = [
+        (other, turned)
+        for other, turned in others
+        if time.monotonic() < until and _runs(working, other, turned)
+    ]
+    return _Subject(working, given, TOLERANCE[dtype], trains, tuple(others))
 
 
-def _runs(model: nn.Module, example: Any) -> bool:
+def _asked(model: nn.Module, example: Any) -> list[bool]:
+    """For every value that the model asks for whether it is a truth value."""
+    counter = Turned()
+    exports = Exports(lambda: counter.asked.append(True))
+    with suppress(Exception), torch.no_grad(), exports, counter:
+        call(model, example)
+    return counter.asked
+
+
+def _unlike(example: Any) -> list[Any]:
+    """Other examples of the same size: noise of other sizes, texts the other way round."""
+    generator = torch.Generator().manual_seed(2)
+
+    def unlike(scale: float) -> Any:
+        def convert(value: Tensor) -> Tensor:
+            if not value.is_floating_point():
+                return value.flip(-1) if value.ndim and value.layout == torch.strided else value
+            return scale * torch.randn(value.shape, generator=generator, dtype=value.dtype)
+
+        return each(example, convert)
+
+    return [unlike(scale) for scale in (1.0, 3.0, 0.3)]
+
+
+def _runs(model: nn.Module, example: Any, turned: Turned | None = None) -> bool:
     """Whether the model takes the example (a detector does not, when training, without targets)."""
     try:
         with torch.no_grad():
-            _outputs(model, example)
+            _outputs(model, example, turned)
     except Exception:
         return False
     return True
@@ -200,29 +295,34 @@ def _failure(
             break
         plan = _plan(graph, only, number)
         small: Any = None
+        others, mode = number == 0, ""
         try:
             small = slim(subject.model, plan)
             if mismatch := _widths_differ(small, graph, plan):
                 return _Failure(mismatch)
-            with torch.no_grad():
-                found = _outputs(small, subject.example)
-                if subject.trains:
+            found = subject.outputs(small, others=others)
+            if subject.trains and others:
+                mode = " in training mode"
+                with torch.no_grad():
                     _outputs(copy.deepcopy(small).train(), batch_of_two(subject.example))
         except Exception as error:  # the model's own code may raise anything
             cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
             module = None if small is None else _raised_in(error, small)
             where = f" in {module} ({type(small.get_submodule(module)).__name__})" if module else ""
-            return _Failure(f"the slim network fails{where}: {cause}", module)
+            return _Failure(f"the slim network fails{where}{mode}: {cause}", module)
         if only_run:
             continue
         del small
-        masked = mask_(copy.deepcopy(subject.model), plan)
-        with torch.no_grad():
-            expected = _outputs(masked, subject.example)
+        try:
+            masked = mask_(copy.deepcopy(subject.model), plan)
+            expected = subject.outputs(masked, others=others)
+        except Exception as error:
+            return _Failure(f"the masked network fails: {type(error).__name__}")
         if difference := _difference(expected, found, subject.tolerance):
             return _Failure(difference)
-        if not all(t.is_floating_point() for t in expected):
-            count = PLANS_OF_INDICES
+        whole = [not t.is_floating_point() for t in expected]
+        if any(whole):
+            count = PLANS_OF_INDICES if all(whole) else PLANS_OF_BOTH
     return None
 
 
@@ -253,8 +353,9 @@ def _difference(expected: list[Tensor], found: list[Tensor], tolerance: float) -
         if not left.numel():
             continue
         left, right = left.double(), right.double()
-        scale = left.abs().max().clamp_min(1e-12)
-        difference = float((left - right).abs().max() / scale)
+        scale = left.nan_to_num(posinf=0.0, neginf=0.0).abs().max().clamp_min(1e-12)
+        apart = torch.where(left == right, 0.0, (left - right).abs())
+        difference = float(apart.max() / scale)
         if not difference <= tolerance:
             return f"removing is not the same as zeroing (relative difference {difference:.1e})"
     return None
@@ -277,8 +378,24 @@ def _widths_differ(small: nn.Module, graph: ChannelGraph, plan: ChannelPlan) -> 
     return None
 
 
-def _outputs(model: nn.Module, example: Any) -> list[Tensor]:
-    return tensors(call(model, example))
+def _outputs(model: nn.Module, example: Any, turned: Turned | None = None) -> list[Tensor]:
+    with _same_chance(), turned.again() if turned and turned.which else nullcontext():
+        return comparable(call(model, example))
+
+
+@contextmanager
+def _same_chance() -> Iterator[None]:
+    """The same random numbers every time, and afterwards those that would have come."""
+    python, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numbers)  # noqa: NPY002
 
 
 def _informative(example: Any) -> Any:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
-from prunekit.errors import ModelError
+from prunekit.errors import ModelError, UsageError
 from prunekit.graph import (
     ChannelGraph,
     ChannelGroup,
@@ -20,26 +22,38 @@ from prunekit.graph import (
     LayerShape,
     Member,
     Span,
-    fingerprint,
 )
-from prunekit.surgery import is_depthwise
+from prunekit.surgery import is_depthwise, model_fingerprint, named_tensors
 from prunekit.tracing.atoms import batch_of_two, call, each, follow
 from prunekit.tracing.blocks import removable
 from prunekit.tracing.epilogue import epilogues
 from prunekit.tracing.nodes import Atom
 from prunekit.tracing.prove import prove
 
+HEADS = ("whole", "width")
 LAYER_TYPES = (nn.modules.conv._ConvNd, nn.Linear)
 
+Sizes = tuple[tuple[int, ...], tuple[int, ...]]
+"""Shape of a call's input, shape of its output."""
 
-def trace(model: nn.Module, example: Any, *, validate: bool = True) -> ChannelGraph:
+
+def trace(
+    model: nn.Module, example: Any, *, validate: bool = True, heads: str = "whole"
+) -> ChannelGraph:
     """The channel graph of ``model`` in evaluation mode; the model itself is untouched.
 
     ``example`` is an input tensor, a tuple of inputs or a dict of keyword inputs. Every group is
     proved on a randomised copy (masked output = slim output, predicted widths = physical widths);
     what fails is frozen with the reason in ``ChannelGroup.reason``.
+
+    Of attentions either ``heads="whole"`` can be removed or channels of all heads alike
+    (``"width"``); their scale stays as it is.
     """
+    if heads not in HEADS:
+        raise UsageError(f"`heads` must be whole or width, not {heads!r}")
     example = example if isinstance(example, (tuple, dict)) else (example,)
+    if any(is_lazy(tensor) for _, tensor in named_tensors(model)):
+        raise ModelError(f"{type(model).__name__} has lazy layers without a size; run it once")
     try:
         working = copy.deepcopy(model).cpu().eval()
     except Exception as error:
@@ -54,15 +68,19 @@ def trace(model: nn.Module, example: Any, *, validate: bool = True) -> ChannelGr
         for name, module in working.named_modules()
         if isinstance(module, LAYER_TYPES) and name not in shapes and name not in inside
     ]
-    followed = follow(working, example, batch_of_two(example) if unused else None)
+    followed = follow(
+        working,
+        example,
+        batch_of_two(example) if unused else None,
+        whole_heads=heads == "whole",
+    )
     groups = _groups(followed.atoms, working)
     layers = _layers(working, shapes, groups, epilogues(followed.operations))
     unpriced = _unpriced(working)
-    resized = [name for name, calls in shapes.items() if len(set(calls)) > 1]
     notes = (
         *((f"not used in evaluation mode: {', '.join(unused)}",) if unused else ()),
+        *followed.notes,
         *((f"its cost is not counted: {', '.join(unpriced)}",) if unpriced else ()),
-        *((f"priced at the size of its first call: {', '.join(resized)}",) if resized else ()),
     )
     graph = ChannelGraph(
         groups=tuple(groups),
@@ -74,11 +92,6 @@ def trace(model: nn.Module, example: Any, *, validate: bool = True) -> ChannelGr
     )
     del working, followed  # a large model's copies are what takes memory
     return prove(model, graph, example, train_mode=bool(unused)) if validate else graph
-
-
-def model_fingerprint(model: nn.Module) -> str:
-    """Identity of the model's structure (state names and shapes)."""
-    return fingerprint((name, tuple(t.shape)) for name, t in model.state_dict().items())
 
 
 def _inside_attention(model: nn.Module) -> set[str]:
@@ -107,17 +120,16 @@ def _inputs(example: Any) -> list[Tensor]:
     return [value for value in values if isinstance(value, Tensor)]
 
 
-def _forward_shapes(
-    model: nn.Module, example: Any
-) -> dict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]]:
+def _forward_shapes(model: nn.Module, example: Any) -> dict[str, list[Sizes]]:
     """Input and output shapes of every call of every layer."""
-    shapes: dict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]] = defaultdict(list)
+    shapes: dict[str, list[Sizes]] = defaultdict(list)
     hooks = []
     for name, module in model.named_modules():
         if isinstance(module, LAYER_TYPES):
 
             def hook(_m: nn.Module, args: Any, out: Tensor, name: str = name) -> None:
-                shapes[name].append((tuple(args[0].shape), tuple(out.shape)))
+                if not args[0].is_nested:  # refused with a better reason later
+                    shapes[name].append((tuple(args[0].shape), tuple(out.shape)))
 
             hooks.append(module.register_forward_hook(hook))
     try:
@@ -182,7 +194,7 @@ def _unique(groups: list[ChannelGroup]) -> list[ChannelGroup]:
 
 def _layers(
     model: nn.Module,
-    shapes: dict[str, list[tuple[tuple[int, ...], tuple[int, ...]]]],
+    shapes: dict[str, list[Sizes]],
     groups: list[ChannelGroup],
     epilogue: dict[str, tuple[str, ...]],
 ) -> list[Layer]:
@@ -198,7 +210,6 @@ def _layers(
     for name, module in model.named_modules():
         if not isinstance(module, LAYER_TYPES) or name not in shapes:
             continue
-        first_in, first_out = shapes[name][0]
         sides = {
             role: tuple(span for _, span in sorted(spans[name, role], key=lambda item: item[0]))
             for role in ("in", "out")
@@ -206,7 +217,7 @@ def _layers(
         layers.append(
             Layer(
                 name=name,
-                shape=_shape(module, first_in, first_out, epilogue.get(name, ())),
+                shape=_shape(module, shapes[name], epilogue.get(name, ())),
                 in_channels=_channels(module, "in"),
                 out_channels=_channels(module, "out"),
                 in_spans=sides["in"],
@@ -223,25 +234,25 @@ def _channels(module: nn.Module, side: str) -> int:
     return int(getattr(module, f"{side}_{kind}"))
 
 
-def _shape(
-    module: nn.Module,
-    in_shape: tuple[int, ...],
-    out_shape: tuple[int, ...],
-    epilogue: tuple[str, ...],
-) -> LayerShape:
-    if isinstance(module, nn.modules.conv._ConvNd):
-        depthwise = is_depthwise(module)
-        kind = "transposed" if module.transposed else "conv"
-        return LayerShape(
-            kind="depthwise" if depthwise else kind,
-            kernel=tuple(module.kernel_size),
-            stride=tuple(module.stride),
-            dilation=tuple(module.dilation),
-            groups=1 if depthwise else module.groups,
-            in_hw=in_shape[2:],
-            out_hw=out_shape[2:],
-            epilogue=epilogue,
-        )
-    return LayerShape(
-        kind="linear", in_hw=in_shape[1:-1], out_hw=out_shape[1:-1], epilogue=epilogue
+def _shape(module: nn.Module, calls: Sequence[Sizes], epilogue: tuple[str, ...]) -> LayerShape:
+    spatial = isinstance(module, nn.modules.conv._ConvNd)
+    where = slice(2, None) if spatial else slice(1, -1)
+    sizes = [(before[where], after[where]) for before, after in calls]
+    shape = LayerShape(
+        kind="linear",
+        in_hw=sizes[0][0],
+        out_hw=sizes[0][1],
+        epilogue=epilogue,
+        further=tuple(sizes[1:]) if len(set(sizes)) > 1 else (),
+    )
+    if not isinstance(module, nn.modules.conv._ConvNd):
+        return shape
+    depthwise = is_depthwise(module)
+    return replace(
+        shape,
+        kind="depthwise" if depthwise else "transposed" if module.transposed else "conv",
+        kernel=tuple(module.kernel_size),
+        stride=tuple(module.stride),
+        dilation=tuple(module.dilation),
+        groups=1 if depthwise else module.groups,
     )

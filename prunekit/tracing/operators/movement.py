@@ -111,10 +111,12 @@ def _cut_evenly(flow: Flow, part: Part, axis: int, sizes: Sequence[int], *, ties
 
 def _join_pieces(flow: Flow, part: Part, axis: int, size: int) -> Part:
     """Let pieces of ``size`` go together, position by position; the first of them."""
-    first, *others = torch.split(part, size, dim=axis)
-    for other in others:
-        flow.nodes.join(first, other)
-    return first
+    pieces = torch.stack(torch.split(part, size, dim=axis))
+    if flow.whole_heads:
+        flow.collapse(pieces, [0])
+    else:  # queries are told from keys until then
+        flow.pieces.append(pieces)
+    return pieces[0]
 
 
 @handles("slice narrow slice_copy")

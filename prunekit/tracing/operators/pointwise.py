@@ -55,7 +55,10 @@ def axes_of(parts: Iterable[Part]) -> set[int]:
 def copied(flow: Flow, call: Call) -> None:
     """Values written into another tensor; into a part of one they cannot be followed."""
     target, source = call.args[:2]
-    if target._base is not None or flow.parts(target):
+    if target._base is None and flow.parts(target):
+        meet(flow, [target, source], target)
+        return
+    if target._base is not None:
         flow.freeze(
             [*flow.parts(target), *flow.parts(source)],
             f"{flow.where} writes it into part of another tensor",

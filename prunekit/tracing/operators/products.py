@@ -75,7 +75,9 @@ def _grouped(
     """Whole groups of a grouped convolution: what they read and what they write."""
     for name, module, _ in owners:
         if not isinstance(module, nn.modules.conv._ConvNd):
-            reason = f"{name} is no convolution but has a grouped convolution's weight"
+            reason = (
+                f"{name or 'the model'} is no convolution but has a grouped convolution's weight"
+            )
             flow.freeze([*read, outs], reason)
             return
         nodes = flow.nodes.of((name, "in"), inputs).view(groups, -1)
@@ -118,21 +120,26 @@ def contract(flow: Flow, left: Matrix, right: Matrix) -> list[Part]:
     elif size > 1:
         flow.freeze([*read_left, *turned], "it is multiplied with values that stay as they are")
     found = flow.combine([*kept_left, *kept_right])
+    stuck = []
     for parts, shape in ((kept_left, left[1]), (kept_right, right[1])):
         for part in found:
             shared = [axis for axis in varying(part) if axis < batch and shape[axis] > 1]
             if shared and not axes_of(parts).intersection(shared):
-                flow.freeze([part], flow.constant)
-    return found
+                stuck.append(part)
+    flow.freeze(stuck, flow.constant)
+    return [part for part in found if not any(part is other for other in stuck)]
 
 
 def _along_sum(
     flow: Flow, parts: Sequence[Part], batch: int, axis: int
 ) -> tuple[list[Part], list[Part]]:
-    """Parts along the axis that is summed over, and the others; heads go as a whole."""
+    """Parts along the axis that is summed over, and the others; of heads one of their axes."""
     read, kept = [], []
     for part in parts:
-        if axis in varying(part) and any(a < batch for a in varying(part)):
+        heads = [a for a in varying(part) if a < batch]
+        if heads and not flow.whole_heads and len(varying(part)) > len(heads):
+            part = flow.collapse(part, heads)
+        elif heads and axis in varying(part):
             part = flow.collapse(part, [axis])
         if axis in varying(part):
             read.append(flow.collapse(part, [a for a in varying(part) if a != axis]))
@@ -187,9 +194,7 @@ def attention(flow: Flow, call: Call) -> None:
     q, k, v = (call[name] for name in ("query", "key", "value"))
     mask = next((call[n] for n in ("attn_mask", "attn_bias") if call[n] is not None), None)
     if call["scale"] is None:
-        for part in (*flow.parts(q), *flow.parts(k)):
-            if varying(part) == (q.ndim - 1,):
-                flow.freeze([part], f"the scale of {flow.where} follows the width of its heads")
+        _keep_scale(flow, q, k)
     weights = contract(flow, (flow.parts(q), q.shape), turned(flow, k))
     shape = (*q.shape[:-1], k.shape[-2])
     if mask is not None:
@@ -202,6 +207,28 @@ def attention(flow: Flow, call: Call) -> None:
             flow.freeze([part], f"{flow.where} compares channels (softmax)")
     kept = [part for part in weights if len(shape) - 1 not in varying(part)]
     flow.put(call.result, contract(flow, (kept, shape), (flow.parts(v), v.shape)))
+
+
+def _keep_scale(flow: Flow, q: Tensor, k: Tensor) -> None:
+    """Heads that become narrower are scaled by more: the layer that writes queries makes up."""
+    last = q.ndim - 1
+    narrowed = [p for p in flow.parts(q) if last in varying(p)]
+    if flow.whole_heads:
+        narrowed = [p for p in narrowed if varying(p) == (last,)]
+    writers = {slot: rows for p in narrowed for slot, rows in flow.nodes.where(p).items()}
+    layers = [flow.modules[name] for name, _ in writers]
+    plain = all(type(m) is nn.Linear and len(flow.owners(m.weight)) == 1 for m in layers)
+    if flow.whole_heads or not plain or any(role != "out" for _, role in writers):
+        reason = f"the scale of {flow.where} follows the width of its heads"
+        same = [p for p in flow.parts(k) if varying(p) == (last,)]
+        flow.freeze([*narrowed, *same], reason)
+        return
+    for (name, role), rows in writers.items():
+        module: Any = flow.modules[name]
+        scaled, written = (
+            flow.nodes.of((name, kind), module.out_features)[rows] for kind in (f"~{role}", role)
+        )
+        flow.nodes.join(scaled, written)
 
 
 @handles("embedding")
