@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 import prunekit as pk
 from prunekit.errors import PrunekitError
-from prunekit.tracing.atoms import comparable, each
+from prunekit.tracing.values import comparable, each
 
 OUTPUT = "it is the model's output"
 IMAGE = image(2)

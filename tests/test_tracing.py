@@ -27,7 +27,7 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import prunekit as pk
 from prunekit.errors import ModelError
-from prunekit.tracing.atoms import tensors
+from prunekit.tracing.values import tensors
 
 OUTPUT = "it is the model's output"
 

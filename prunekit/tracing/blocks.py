@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunekit.tracing.atoms import Followed, call, tensors
+from prunekit.tracing.atoms import Followed
+from prunekit.tracing.values import call, tensors
 
 
 def removable(followed: Followed, model: nn.Module, example: Any) -> tuple[str, ...]:

@@ -18,17 +18,9 @@ from prunekit.graph import ChannelGraph, ChannelGroup
 from prunekit.masks import mask_
 from prunekit.plan import ChannelPlan
 from prunekit.surgery import slim
-from prunekit.tracing.atoms import (
-    Exports,
-    Turned,
-    batch_of_two,
-    call,
-    comparable,
-    each,
-    turns,
-    variants,
-)
 from prunekit.tracing.lively import lively
+from prunekit.tracing.values import batch_of_two, call, comparable, each
+from prunekit.tracing.ways import Exports, Turned, turns, variants
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5}
 """Largest relative difference between the masked and the slim network's outputs."""

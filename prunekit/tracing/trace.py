@@ -24,11 +24,12 @@ from prunekit.graph import (
     Span,
 )
 from prunekit.surgery import is_depthwise, model_fingerprint, named_tensors
-from prunekit.tracing.atoms import batch_of_two, call, each, follow
+from prunekit.tracing.atoms import follow
 from prunekit.tracing.blocks import removable
 from prunekit.tracing.epilogue import epilogues
 from prunekit.tracing.nodes import Atom
 from prunekit.tracing.prove import prove
+from prunekit.tracing.values import batch_of_two, call, each
 
 HEADS = ("whole", "width")
 LAYER_TYPES = (nn.modules.conv._ConvNd, nn.Linear)

@@ -1,0 +1,72 @@
+"""What goes into models and comes out of them: tensors in any nesting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunekit.errors import ModelError
+
+
+def call(model: nn.Module, example: Any) -> Any:
+    """``model`` on a tuple or dict of inputs, without compiling anything."""
+    compiled = any(type(module).__name__ == "OptimizedModule" for module in model.modules())
+    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+        return model(**example) if isinstance(example, dict) else model(*example)
+
+
+def batch_of_two(example: Any) -> Any:
+    """Every tensor of the example twice, for norms that want more than one value."""
+    return each(example, lambda value: torch.cat([value, value]) if value.ndim else value)
+
+
+def each(example: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """``example``, a tuple or a dict, with all its tensors changed."""
+
+    def convert(value: Any) -> Any:
+        return change(value) if isinstance(value, Tensor) else value
+
+    if isinstance(example, dict):
+        return {name: convert(value) for name, value in example.items()}
+    return tuple(convert(value) for value in example)
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """All tensors of a model's output: any nesting of sequences, dicts and dataclasses."""
+    return [found for found in leaves(value) if isinstance(found, Tensor)]
+
+
+def comparable(value: Any) -> list[Tensor]:
+    """All of a model's output that can be compared, numbers included, as dense real tensors."""
+    found = []
+    for leaf in leaves(value):
+        if isinstance(leaf, Tensor):
+            plain = leaf.dequantize() if leaf.is_quantized else leaf
+            plain = plain if plain.layout == torch.strided else plain.to_dense()
+            found.append(torch.view_as_real(plain.resolve_conj()) if plain.is_complex() else plain)
+        elif isinstance(leaf, (bool, int, float)):
+            found.append(torch.tensor(float(leaf)))
+    return found
+
+
+def leaves(value: Any) -> list[Any]:
+    """All tensors, numbers, texts and Nones of a model's output."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    elif is_dataclass(value) and not isinstance(value, type):
+        value = [getattr(value, part.name) for part in fields(value) if hasattr(value, part.name)]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [leaf for item in value for leaf in leaves(item)]
+    if value is None or isinstance(value, (bool, int, float, complex, str)):
+        return [value]
+    raise ModelError(
+        f"the model returns a {type(value).__name__}, in which tensors cannot be followed; "
+        "return a tensor, tuple, list, dict or dataclass"
+    )
