@@ -6,8 +6,9 @@
 
 Every model is traced (blocks with branches folded before), slimmed by about 30 % wherever it can
 be, compared with the masked network, saved, loaded in another process and exported, all in a
-process of its own with a limit on time and memory. A step that fails says why in a line and the others go on. Results are kept by model
-and by the source of what is run, so that it is not measured twice unchanged (`--fresh` does).
+process of its own with a limit on time and memory. A step that fails says why in a line and the
+others go on. Results are kept by model and by the source of what is run, so that it is not
+measured twice unchanged (`--fresh` does).
 """
 
 from __future__ import annotations
