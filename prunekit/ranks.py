@@ -28,6 +28,24 @@ def world() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def leave_the_group() -> tuple[int, int] | None:
+    """(number from 1, count) of this process among torchrun's; it works by itself from then on.
+
+    None without torchrun. The process's own GPU becomes the only one it sees, so that a target
+    such as ``torch:cuda`` is that GPU in every process.
+    """
+    here, count = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
+    if not (here.isdigit() and count.isdigit() and int(here) < int(count)):
+        return None
+    local = os.environ.get("LOCAL_RANK", "")
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if local.isdigit() and (not visible or int(local) < len(visible)):
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible[int(local)] if visible else local
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        os.environ.pop(name, None)
+    return int(here) + 1, int(count)
+
+
 def from_main(compute: Callable[[], T]) -> T:
     """What rank 0 computes, on every rank; its errors are every rank's errors.
 

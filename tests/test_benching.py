@@ -21,6 +21,7 @@ class Machine:
 
     name = "machine"
     artifact_format = "onnx"
+    formats = ("onnx",)
     devices = ("cpu",)
     precisions = ("fp32",)
 

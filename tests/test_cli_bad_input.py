@@ -113,7 +113,7 @@ def test_nothing_to_prune(refuses: Refuses, home: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("nothing", "unknown runtimes name 'nothing'; known: fake, onnxruntime, torch"),
+        ("nothing", "unknown runtimes name 'nothing'; known: fake, onnxruntime, openvino, torch"),
         ("fake:moon", "unknown part 'moon' in target 'fake:moon'"),
         ("fake:cuda", "fake:cuda: runtime 'fake' runs on cpu, not cuda"),
         ("onnxruntime:cpu:fp16", "runtime 'onnxruntime' has precision fp32 here, not fp16"),

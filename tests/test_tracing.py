@@ -596,6 +596,33 @@ def test_validation_can_be_left_out():
     assert graph.group("a").prunable
 
 
+class Adds(nn.Module):
+    """Adds what its layer and its inner block make of the input."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.conv, self.inner = conv(8, 8), inner
+
+    def forward(self, x):
+        return x + self.inner(self.conv(x))
+
+
+class Gain(nn.Module):
+    """A residual sum without a layer, as in a response norm."""
+
+    def forward(self, x):
+        return x + x.relu()
+
+
+class Nested(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.outer, self.fc = conv(3, 8), Adds(Adds(Gain())), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.fc(self.outer(self.stem(x)).mean((2, 3)))
+
+
 class Blocks(nn.Module):
     """Three residual blocks; the second widens, the third hands its size on."""
 
@@ -626,3 +653,4 @@ def test_residual_blocks_without_which_every_shape_stays_are_removable():
     assert pk.trace(Blocks(False), IMAGE).removable == ("one", "three")
     assert pk.trace(Blocks(True), IMAGE).removable == ("one",)
     assert pk.trace(Plain(), IMAGE).removable == ()
+    assert pk.trace(Nested(), IMAGE).removable == ("outer", "outer.inner")

@@ -27,10 +27,10 @@ def register(app: typer.Typer) -> None:
 
 def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or any MODEL.")],
-    format: Annotated[str, typer.Option("--format", help="onnx.")] = "onnx",  # noqa: A002
+    format: Annotated[str, typer.Option("--format", help="onnx, openvino.")] = "onnx",  # noqa: A002
     precision: Annotated[str, typer.Option(help="fp32.")] = "fp32",
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Default: RUN/model.onnx.")
+        Path | None, typer.Option("-o", "--output", help="Default: RUN/model.onnx, or .xml.")
     ] = None,
     input: Annotated[  # noqa: A002
         str | None, typer.Option("--input", help="Input shape; default: the run's.")
@@ -48,35 +48,40 @@ def export(
     """Write a deployment artifact; its outputs are compared with PyTorch's before it counts."""
     set_verbosity(verbose, quiet)
     from prunekit.errors import UsageError
-    from prunekit.exporting import export as write
+    from prunekit.exporting import export as write_onnx
+    from prunekit.exporting import export_openvino
     from prunekit.folding import reparameterize as fold
     from prunekit.pipeline.setup import example_input, say_folded
     from prunekit.plan import ChannelPlan
     from prunekit.runs import PLAN, is_run, load, open_model
 
-    if format != "onnx":
-        raise UsageError(f"unknown format {format!r}; this version exports onnx")
+    kinds = {"onnx": (write_onnx, ".onnx"), "openvino": (export_openvino, ".xml")}
+    if format not in kinds:
+        raise UsageError(f"unknown format {format!r}; this version exports {' and '.join(kinds)}")
+    write, suffix = kinds[format]
     shape = input
     if is_run(run):
         plan = ChannelPlan.load(Path(run) / PLAN)
         if shape is None and plan.base is not None and plan.base.input_shapes:
             shape = "x".join(map(str, plan.base.input_shapes[0]))
         module = load(run, model)
-        path = output or Path(run) / "model.onnx"
+        path = output or Path(run) / f"model{suffix}"
     else:
         module = open_model(run).module
-        path = output or Path(run.split(":")[-1] + ".onnx")
+        path = output or Path(run.split(":")[-1] + suffix)
     if shape is None:
         raise UsageError("the input shape is not known; give --input, such as 1x3x224x224")
     refuse_existing(path, overwrite)
+    if format == "openvino":
+        refuse_existing(path.with_suffix(".bin"), overwrite)
     example = example_input(shape)
     if reparameterize and not is_run(run):
         whole, module = module, fold(module, example)
         say_folded(whole, module)
     artifact = write(module, example, path, precision)
     if json:
-        print_json({"path": artifact.path, "format": "onnx", "sha256": artifact.sha256})
+        print_json({"path": artifact.path, "format": format, "sha256": artifact.sha256})
     else:
-        print_text(
-            f"{artifact.path} ({path.stat().st_size / 2**20:.1f} MiB, outputs equal PyTorch's)"
-        )
+        files = (path, path.with_suffix(".bin")) if format == "openvino" else (path,)
+        size = sum(file.stat().st_size for file in files)
+        print_text(f"{artifact.path} ({size / 2**20:.1f} MiB, outputs equal PyTorch's)")

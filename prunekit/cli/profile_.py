@@ -44,11 +44,30 @@ def profile(
     gpu: Annotated[bool, typer.Option("--gpu", help="The best GPU runtime here.")] = False,
     threads: Threads = 1,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The table's file.")] = None,
-    nets: Annotated[int, typer.Option(min=4, help="Networks to measure, dense included.")] = 10,
+    nets: Annotated[
+        int | None,
+        typer.Option(
+            min=4, help="Networks to measure, dense included; default: 10, or 5 with --transfer."
+        ),
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds over all networks.")] = 6,
     max_seconds: Seconds = 120.0,
     granularity: Annotated[
         int | None, typer.Option(min=1, help="Channel granularity; default: the target's.")
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure share I of N of the networks (2/4; auto under torchrun) into a file of "
+            "its own; prunekit table merge joins them."
+        ),
+    ] = None,
+    transfer: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="TABLE",
+            help="Calibrate this table of another device to the one here by a few whole networks.",
+        ),
     ] = None,
     seed: Seed = 0,
     reparameterize: Reparameterize = True,
@@ -62,15 +81,24 @@ def profile(
     """Build a latency table for MODEL on a target, by measuring whole networks."""
     set_verbosity(verbose, quiet)
     from prunekit.errors import InterruptedRunError, UsageError
+    from prunekit.latency import LatencyTable
     from prunekit.pipeline.folder import rounds_in
     from prunekit.pipeline.recipe import make_recipe
     from prunekit.pipeline.setup import set_up
     from prunekit.pipeline.tables import load_table, make_table
     from prunekit.profiling import HarvestPlan
+    from prunekit.profiling.sharding import parse_shard, shard_path
+    from prunekit.profiling.transferring import TRANSFER_NETS
+    from prunekit.ranks import world
     from prunekit.target import Target
 
     if gpu and target is not None:
         raise UsageError("--gpu and --target exclude each other; keep one")
+    if shard is not None and transfer is not None:
+        raise UsageError("--shard and --transfer exclude each other; a transfer is short enough")
+    part = (1, 1) if shard is None else parse_shard(shard)
+    if world() > 1:
+        raise UsageError("several processes would measure the same networks; add --shard auto")
     wanted = best_gpu_target() if gpu else "onnxruntime:cpu" if target is None else target
     recipe = make_recipe(
         {
@@ -84,8 +112,12 @@ def profile(
         }
     )
     path = output or Path(_default_name(model, str(Target.parse(wanted)), input, threads))
+    path = path if shard is None else shard_path(path, part)
     journal = path.with_name(path.name + ".journal.jsonl")
     refuse_existing(path, overwrite, resume)
+    source = None if transfer is None else LatencyTable.load(transfer)
+    count = nets or (10 if transfer is None else TRANSFER_NETS)
+    plan = HarvestPlan(count, rounds, max_seconds=max_seconds, seed=seed, shard=part)
     job = set_up(recipe)
     try:
         finished = resume and path.exists() and not journal.exists()
@@ -99,10 +131,12 @@ def profile(
                 job.target,
                 path,
                 journal=journal,
-                plan=HarvestPlan(nets=nets, rounds=rounds, max_seconds=max_seconds, seed=seed),
+                plan=plan,
                 granularity=granularity,
                 name=model,
                 resume=resume,
+                overwrite=overwrite,
+                source=source,
             )
         )
     except KeyboardInterrupt:

@@ -3,36 +3,196 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from prunekit.cli.common import Json, print_json, print_table, print_text
+from prunekit.cli.common import (
+    Json,
+    Overwrite,
+    print_json,
+    print_table,
+    print_text,
+    refuse_existing,
+)
+
+if TYPE_CHECKING:
+    from prunekit.graph import LayerShape
+    from prunekit.latency import LatencyTable, TableDiff
+
+PLOTTED = 4
+"""So many layer shapes are drawn where none is asked for."""
+DETAILED = 6
+"""At most so many are drawn as bars."""
+BARS = 16
+"""At most so many steps of a staircase."""
+
+Table = Annotated[Path, typer.Argument(metavar="TABLE", help="A latency table's file.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the group of commands."""
-    group = typer.Typer(help="Look at latency tables.", no_args_is_help=True)
-    group.command("show")(show)
+    group = typer.Typer(help="Look at latency tables, compare and join them.", no_args_is_help=True)
+    for command in (show, diff, merge):
+        group.command(command.__name__)(command)
     app.add_typer(group, name="table")
 
 
-def show(
-    path: Annotated[Path, typer.Argument(metavar="TABLE", help="A latency table's file.")],
+def merge(
+    paths: Annotated[list[Path], typer.Argument(metavar="TABLE...", help="Two tables or more.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The joined table's file.")],
+    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Show what a latency table holds and how well it predicts."""
+    """Join tables of one target and device: shards of a profile, or profiles of several models."""
+    from prunekit import latency
+    from prunekit.errors import UsageError
+
+    if len(paths) < 2:
+        raise UsageError("merge takes two tables or more")
+    refuse_existing(output, overwrite)
+    table = latency.merge([latency.LatencyTable.load(path) for path in paths], [*map(str, paths)])
+    table.save(output)
+    calibration = table.calibration
+    if json:
+        print_json(
+            {
+                "table": str(output),
+                "target": str(table.target),
+                "device": table.environment.device_name,
+                "granularity": table.granularity,
+                "entries": len(table.entries),
+                "networks": len(table.networks),
+                "sessions": len({net.session for net in table.networks}),
+                "mape": calibration.mape,
+                "worst": calibration.worst,
+            }
+        )
+        return
+    print_text(
+        f"latency table: {output}, {len(table.entries)} layer shapes from {len(table.networks)} "
+        f"networks; {calibration}"
+    )
+
+
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="A", help="A latency table's file.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another one's.")],
+    json: Json = False,
+) -> None:
+    """Show where two tables differ: devices, versions, and the layers that changed most."""
+    from prunekit import latency
+
+    found = latency.diff(latency.LatencyTable.load(first), latency.LatencyTable.load(second))
+    if json:
+        print_json(_diff_json(found))
+    else:
+        _print_diff(found, str(first), str(second))
+
+
+def _diff_json(found: TableDiff) -> dict[str, object]:
+    from dataclasses import asdict
+
+    return {
+        "differences": [asdict(fact) for fact in found.facts],
+        "networks": found.networks,
+        "ratio": found.ratio,
+        "low": found.low,
+        "high": found.high,
+        "shapes": [
+            {
+                "shape": str(one.shape),
+                "apart": one.apart,
+                "widths": [asdict(row) for row in one.widths],
+            }
+            for one in found.shapes
+        ],
+        "only_a": [str(shape) for shape in found.only_a],
+        "only_b": [str(shape) for shape in found.only_b],
+    }
+
+
+def _print_diff(found: TableDiff, a: str, b: str) -> None:
+    print_text(f"A: {a}\nB: {b}")
+    for fact in found.facts:
+        print_text(f"{fact.what}: {fact.a or 'none'} in A, {fact.b or 'none'} in B")
+    if not found.facts:
+        print_text("same target, device and versions")
+    if found.ratio is None:
+        print_text("nothing to compare: no network and no layer shape is in both")
+    elif found.networks:
+        count = f"{found.networks} network{'' if found.networks == 1 else 's'}"
+        print_text(
+            f"B takes {_ratio(found.ratio)} times as long as A, the median of {count} in both "
+            f"(from {_ratio(found.low)} to {_ratio(found.high)})"
+        )
+    else:
+        print_text(
+            f"no network is in both; B's layers take {_ratio(found.ratio)} times as long as A's "
+            "at their widest, the median of all shapes"
+        )
+    if found.shapes:
+        print_table(
+            "time in B over time in A, the furthest from the whole first",
+            ("layer shape", "at", "width", "A (us)", "B (us)", "B/A"),
+            [
+                (
+                    str(one.shape) if number == 0 else "",
+                    row.at,
+                    f"{row.cin}->{row.cout}",
+                    f"{row.a_us:.1f}",
+                    f"{row.b_us:.1f}",
+                    _ratio(row.ratio),
+                )
+                for one in found.shapes
+                for number, row in enumerate(one.widths)
+            ],
+        )
+    for name, shapes in (("A", found.only_a), ("B", found.only_b)):
+        for shape in shapes:
+            print_text(f"only in {name}: {shape}")
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def show(
+    path: Table,
+    layer: Annotated[
+        str | None,
+        typer.Option(help="Only layer shapes whose text has this, with their staircases."),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Draw staircases, by default the dearest: .html, .svg or .png."
+        ),
+    ] = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Show what a latency table holds, how well it predicts, and the steps its device works in."""
     from dataclasses import asdict
 
     from prunekit.latency import LatencyTable
+    from prunekit.latency.staircase import dearest, find_shapes
+    from prunekit.progress import say
 
+    if plot is not None:
+        refuse_existing(plot, overwrite)
     table = LatencyTable.load(path)
     calibration = table.calibration
+    shapes = dearest(table) if layer is None else find_shapes(table, layer)
+    if plot is not None:
+        _plot(table, shapes if layer is not None else shapes[:PLOTTED], plot)
+    chosen = {*shapes}
     if json:
         print_json(
             {
                 "target": asdict(table.target),
                 "environment": asdict(table.environment),
+                "origin": asdict(table.origin) if table.origin else None,
                 "protocol": asdict(table.protocol),
                 "granularity": table.granularity,
                 "calibration": asdict(calibration),
@@ -40,6 +200,7 @@ def show(
                 "entries": [
                     {"shape": str(entry.shape), "samples": [asdict(s) for s in entry.samples]}
                     for entry in table.entries
+                    if entry.shape in chosen
                 ],
             }
         )
@@ -49,9 +210,16 @@ def show(
         f"{table.environment.runtime_version}, {table.environment.created}\n"
         f"granularity {table.granularity}; {table.protocol.source} from {table.protocol.nets} "
         f"networks, {table.protocol.rounds} rounds ({table.protocol.stopped})\n"
-        f"error on networks left out: {calibration.mape:.1%}, worst {calibration.worst:.1%} "
-        f"({calibration.nets} networks)"
+        f"{calibration} ({calibration.nets} networks)"
     )
+    if table.origin is not None:
+        print_text(f"layers measured on {table.origin.device_name}, {table.origin.runtime_version}")
+    if layer is not None:
+        for shape in shapes[:DETAILED]:
+            _print_staircases(table, shape)
+        if len(shapes) > DETAILED:
+            say(f"note: {len(shapes) - DETAILED} more layer shapes match --layer {layer!r}")
+        return
     print_table(
         "networks",
         ("model", "channels kept", "end to end (ms)", "spread (ms)", "layers (ms)", "runs"),
@@ -68,18 +236,65 @@ def show(
         ],
     )
     rows = []
-    for entry in table.entries:
-        widest = max(entry.samples, key=lambda s: (s.cin * s.cout, s.cin + s.cout))
-        least = min(entry.samples, key=lambda s: (s.cin * s.cout, s.cin + s.cout))
+    for shape in shapes:
+        samples = table.by_shape[shape].samples
+        widest = max(samples, key=lambda s: (s.cin * s.cout, s.cin + s.cout))
+        least = min(samples, key=lambda s: (s.cin * s.cout, s.cin + s.cout))
         rows.append(
             (
-                str(entry.shape),
-                str(len(entry.samples)),
+                str(shape),
+                str(len(samples)),
                 f"{least.cin}->{least.cout}",
                 f"{least.us:.1f}",
                 f"{widest.cin}->{widest.cout}",
                 f"{widest.us:.1f}",
+                _sparkline(table, shape),
             )
         )
-    head = ("layer shape", "samples", "narrowest", "us", "widest", "us")
-    print_table("entries", head, rows)
+    head = ("layer shape", "samples", "narrowest", "us", "widest", "us", "over width")
+    print_table("entries, the dearest first", head, rows)
+
+
+def _plot(table: LatencyTable, shapes: list[LayerShape], path: Path) -> None:
+    from prunekit.progress import say
+    from prunekit.report.staircase import plot
+    from prunekit.serialize import write_bytes
+
+    write_bytes(path, plot(table, shapes, path.suffix.lower()))
+    say(f"staircases: {path}")
+
+
+def _sparkline(table: LatencyTable, shape: LayerShape) -> str:
+    """The first staircase in a few characters, from no time at all to its highest."""
+    from prunekit.latency.staircase import staircases
+
+    times = [us for _, us in staircases(table, shape)[0].steps(BARS)]
+    marks = "▁▂▃▄▅▆▇█" if _unicode() else "_.-=+*#@"
+    top = max(*times, 1e-9)
+    return "".join(marks[round(max(us, 0.0) / top * (len(marks) - 1))] for us in times)
+
+
+def _print_staircases(table: LatencyTable, shape: LayerShape) -> None:
+    """A bar for the end of each step, and what was measured on it."""
+    from prunekit.latency.staircase import staircases
+
+    for stair in staircases(table, shape):
+        steps = stair.steps(BARS)
+        top = max(us for _, us in steps)
+        rows, low = [], 0
+        for width, us in steps:
+            count = sum(low < spot.width <= width for spot in stair.spots)
+            length = round(40 * max(us, 0.0) / max(top, 1e-9))
+            rows.append(
+                (("█" if _unicode() else "#") * length, str(width), f"{us:.1f}", str(count))
+            )
+            low = width
+        other = {"out": f", in-width {stair.full}", "in": f", out-width {stair.full}", "both": ""}
+        side = "width" if stair.side == "both" else f"{stair.side}-width"
+        print_table(f"{shape}{other[stair.side]}", ("time", side, "us", "samples"), rows)
+
+
+def _unicode() -> bool:
+    import sys
+
+    return "utf" in (sys.stdout.encoding or "").lower()

@@ -2,5 +2,6 @@
 
 from prunekit.exporting.narrow import narrow_onnx
 from prunekit.exporting.onnx import export, live_artifact
+from prunekit.exporting.openvino import export_openvino
 
-__all__ = ["export", "live_artifact", "narrow_onnx"]
+__all__ = ["export", "export_openvino", "live_artifact", "narrow_onnx"]

@@ -24,6 +24,7 @@ from prunekit.target import Target
 
 TOLERANCE = 1e-4
 """Largest difference allowed between both outputs, relative to the largest output."""
+_NAMES = {"onnx": "ONNX", "openvino": "OpenVINO IR"}
 
 
 def export(
@@ -41,17 +42,35 @@ def export(
     """
     if precision != "fp32":
         raise UsageError(f"ONNX export has precision fp32 for now, not {precision}")
+    working, inputs, pair = _prepared(model, example)
+    with replacing(path) as temporary:
+        _write(working, pair, temporary, is_dict=isinstance(example, dict))
+        shapes = {name: (-1, *value.shape[1:]) for name, value in inputs.items()}
+        found = Artifact(str(temporary), "onnx", precision, input_shapes=shapes)
+        target = Target.parse("onnxruntime:cpu")
+        _compare(working, found, pair, target, is_dict=isinstance(example, dict))
+    return Artifact.of_file(path, precision=precision, plan=plan, input_shapes=shapes)
+
+
+def compare_outputs(model: nn.Module, artifact: Artifact, example: Any, target: Target) -> None:
+    """Raise `ModelError` unless ``artifact`` gives ``model``'s outputs on ``target``.
+
+    At batches 1 and 2, to a relative :data:`TOLERANCE`.
+    """
+    working, _, pair = _prepared(model, example)
+    _compare(working, artifact, pair, target, is_dict=isinstance(example, dict))
+
+
+def _prepared(
+    model: nn.Module, example: Any
+) -> tuple[nn.Module, dict[str, Tensor], dict[str, Tensor]]:
+    """A copy to export, its inputs by name, and the same at batch 2."""
     working = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     inputs = named_inputs(example)
     pair = {name: torch.cat([value, value])[:2] for name, value in inputs.items()}
     with torch.no_grad():  # a model may remember the batch that it saw last
         working(**inputs) if isinstance(example, dict) else working(*inputs.values())
-    with replacing(path) as temporary:
-        _write(working, pair, temporary, is_dict=isinstance(example, dict))
-        shapes = {name: (-1, *value.shape[1:]) for name, value in inputs.items()}
-        found = Artifact(str(temporary), "onnx", precision, input_shapes=shapes)
-        _compare(working, found, pair, is_dict=isinstance(example, dict))
-    return Artifact.of_file(path, precision=precision, plan=plan, input_shapes=shapes)
+    return working, inputs, pair
 
 
 def live_artifact(model: nn.Module, example: Any, plan: str | None = None) -> Artifact:
@@ -110,9 +129,14 @@ def _write(model: nn.Module, inputs: dict[str, Tensor], path: Path, *, is_dict: 
 
 
 def _compare(
-    model: nn.Module, artifact: Artifact, pair: dict[str, Tensor], *, is_dict: bool
+    model: nn.Module,
+    artifact: Artifact,
+    pair: dict[str, Tensor],
+    target: Target,
+    *,
+    is_dict: bool,
 ) -> None:
-    target = Target.parse("onnxruntime:cpu")
+    name = _NAMES[artifact.format]
     engine = runtime_for(target).load(artifact, target)
     try:
         for batch in (1, 2):
@@ -123,13 +147,13 @@ def _compare(
             found = engine.run({name: value.numpy() for name, value in given.items()})
             if len(found) != len(expected):
                 raise ModelError(
-                    f"the exported ONNX has {len(found)} outputs, {type(model).__name__} "
+                    f"the exported {name} has {len(found)} outputs, {type(model).__name__} "
                     f"has {len(expected)}"
                 )
             for left, right in zip(expected, found, strict=True):
                 if left.shape != right.shape:
                     raise ModelError(
-                        f"the exported ONNX gives an output of shape {right.shape} at batch "
+                        f"the exported {name} gives an output of shape {right.shape} at batch "
                         f"{batch}, {type(model).__name__} one of {left.shape}"
                     )
                 if not left.size:
@@ -139,7 +163,7 @@ def _compare(
                 difference = float(np.abs(left - right).max()) / scale
                 if not difference <= TOLERANCE:  # also when it is not a number
                     raise ModelError(
-                        f"the exported ONNX differs from {type(model).__name__} by "
+                        f"the exported {name} differs from {type(model).__name__} by "
                         f"{difference:.1e} of the output at batch {batch} "
                         f"(allowed: {TOLERANCE:.0e})"
                     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from prunekit.errors import TableError
 from prunekit.graph import ChannelGraph, Layer, LayerShape
+from prunekit.latency.pooling import pooled
 from prunekit.latency.surface import Surface
 from prunekit.serialize import load_json, save_json
 from prunekit.target import Environment, Target
@@ -54,7 +55,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Network:
-    """One whole network that was measured: its layers' summed time and its end-to-end time."""
+    """One whole network that was measured: its layers' summed time and its end-to-end time.
+
+    ``session`` names the profile it was measured in, where a table joins several.
+    """
 
     model: str
     kept: float
@@ -63,6 +67,7 @@ class Network:
     end_to_end_us: float
     spread_us: float
     runs: int
+    session: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,12 @@ class Calibration:
     worst: float = 0.0
     nets: int = 0
 
+    def __str__(self) -> str:
+        """The error in words."""
+        if not self.nets:
+            return "error on networks left out unknown, too few networks"
+        return f"error on networks left out {self.mape:.1%}, worst {self.worst:.1%}"
+
 
 @dataclass(frozen=True)
 class LatencyTable:
@@ -93,6 +104,9 @@ class LatencyTable:
     entries: tuple[Entry, ...]
     networks: tuple[Network, ...]
     calibration: Calibration = field(default=Calibration())
+    origin: Environment | None = None
+    """Where the layers were measured, if not here: then the networks were timed end to end only,
+    their layers' time is what the layers cost there, and ``Sample.net`` counts networks there."""
 
     def save(self, path: str | Path) -> None:
         """Write the table as JSON."""
@@ -109,19 +123,29 @@ class LatencyTable:
         return {entry.shape: entry for entry in self.entries}
 
     @cached_property
+    def pooled(self) -> tuple[tuple[Entry, ...], tuple[Network, ...]]:
+        """Entries and networks with all sessions at one speed and repeated networks as one."""
+        return pooled(self.entries, self.networks)
+
+    @cached_property
     def _surfaces(self) -> dict[LayerShape, Surface]:
-        return surfaces(self.entries, self.granularity)
+        return surfaces(self.pooled[0], self.granularity)
+
+    def shape_us(self, shape: LayerShape, cin: ArrayLike, cout: ArrayLike) -> NDArray[np.float64]:
+        """Microseconds of one call of a layer of ``shape``, end-to-end calibrated."""
+        surface = self._surfaces.get(shape)
+        if surface is None:
+            raise TableError(f"no timing for {shape} in the latency table for {self.target}")
+        return self.calibration.scale * surface.us(cin, cout) + self.calibration.per_call_us
 
     def layer_us(self, layer: Layer, cin: ArrayLike, cout: ArrayLike) -> NDArray[np.float64]:
         """Microseconds of all calls of ``layer`` at the given widths, end-to-end calibrated."""
-        surface = self._surfaces.get(layer.shape)
-        if surface is None:
+        if layer.shape not in self.by_shape:
             raise TableError(
                 f"no timing for layer {layer.name!r} ({layer.shape}) in the latency table for "
                 f"{self.target}; run `prunekit profile` for this model and input"
             )
-        calibration = self.calibration
-        return layer.calls * (calibration.scale * surface.us(cin, cout) + calibration.per_call_us)
+        return layer.calls * self.shape_us(layer.shape, cin, cout)
 
     def check(self, graph: ChannelGraph, target: Target, environment: Environment | None) -> None:
         """Refuse a table of another target, another device or without this model's layers."""
@@ -135,6 +159,10 @@ class LatencyTable:
                 f"the latency table was measured elsewhere: {gap} here; "
                 "run `prunekit profile` on this device"
             )
+        self.check_layers(graph)
+
+    def check_layers(self, graph: ChannelGraph) -> None:
+        """Refuse a table without this model's layers, or with narrower ones."""
         for layer in graph.layers:
             self.layer_us(layer, layer.in_channels, layer.out_channels)
             samples = self.by_shape[layer.shape].samples
@@ -148,7 +176,9 @@ class LatencyTable:
 
     def calibrated(self) -> LatencyTable:
         """The table with its end-to-end calibration fitted to its networks."""
-        return replace(self, calibration=calibrate(self.entries, self.networks, self.granularity))
+        if self.origin is not None:
+            return replace(self, calibration=recalibrate(self.networks))
+        return replace(self, calibration=calibrate(*self.pooled, self.granularity))
 
 
 def surfaces(
@@ -170,14 +200,37 @@ def calibrate(entries: tuple[Entry, ...], networks: tuple[Network, ...], block: 
 
     Every net's sum is priced by the surfaces, as a prediction will be, not by its own samples.
     """
+    whole = _sums(entries, surfaces(entries, block), len(networks))
+
+    def without(net: int) -> NDArray[np.float64]:
+        return _sums(entries, surfaces(entries, block, without=net), len(networks))
+
+    return _calibration(networks, whole, without)
+
+
+def recalibrate(networks: tuple[Network, ...]) -> Calibration:
+    """Scale and cost per call of networks whose layers were measured elsewhere, with the error."""
+    sums = np.array([net.layers_us for net in networks])
+    return _calibration(networks, sums, lambda _: sums)
+
+
+def _calibration(
+    networks: tuple[Network, ...],
+    sums: NDArray[np.float64],
+    sums_without: Callable[[int], NDArray[np.float64]],
+) -> Calibration:
+    """``sums_without``: every network's layer time as priced without one of them.
+
+    The first network and other dense ones are in every fit: nothing is predicted beyond them.
+    """
     measured = np.array([net.end_to_end_us for net in networks])
     calls = np.array([net.calls for net in networks], dtype=np.float64)
-    scale, per_call = _fit_line(
-        _sums(entries, surfaces(entries, block), len(networks)), calls, measured
-    )
+    scale, per_call = _fit_line(sums, calls, measured)
     errors = []
     for left_out in range(1, len(networks)) if len(networks) >= 4 else ():
-        priced = _sums(entries, surfaces(entries, block, without=left_out), len(networks))
+        if networks[left_out].kept >= 1:
+            continue
+        priced = sums_without(left_out)
         if not np.isfinite(priced[left_out]):
             continue
         others = np.arange(len(networks)) != left_out

@@ -42,6 +42,7 @@ from prunekit.sparsify import IEE, Allocation, Halp, IEESchedule, allocate
 from prunekit.sparsify.halp import Schedule
 from prunekit.sparsify.iee import Update
 from prunekit.surgery import slim
+from prunekit.target import usable_cores
 from prunekit.train import FitResult, TrainConfig, fit, loader, loss_fn
 
 MAX_AGAIN = 2
@@ -66,7 +67,7 @@ def prune(job: Job, output: Path, *, overwrite: bool = False, resume: bool = Fal
     that the same call with ``resume`` goes on from there.
     """
     recipe = job.recipe
-    if job.runtime.artifact_format == "onnx" and job.target.precision != "fp32":
+    if job.target.precision != "fp32" and not job.runtime.casts:
         raise UsageError(
             f"target {job.target}: ONNX export has precision fp32 for now, not "
             f"{job.target.precision}"
@@ -428,6 +429,13 @@ class _Pipeline:
         onnx = export(small, job.example, run / "model.onnx", plan="plan.json")
         return self.watch.final_time(small, onnx, target)
 
+    def accuracy(self, onnx: Path) -> float | None:
+        """Top-1 of the file, in the precision it is deployed in; None without data."""
+        job, where = self.job, None
+        if job.runtime.artifact_format == "onnx" and job.target.precision != "fp32":
+            where = replace(job.target, threads=usable_cores())
+        return onnx_accuracy(onnx, job.data, self.recipe.workers, where)
+
     def finish(
         self,
         small: nn.Module,
@@ -462,10 +470,8 @@ class _Pipeline:
             pruning_epochs=self.pruning_epochs,
             accuracy=(
                 # random weights have no accuracy worth telling
-                onnx_accuracy(run / "dense.onnx", job.data, self.recipe.workers)
-                if self.dense_is_trained
-                else None,
-                onnx_accuracy(run / "model.onnx", job.data, self.recipe.workers),
+                self.accuracy(run / "dense.onnx") if self.dense_is_trained else None,
+                self.accuracy(run / "model.onnx"),
             ),
             small=small,
         )

@@ -38,11 +38,16 @@ if TYPE_CHECKING:
 CONFIDENCE = 0.95
 
 
-def onnx_accuracy(path: Path, data: Data | None, workers: int = 0) -> float | None:
-    """Top-1 of an ONNX file on the validation set, run in ONNX Runtime; None without data."""
+def onnx_accuracy(
+    path: Path, data: Data | None, workers: int = 0, target: Target | None = None
+) -> float | None:
+    """Top-1 of an ONNX file on the validation set, run on ``target``; None without data.
+
+    ``target`` is ONNX Runtime on all cores unless given.
+    """
     if data is None:
         return None
-    target = Target.parse("onnxruntime:cpu", threads=usable_cores())
+    target = target or Target.parse("onnxruntime:cpu", threads=usable_cores())
     engine = runtime_for(target).load(Artifact.of_file(path), target)
     right = seen = 0
     try:

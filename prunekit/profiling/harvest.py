@@ -22,6 +22,7 @@ from prunekit.latency import Entry, LatencyTable, Network, Protocol, Sample
 from prunekit.plan import ChannelPlan
 from prunekit.profiling.journal import Journal
 from prunekit.profiling.measuring import HarvestPlan, measure_rounds
+from prunekit.profiling.sharding import share_of
 from prunekit.progress import bar, say
 from prunekit.runtimes import Runtime, runtime_for
 from prunekit.surgery import slim
@@ -64,12 +65,44 @@ def harvest(
     """Measure ``model`` on ``target`` and return its table.
 
     Every finished round goes to ``journal`` at once; with ``resume`` its rounds are kept and only
-    the missing ones measured. Stops after ``plan.rounds`` rounds or ``plan.max_seconds``.
+    the missing ones measured. Stops after ``plan.rounds`` rounds or ``plan.max_seconds``. A
+    ``plan.shard`` takes the dense network and its share of the others;
+    :func:`prunekit.latency.merge` joins the tables of all shards.
     """
     wanted = plan or HarvestPlan()
     runtime = runtime_for(target)
     block = granularity or runtime.granularity(target)
-    plans = sample_plans(graph, block, wanted.nets, wanted.seed)
+    plans = share_of(sample_plans(graph, block, wanted.nets, wanted.seed), wanted.shard)
+    environment = runtime.environment(target)
+    facts = {} if wanted.shard == (1, 1) else {"shard": list(wanted.shard)}
+    done, stopped = measure_plans(
+        *(model, graph, example, target, plans, wanted, block, facts),
+        journal=journal,
+        resume=resume,
+    )
+    table = _table(graph, plans, done, target, environment, block, wanted, stopped, name)
+    return table.calibrated()
+
+
+def measure_plans(
+    model: nn.Module,
+    graph: ChannelGraph,
+    example: Any,
+    target: Target,
+    plans: list[ChannelPlan],
+    wanted: HarvestPlan,
+    granularity: int,
+    facts: dict[str, Any],
+    *,
+    journal: Path | None,
+    resume: bool,
+    watched: bool = True,
+) -> tuple[list[dict[str, Any]], str]:
+    """All rounds over the networks of ``plans``, those in the journal first; why it ended.
+
+    ``facts`` are what else a journal must have been started with to be gone on with.
+    """
+    runtime = runtime_for(target)
     environment = runtime.environment(target)
     log, done = None, []
     if journal is not None:
@@ -79,10 +112,11 @@ def harvest(
             "runtime": environment.runtime_version,
             "model": graph.fingerprint,
             "inputs": [list(shape) for shape in graph.input_shapes],
-            "granularity": block,
+            "granularity": granularity,
             "nets": len(plans),
             "turns": wanted.turns,
             "seed": wanted.seed,
+            **facts,
         }
         log = Journal(journal, head)
         done = log.resume() if resume else []
@@ -94,9 +128,8 @@ def harvest(
     if len(done) < wanted.rounds:
         with tempfile.TemporaryDirectory(prefix="prunekit-") as folder:
             artifacts = _artifacts(model, plans, example, runtime, Path(folder))
-            stopped = measure_rounds(artifacts, runtime, target, wanted, done, log)
-    table = _table(graph, plans, done, target, environment, block, wanted, stopped, name)
-    return table.calibrated()
+            stopped = measure_rounds(artifacts, runtime, target, wanted, done, log, watched)
+    return done, stopped
 
 
 def _artifacts(
@@ -153,18 +186,7 @@ def _table(
                     calls=layer.calls,
                 )
             )
-        whole = [1e3 * ms for row in rounds for ms in row["end_to_end_ms"][number]]
-        networks.append(
-            Network(
-                model=name or graph.fingerprint,
-                kept=round(sum(plan.widths.values()) / sum(plan.sizes.values()), 4),
-                calls=sum(layer.calls for layer in graph.layers),
-                layers_us=round(summed, 2),
-                end_to_end_us=round(float(np.median(whole)), 2),
-                spread_us=round(_quartile_range(whole), 2),
-                runs=len(whole),
-            )
-        )
+        networks.append(network(name, graph, plan, number, rounds, summed))
     entries = [
         Entry(shape, tuple(rows))
         for shape, rows in sorted(samples.items(), key=lambda i: str(i[0]))
@@ -172,6 +194,27 @@ def _table(
     protocol = Protocol("harvest", len(plans), len(rounds), wanted.turns, wanted.seed, stopped)
     return LatencyTable(
         target, environment, protocol, block, (graph.fingerprint,), tuple(entries), tuple(networks)
+    )
+
+
+def network(
+    name: str,
+    graph: ChannelGraph,
+    plan: ChannelPlan,
+    number: int,
+    rounds: list[dict[str, Any]],
+    layers_us: float,
+) -> Network:
+    """What all rounds say of network ``number``, whose layers take ``layers_us`` in all."""
+    whole = [1e3 * ms for row in rounds for ms in row["end_to_end_ms"][number]]
+    return Network(
+        model=name or graph.fingerprint,
+        kept=round(sum(plan.widths.values()) / sum(plan.sizes.values()), 4),
+        calls=sum(layer.calls for layer in graph.layers),
+        layers_us=round(layers_us, 2),
+        end_to_end_us=round(float(np.median(whole)), 2),
+        spread_us=round(_quartile_range(whole), 2),
+        runs=len(whole),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ class HarvestPlan:
     """How much to measure: ``nets`` networks (the dense one included), ``rounds`` rounds.
 
     A round gives each network ``turns`` turns. It ends early after ``max_seconds`` of measuring,
-    but never before ``min_rounds``.
+    but never before ``min_rounds``. ``shard`` (number from 1, count) takes a share of the networks.
     """
 
     nets: int = 10
@@ -35,6 +36,7 @@ class HarvestPlan:
     seed: int = 0
     max_seconds: float = 120.0
     min_rounds: int = 3
+    shard: tuple[int, int] = (1, 1)
 
 
 def measure_rounds(
@@ -44,8 +46,12 @@ def measure_rounds(
     wanted: HarvestPlan,
     done: list[dict[str, Any]],
     log: Journal | None,
+    watched: bool = True,
 ) -> str:
-    """Measure the missing rounds into ``done``, each into ``log`` at once; why it ended."""
+    """Measure the missing rounds into ``done``, each into ``log`` at once; why it ended.
+
+    Networks that are not ``watched`` are timed end to end only.
+    """
     engines: list[Engine] = []
     started = time.monotonic()
     try:
@@ -57,7 +63,9 @@ def measure_rounds(
                 late = time.monotonic() - started > wanted.max_seconds
                 if late and number >= wanted.min_rounds:
                     return f"{wanted.max_seconds:g} s"
-                profilers = [runtime.profiler(artifact, target) for artifact in artifacts]
+                profilers = [
+                    runtime.profiler(artifact, target) for artifact in artifacts if watched
+                ]
                 row = _round(profilers, engines, runs, target, wanted, number)
                 done.append(row)
                 if log is not None:
@@ -83,7 +91,7 @@ def _round(
     wanted: HarvestPlan,
     number: int,
 ) -> dict[str, Any]:
-    """One round: all networks in shuffled order, several times.
+    """One round: all networks in shuffled order, several times; without profilers, plain runs only.
 
     The first run of a turn finds the caches full of another network and does not count, and
     neither do runs that another process interrupted, where enough are left.
@@ -92,18 +100,14 @@ def _round(
     switches = switch_counter(target.threads)
     count = len(engines)
     plain: list[list[tuple[float, bool]]] = [[] for _ in range(count)]
-    watched: list[list[bool]] = [[] for _ in range(count)]
+    watched: list[list[bool]] = [[] for _ in profilers]
     layers: list[list[dict[str, float]]] = []
     waiting = list(profilers)
     try:
         for _ in range(wanted.turns):
             for i in rng.permutation(count):
-                profilers[i].run(1)
-                watched[i].append(False)
-                for _ in range(runs[i]):
-                    before = switches()
-                    profilers[i].run(1)
-                    watched[i].append(switches() == before)
+                if profilers:
+                    watched[i] += _watched_turn(profilers[i], runs[i], switches)
                 engines[i].time(1)
                 for _ in range(runs[i]):
                     before = switches()
@@ -123,6 +127,17 @@ def _round(
             for found, flags in zip(layers, watched, strict=True)
         ],
     }
+
+
+def _watched_turn(profiler: Profiler, runs: int, switches: Callable[[], int]) -> list[bool]:
+    """Whether each run was undisturbed; the first does not count."""
+    profiler.run(1)
+    calm = [False]
+    for _ in range(runs):
+        before = switches()
+        profiler.run(1)
+        calm.append(switches() == before)
+    return calm
 
 
 def _paired(runs: list[Any], flags: list[bool]) -> list[tuple[Any, bool]]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from prunekit.artifact import Artifact
 from prunekit.errors import RuntimeUnavailableError
+from prunekit.progress import say
 from prunekit.registry import runtimes
 from prunekit.target import Environment, Target, cpu_isa
 
@@ -52,9 +53,13 @@ class Runtime(Protocol):
 
     name: str
     artifact_format: str
-    """``onnx`` or ``module``: what :meth:`load` takes."""
+    """``onnx`` or ``module``: what runs and profiles are made of."""
+    formats: tuple[str, ...]
+    """All that :meth:`load` takes; :meth:`profiler` takes ``artifact_format``."""
     devices: tuple[str, ...]
     precisions: tuple[str, ...]
+    casts: bool
+    """Whether it computes in the target's precision itself, from an artifact in fp32."""
 
     def unavailable(self, target: Target) -> str | None:
         """Why ``target`` cannot be used here, with the remedy; None when it can."""
@@ -104,6 +109,15 @@ def timing_inputs(artifact: Artifact, target: Target) -> dict[str, NDArray[Any]]
         )
         for name, shape in artifact.input_shapes.items()
     }
+
+
+def note_unnamed(path: str, named: float) -> None:
+    """Say so where much of the time is in kernels that no name ties to a layer."""
+    if named < 0.9:
+        say(
+            f"note: only {100 * named:.0f} % of the time in {path} is in kernels "
+            "whose layer is known by name; the rest is counted to the layer before"
+        )
 
 
 def cpu_granularity() -> int:

@@ -37,8 +37,10 @@ class Fake:
     noise: float = 0.02
     name: str = "fake"
     artifact_format: str = "onnx"
+    formats: tuple[str, ...] = ("onnx",)
     devices: tuple[str, ...] = ("cpu",)
     precisions: tuple[str, ...] = PRECISIONS
+    casts: bool = False
 
     def unavailable(self, target: Target) -> str | None:  # noqa: ARG002
         """Never."""

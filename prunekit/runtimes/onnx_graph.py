@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,13 @@ class Anchor:
     in_hw: tuple[int, ...] = ()
     out_hw: tuple[int, ...] = ()
 
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one sample, of a matrix product for one row."""
+        places = self.in_hw if self.op == "ConvTranspose" else self.out_hw
+        pairs = self.cin * self.cout // max(1, self.groups)
+        return pairs * math.prod(self.kernel) * math.prod(max(1, size) for size in places)
+
 
 @dataclass(frozen=True)
 class OnnxGraph:
@@ -52,6 +60,29 @@ class OnnxGraph:
     def layers(self) -> tuple[str, ...]:
         """The layers' names in the order they run, each once."""
         return tuple(dict.fromkeys(anchor.layer for anchor in self.anchors))
+
+    def shares(self, names: Iterable[str], *, main_first: bool = False) -> dict[str, float]:
+        """The layers of a node that a runtime made of those called ``names``, with their shares.
+
+        The anchors among them share it by their multiply-adds; without any, it belongs to the
+        owner of the last name known here, or with ``main_first`` of the first. A name may have
+        something behind a slash that a runtime added. Empty where no name is known.
+        """
+        known = [name for name in map(self._known, names) if name is not None]
+        anchors = [anchor for anchor in self.anchors if anchor.node in known]
+        if not anchors:
+            main = known[:1] if main_first else known[-1:]
+            return {self.nodes.get(name) or self.values[name]: 1.0 for name in main}
+        total = sum(anchor.macs for anchor in anchors)
+        shares = dict.fromkeys((anchor.layer for anchor in anchors), 0.0)
+        for anchor in anchors:
+            shares[anchor.layer] += anchor.macs / total if total else 1 / len(anchors)
+        return shares
+
+    def _known(self, name: str) -> str | None:
+        while name and name not in self.nodes and name not in self.values:
+            name = name.rpartition("/")[0]
+        return name or None
 
 
 def read(path: str | Path) -> OnnxGraph:

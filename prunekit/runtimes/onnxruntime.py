@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 
 from prunekit.artifact import Artifact
 from prunekit.errors import FileError, RuntimeUnavailableError, UsageError
-from prunekit.progress import say
-from prunekit.runtimes.base import Arrays, cpu_granularity, timing_inputs
+from prunekit.runtimes.base import Arrays, cpu_granularity, note_unnamed, timing_inputs
 from prunekit.target import Environment, Target, cpu_environment
 
 if TYPE_CHECKING:
@@ -47,8 +46,10 @@ class OnnxRuntime:
 
     name = "onnxruntime"
     artifact_format = "onnx"
+    formats = ("onnx",)
     devices = ("cpu", "cuda")
     precisions = ("fp32",)
+    casts = False
 
     def unavailable(self, target: Target) -> str | None:
         """Why ``target`` cannot be used: the package or its provider for the device is missing."""
@@ -253,11 +254,7 @@ class OrtProfiler:
             self._engine.close()
             self._clean()
         runs, named = layer_times(events, self._graph)
-        if named < 0.9:
-            say(
-                f"note: only {100 * named:.0f} % of the time in {self._graph.path} is in kernels "
-                "whose layer is known by name; the rest is counted to the layer before"
-            )
+        note_unnamed(self._graph.path, named)
         return runs[1:]
 
 

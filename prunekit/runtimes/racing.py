@@ -40,10 +40,10 @@ class Race:
             item if isinstance(item, Artifact) else Artifact.of_file(item) for item in artifacts
         )
         for artifact in self.artifacts:
-            if artifact.format != self.runtime.artifact_format:
+            if artifact.format not in self.runtime.formats:
                 raise UsageError(
                     f"{artifact.path}: target {self.target} takes artifacts of format "
-                    f"{self.runtime.artifact_format}, not {artifact.format}"
+                    f"{' or '.join(self.runtime.formats)}, not {artifact.format}"
                 )
         count = len(self.artifacts)
         self._rng = np.random.default_rng(seed)

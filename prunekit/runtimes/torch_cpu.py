@@ -26,8 +26,10 @@ class TorchCpu:
 
     name = "torch"
     artifact_format = "module"
+    formats = ("module",)
     devices = ("cpu",)
     precisions = ("fp32", "bf16")
+    casts = True
 
     def unavailable(self, target: Target) -> str | None:  # noqa: ARG002
         """Why PyTorch cannot be used."""

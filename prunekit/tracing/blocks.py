@@ -13,15 +13,25 @@ from prunekit.tracing.values import call, tensors
 
 
 def removable(followed: Followed, model: nn.Module, example: Any) -> tuple[str, ...]:
-    """Modules that add to their own input and can be replaced by an identity, in their order.
+    """Modules with layers that add to their own input and can be replaced by an identity.
 
-    Tried on a copy: the outputs keep their shapes without all of them, or without each alone.
+    In the model's order, blocks inside of others too. Tried on a copy: the outputs keep their shapes without all of them, or without each alone.
     """
     expected = followed.shapes
-    names = [name for name, _ in model.named_modules() if name in followed.flow.residual]
-    if names and _runs_without(names, model, example, expected):
-        return tuple(names)
-    return tuple(name for name in names if _runs_without([name], model, example, expected))
+    names = [
+        name
+        for name, module in model.named_modules()
+        if name in followed.flow.residual
+        and any(isinstance(part, (nn.Linear, nn.modules.conv._ConvNd)) for part in module.modules())
+    ]
+    inner = {name for name in names if any(name.startswith(f"{outer}.") for outer in names)}
+    outer = [name for name in names if name not in inner]
+    if outer and _runs_without(outer, model, example, expected):
+        alone = [name for name in names if name in inner]
+    else:
+        alone = names
+    kept = {name for name in alone if not _runs_without([name], model, example, expected)}
+    return tuple(name for name in names if name not in kept)
 
 
 def _runs_without(

@@ -1,0 +1,73 @@
+"""A table measured on one device, calibrated to another of its kind by whole networks alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from prunekit.errors import TableError
+from prunekit.graph import ChannelGraph
+from prunekit.latency.table import Calibration, LatencyTable, Network, Protocol
+from prunekit.target import Environment, Target
+
+
+def check_transfer(
+    table: LatencyTable, graph: ChannelGraph, target: Target, granularity: int
+) -> None:
+    """Refuse a table whose layers cannot stand for ``target``'s, or that lacks the model's."""
+    kind = table.target.device.split(":")[0], target.device.split(":")[0]
+    pairs = [
+        ("runtime", table.target.runtime, target.runtime),
+        ("device", *kind),
+        ("precision", table.target.precision, target.precision),
+        ("batch", table.target.batch, target.batch),
+        ("threads", table.target.threads, target.threads),
+    ]
+    for name, there, here in pairs:
+        if there != here:
+            raise TableError(
+                f"cannot transfer the latency table: its {name} is {there}, not {here}; "
+                "run `prunekit profile` without --transfer"
+            )
+    if table.granularity != granularity:
+        raise TableError(
+            f"cannot transfer the latency table: its device works in {table.granularity} channels, "
+            f"this one in {granularity}; run `prunekit profile` without --transfer, or give "
+            f"--granularity {table.granularity} to take it all the same"
+        )
+    table.check_layers(graph)
+
+
+def layers_us(table: LatencyTable, graph: ChannelGraph, widths: Mapping[str, int]) -> float:
+    """Summed microseconds of all layer calls as they were profiled where ``table`` is from."""
+    profiled = replace(table, calibration=Calibration())
+    return sum(
+        float(profiled.layer_us(layer, layer.width("in", widths), layer.width("out", widths)))
+        for layer in graph.layers
+    )
+
+
+def transferred(
+    table: LatencyTable,
+    target: Target,
+    environment: Environment,
+    networks: tuple[Network, ...],
+    protocol: Protocol,
+) -> LatencyTable:
+    """``table`` on another device: its surfaces, with scale and cost per call fitted there.
+
+    ``networks`` were timed end to end on the new device; their ``layers_us`` is what ``table`` says
+    of their layers. Nothing else is fitted, so a layer that is faster there than the others stays
+    wrong, and the error on networks left out of the fit says how much that matters.
+    """
+    origin = table.origin or table.environment
+    return LatencyTable(
+        target=target,
+        environment=environment,
+        protocol=protocol,
+        granularity=table.granularity,
+        models=table.models,
+        entries=table.pooled[0],
+        networks=networks,
+        origin=origin,
+    ).calibrated()
