@@ -15,7 +15,8 @@ from prunekit.tracing.values import call, tensors
 def removable(followed: Followed, model: nn.Module, example: Any) -> tuple[str, ...]:
     """Modules with layers that add to their own input and can be replaced by an identity.
 
-    In the model's order, blocks inside of others too. Tried on a copy: the outputs keep their shapes without all of them, or without each alone.
+    In the model's order, blocks inside of others too. Tried on a copy: the outputs keep their
+    shapes without all outer ones, or without each alone.
     """
     expected = followed.shapes
     names = [
