@@ -269,6 +269,17 @@ class Functional(Plain):
         return self.fc(x.mean((2, 3)))
 
 
+class Placed(Plain):
+    """Adds what it has learned of positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.place = nn.Parameter(torch.randn(8, 8))
+
+    def forward(self, x):
+        return super().forward(x + self.place)
+
+
 class Recurrent(nn.Module):
     def __init__(self):
         super().__init__()
@@ -541,6 +552,7 @@ def test_notes_say_what_evaluation_does_not_show():
     notes = pk.trace(LibraryAttention(), TOKENS).notes
     assert notes == ("its cost is not counted: attend (MultiheadAttention)",)
     assert "the model itself (Functional)" in pk.trace(Functional(), IMAGE).notes[0]
+    assert pk.trace(Placed(), IMAGE).notes == ()
 
 
 def test_a_model_that_insists_on_float32_is_proved_in_float32():

@@ -80,6 +80,8 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._doing = ""
         self.residual: set[str] = set()
         """Modules that add something to their own input and give a tensor of its shape."""
+        self.uses: dict[tuple[str, str], set[str]] = {}
+        """The operators that took a module's own tensor, by the names of both."""
         self.asked: list[bool] = []
         """For every value that Python asked for whether it is a truth value."""
         self.values: dict[str, None] = {}
@@ -309,6 +311,9 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._ask(call)
         self._remember(call)
         given = [t for t in call.tensors if self._labels.get(t) or self.owners(t)]
+        for tensor in given:
+            for name, _, attribute in self.owners(tensor):
+                self.uses.setdefault((name, attribute), set()).add(call.name)
         if given:
             self._follow(call, given)
         return out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +32,8 @@ from prunekit.tracing.prove import prove
 from prunekit.tracing.values import batch_of_two, call, each
 
 HEADS = ("whole", "width")
+CHEAP = frozenset({"add", "add_", "sub", "mul", "mul_", "cat", "index"})
+"""Operators that use a parameter, such as an embedding of positions, without a product."""
 LAYER_TYPES = (nn.modules.conv._ConvNd, nn.Linear)
 
 Sizes = tuple[tuple[int, ...], tuple[int, ...]]
@@ -77,7 +79,7 @@ def trace(
     )
     groups = _groups(followed.atoms, working)
     layers = _layers(working, shapes, groups, epilogues(followed.operations))
-    unpriced = _unpriced(working)
+    unpriced = _unpriced(working, followed.flow.uses)
     notes = (
         *((f"not used in evaluation mode: {', '.join(unused)}",) if unused else ()),
         *followed.notes,
@@ -104,7 +106,7 @@ def _inside_attention(model: nn.Module) -> set[str]:
     }
 
 
-def _unpriced(model: nn.Module) -> list[str]:
+def _unpriced(model: nn.Module, uses: Mapping[tuple[str, str], set[str]]) -> list[str]:
     """Modules that multiply by matrices of their own and are no layers of the graph."""
     return [
         f"{name or 'the model itself'} ({type(module).__name__})"
@@ -112,7 +114,10 @@ def _unpriced(model: nn.Module) -> list[str]:
         if not isinstance(module, (*LAYER_TYPES, nn.Embedding, nn.EmbeddingBag))
         and not hasattr(module, "parametrizations")
         and not isinstance(module, ParametrizationList)
-        and any(p.squeeze().ndim > 1 for p in module.parameters(recurse=False))
+        and any(
+            parameter.squeeze().ndim > 1 and not uses.get((name, attribute), {""}) <= CHEAP
+            for attribute, parameter in module.named_parameters(recurse=False)
+        )
     ]
 
 
