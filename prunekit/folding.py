@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from prunekit.errors import ModelError
+from prunekit.modes import evaluating
 
 METHODS = ("reparameterize", "switch_to_deploy", "fuse_convs", "fuse")
 """How blocks offer it: timm's and Apple's, RepVGG's, ultralytics', and timm's RepViT's name."""
@@ -178,7 +178,7 @@ def _compare(model: nn.Module, folded: nn.Module, example: Any) -> None:
         if name in originals and not _is_folded(originals[name]):
             watch(name)
     try:
-        with torch.no_grad(), _evaluating(model), _evaluating(folded):
+        with torch.no_grad(), evaluating(model), evaluating(folded):
             if isinstance(example, dict):
                 model(**example)
             else:
@@ -208,18 +208,6 @@ def _difference(found: Any, wanted: Any) -> str | None:
             apart = (mine - theirs).abs().max().item()
             return f"its output is off by {apart:.2g}, where the largest value is {scale:.2g}"
     return None
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while."""
-    modes = {part: part.training for part in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
 
 
 def _label(name: str, block: nn.Module) -> str:

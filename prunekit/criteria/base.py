@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from prunekit.errors import UsageError
 from prunekit.graph import ChannelGraph, ChannelGroup, Member
+from prunekit.modes import evaluating
 from prunekit.scores import Scores
 
 
@@ -104,20 +105,17 @@ def score(
             f"criterion {criterion.name!r} needs data: give `loss_fn` and `batches`, "
             "or use the criterion magnitude"
         )
-    modes = [(module, module.training) for module in model.modules()]
     before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    model.eval()
     try:
         for parameter, _, _ in before:
             parameter.requires_grad_(parameter.is_floating_point())
-        for batch in batches:
-            model.zero_grad(set_to_none=True)
-            with torch.enable_grad():
-                loss_fn(model, batch).backward()  # type: ignore[no-untyped-call]
-            _add(total, model)
+        with evaluating(model):
+            for batch in batches:
+                model.zero_grad(set_to_none=True)
+                with torch.enable_grad():
+                    loss_fn(model, batch).backward()  # type: ignore[no-untyped-call]
+                _add(total, model)
     finally:
-        for module, training in modes:
-            module.training = training
         for parameter, needed, gradient in before:
             parameter.requires_grad_(needed)
             parameter.grad = gradient

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunekit.artifact import Artifact
-from prunekit.errors import RuntimeUnavailableError
+from prunekit.errors import RuntimeUnavailableError, UsageError
 from prunekit.progress import say
 from prunekit.registry import runtimes
 from prunekit.target import Environment, Target, cpu_isa
@@ -109,6 +109,24 @@ def timing_inputs(artifact: Artifact, target: Target) -> dict[str, NDArray[Any]]
         )
         for name, shape in artifact.input_shapes.items()
     }
+
+
+def check_batch(path: str, shapes: Mapping[str, tuple[int, ...]], target: Target) -> None:
+    """Refuse inputs that are fixed to another batch than the target's."""
+    for name, sizes in shapes.items():
+        if sizes and sizes[0] not in (-1, target.batch):
+            raise UsageError(
+                f"{path}: input {name!r} takes batches of {sizes[0]}, not "
+                f"{target.batch}; time it with --batch {sizes[0]}, or export it anew"
+            )
+
+
+def of_kind(array: NDArray[Any], kind: Any) -> NDArray[Any]:
+    """A timing input in the type that a model takes.
+
+    Whole-number inputs are indices as a rule: zero is always one of them.
+    """
+    return array.astype(kind) if np.issubdtype(kind, np.floating) else np.zeros_like(array, kind)
 
 
 def note_unnamed(path: str, named: float) -> None:

@@ -21,7 +21,14 @@ from numpy.typing import NDArray
 
 from prunekit.artifact import Artifact
 from prunekit.errors import FileError, RuntimeUnavailableError, UsageError
-from prunekit.runtimes.base import Arrays, cpu_granularity, note_unnamed, timing_inputs
+from prunekit.runtimes.base import (
+    Arrays,
+    check_batch,
+    cpu_granularity,
+    note_unnamed,
+    of_kind,
+    timing_inputs,
+)
 from prunekit.target import Environment, Target, cpu_environment
 
 if TYPE_CHECKING:
@@ -116,12 +123,7 @@ class OrtEngine:
     def _bind(self, artifact: Artifact) -> Any:
         ort, target = _ort(), self._target
         shapes = artifact.input_shapes or _input_shapes(self._session, self.path)
-        for name, sizes in shapes.items():
-            if sizes and sizes[0] not in (-1, target.batch):
-                raise UsageError(
-                    f"{self.path}: input {name!r} takes batches of {sizes[0]}, not "
-                    f"{target.batch}; time it with --batch {sizes[0]}, or export it anew"
-                )
+        check_batch(self.path, shapes, target)
         types = {value.name: _TYPES.get(value.type) for value in self._session.get_inputs()}
         feeds = timing_inputs(replace(artifact, input_shapes=shapes), target)
         for name, array in feeds.items():
@@ -130,12 +132,7 @@ class OrtEngine:
                 raise UsageError(
                     f"{self.path}: no input {name!r} of a known type; it has {', '.join(types)}"
                 )
-            # Whole-number inputs are indices as a rule: zero is always one of them.
-            feeds[name] = (
-                array.astype(kind)
-                if np.issubdtype(kind, np.floating)
-                else np.zeros_like(array, kind)
-            )
+            feeds[name] = of_kind(array, kind)
         outputs = self.run(feeds)
         device, number = target.device.split(":")[0], _device_number(target)
         binding = self._session.io_binding()

@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from prunekit.artifact import Artifact
 from prunekit.errors import FileError, RuntimeUnavailableError, UsageError
-from prunekit.runtimes.base import Arrays, cpu_granularity, note_unnamed, timing_inputs
+from prunekit.runtimes.base import (
+    Arrays,
+    check_batch,
+    cpu_granularity,
+    note_unnamed,
+    of_kind,
+    timing_inputs,
+)
 from prunekit.target import Environment, Target, cpu_environment
 
 _DEVICE = "CPU"
@@ -103,12 +110,7 @@ class OvEngine:
         self._config = _config(target, count=count)
         self._model = _read(artifact)
         shapes = artifact.input_shapes or _input_shapes(self._model, self.path)
-        for name, sizes in shapes.items():
-            if sizes and sizes[0] not in (-1, target.batch):
-                raise UsageError(
-                    f"{self.path}: input {name!r} takes batches of {sizes[0]}, not "
-                    f"{target.batch}; time it with --batch {sizes[0]}, or export it anew"
-                )
+        check_batch(self.path, shapes, target)
         self._feeds = timing_inputs(replace(artifact, input_shapes=shapes), target)
         self._bound_shapes = _shapes(self._feeds)
         self.compiled = self._compile(self._bound_shapes)
@@ -142,14 +144,7 @@ class OvEngine:
         request = self.compiled.create_infer_request()
         self._held = []
         for port in self.compiled.inputs:
-            array = self._feeds[port.any_name]
-            kind = port.element_type.to_dtype()
-            # Whole-number inputs are indices as a rule: zero is always one of them.
-            array = (
-                array.astype(kind)
-                if np.issubdtype(kind, np.floating)
-                else np.zeros_like(array, kind)
-            )
+            array = of_kind(self._feeds[port.any_name], port.element_type.to_dtype())
             tensor = _ov().Tensor(array)
             request.set_tensor(port, tensor)
             self._held.append(tensor)

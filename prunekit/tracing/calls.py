@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from prunekit.tracing.flow import Flow
 
 
+def operator_name(func: Any) -> str:
+    """Without namespace and overload, such as ``add_``."""
+    return str(func.name()).split("::")[-1].split(".")[0]
+
+
 @dataclass(frozen=True, eq=False)
 class Call:
     """One call of an aten operator, with its arguments by the names of its schema."""
@@ -25,7 +30,7 @@ class Call:
     @property
     def name(self) -> str:
         """Without namespace and overload, such as ``add_``."""
-        return str(self.func.name()).split("::")[-1].split(".")[0]
+        return operator_name(self.func)
 
     @cached_property
     def named(self) -> dict[str, Any]:

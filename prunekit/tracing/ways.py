@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from prunekit.tracing.calls import operator_name
 from prunekit.tracing.flow import QUESTIONS
 from prunekit.tracing.values import batch_of_two, each
 
@@ -38,7 +39,7 @@ class Turned(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = func(*args, **(kwargs or {}))
         if not isinstance(out, (bool, int, float)):
             return out
-        if func.name().split("::")[-1].split(".")[0] not in QUESTIONS:
+        if operator_name(func) not in QUESTIONS:
             return out
         self.asked.append(type(out) is bool)
         if len(self.asked) - 1 not in self.which:

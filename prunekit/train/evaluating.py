@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +10,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from prunekit.errors import DataError, ModelError, UsageError
+from prunekit.modes import evaluating
 from prunekit.train.batches import loader, size
 
 __all__ = ["count_right", "evaluate", "evaluating", "logits_of", "loss_fn", "resolve_device"]
@@ -77,15 +76,3 @@ def count_right(model: nn.Module, batches: DataLoader[Any], device: torch.device
 def layout(images: Tensor) -> torch.memory_format:
     """Channels last for images, which is faster on CPUs and tensor cores (up to 1.7 times)."""
     return torch.channels_last if images.ndim == 4 else torch.preserve_format
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; every module's own training flag is restored after it."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunekit.errors import ModelError, TrainingError, UsageError
+from prunekit.modes import evaluating
 from prunekit.progress import Bar, bar
 from prunekit.ranks import average_
 from prunekit.train.batches import loader, mixed, size
@@ -24,7 +25,7 @@ from prunekit.train.config import TrainConfig
 from prunekit.train.data import Data
 from prunekit.train.ema import put
 from prunekit.train.engine import Position, Run, prepare
-from prunekit.train.evaluating import count_right, evaluating, layout, logits_of
+from prunekit.train.evaluating import count_right, layout, logits_of
 from prunekit.train.resuming import restore, save
 from prunekit.train.rule import Rule
 
