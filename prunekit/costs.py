@@ -84,7 +84,7 @@ def total(graph: ChannelGraph, widths: Mapping[str, int], costs: CostModel) -> f
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predicted end-to-end latency in milliseconds with the range the table's error allows."""
+    """Predicted end-to-end latency in milliseconds with its 90 % interval."""
 
     ms: float
     low_ms: float
@@ -92,7 +92,7 @@ class Prediction:
 
 
 def predict(graph: ChannelGraph, plan: ChannelPlan, table: LatencyTable) -> Prediction:
-    """Latency of ``plan``; the range is the table's worst error on networks left out of its fit."""
+    """Latency of ``plan``; the interval holds what the table is unsure of at these widths."""
     ms = total(graph, plan.widths, LatencyCost(table))
-    error = max(table.calibration.worst, 0.01)
+    error = table.half_width(graph, plan.widths)
     return Prediction(ms, ms * (1 - error), ms * (1 + error))

@@ -28,6 +28,10 @@ class TableError(PrunekitError):
     """A latency table that lacks a timing or belongs to another target, device or model."""
 
 
+class NoLayerTimesError(TableError):
+    """A runtime that does not tell how long each layer of a network takes."""
+
+
 class FileError(PrunekitError):
     """A file that is missing, truncated, edited, of another version, or cannot be written."""
 

@@ -199,15 +199,16 @@ def interleaved_order(count: int, rounds: int, seed: int = 0) -> list[tuple[int,
     return [tuple(int(i) for i in rng.permutation(count)) for _ in range(rounds)]
 
 
-def interquartile_mean(values: Values) -> float:
-    """Mean of the middle half: as robust as needed, finer than a median on whole-number ticks.
+def lower_mean(values: Values) -> float:
+    """Mean of the lower half: what a thing takes while nothing else disturbs it.
 
-    The samples at the quarters count in part, so that every sample moves the result smoothly.
+    Other processes only ever add to a time, and a machine has slow spells of seconds, so the lower
+    half repeats better than the middle (measured: half the error of a median), and its mean is
+    finer than a quantile on whole-number ticks. Of an odd count the middle value counts half.
     """
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     count = len(ordered)
     if not count:
         raise UsageError("a mean needs at least one value")
-    edges = np.arange(count + 1) / count
-    weights = np.clip(np.minimum(edges[1:], 0.75) - np.maximum(edges[:-1], 0.25), 0, None)
+    weights = np.clip(count / 2 - np.arange(count), 0, 1)
     return float(weights @ ordered / weights.sum())

@@ -134,7 +134,7 @@ def test_calibration_recovers_scale_and_cost_per_call():
     calibration = made(lawful).calibration
     assert calibration.scale == pytest.approx(1.2, rel=1e-3)
     assert calibration.per_call_us == pytest.approx(-1.0, abs=0.05)
-    assert calibration.nets == 7
+    assert calibration.nets == 6  # the dense one and the fastest are in every fit
 
 
 def test_the_error_of_nets_left_out_is_small_for_a_law_and_large_for_nonsense():
@@ -236,7 +236,10 @@ def test_predictions_add_up_and_carry_their_range():
         for layer in graph.layers
     )
     assert found.ms == pytest.approx(by_hand / 1e3)
-    assert (found.low_ms, found.high_ms) == pytest.approx((0.9 * found.ms, 1.1 * found.ms))
+    half = table.half_width(graph, plan.widths)
+    assert (found.low_ms, found.high_ms) == pytest.approx(
+        ((1 - half) * found.ms, (1 + half) * found.ms)
+    )
     assert found.ms < pk.predict(graph, pk.ChannelPlan.dense(graph), table).ms
     assert total(graph, plan.widths, LatencyCost(table)) == pytest.approx(found.ms)
 

@@ -10,7 +10,7 @@ from prunekit.timing import (
     Measurement,
     effective_count,
     interleaved_order,
-    interquartile_mean,
+    lower_mean,
     median_interval,
     paired_ratio,
 )
@@ -152,13 +152,15 @@ def test_interleaved_order_is_shuffled_complete_and_repeatable():
     assert orders != interleaved_order(4, 50, seed=2)
 
 
-def test_interquartile_mean_resolves_ticks_and_ignores_outliers():
-    assert interquartile_mean([3]) == 3
-    assert interquartile_mean([1, 2, 3, 4]) == 2.5
-    assert interquartile_mean([0, 10, 20]) == pytest.approx(10)
+def test_lower_mean_resolves_ticks_and_ignores_slow_spells():
+    assert lower_mean([3]) == 3
+    assert lower_mean([4, 1, 3, 2]) == 1.5
+    assert lower_mean([20, 0, 10]) == pytest.approx(10 / 3)
     rng = np.random.default_rng(0)
-    ticks = np.round(rng.normal(7.3, 0.6, 400))
-    ticks[:40] = 500
-    assert interquartile_mean(ticks) == pytest.approx(7.35, abs=0.15)
+    clean = rng.normal(7.3, 0.6, 4000)
+    assert lower_mean(np.round(clean)) == pytest.approx(lower_mean(clean), abs=0.1)
+    slow = clean * np.where(np.arange(4000) < 1600, 1.3, 1.0)
+    fast = float(np.median(clean))
+    assert abs(lower_mean(slow) / fast - 1) < 0.05 < abs(np.median(slow) / fast - 1)
     with pytest.raises(UsageError, match="at least one"):
-        interquartile_mean([])
+        lower_mean([])

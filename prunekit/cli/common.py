@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,20 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything ran
 Seconds = Annotated[
     float, typer.Option("--max-seconds", min=0.1, help="Stop measuring after this many seconds.")
 ]
+
+
+def parse_percent(text: str, flag: str) -> float:
+    """``1.5%`` as 0.015."""
+    from prunekit.errors import UsageError
+
+    number = text.strip().removesuffix("%")
+    try:
+        value = float(number) / 100
+    except ValueError:
+        value = math.nan
+    if not text.strip().endswith("%") or not 0 <= value < 1:
+        raise UsageError(f"cannot read {flag} {text!r}; write a percentage such as 1.5%")
+    return value
 
 
 def set_verbosity(verbose: bool, quiet: bool) -> None:

@@ -20,6 +20,7 @@ from prunekit.cli.common import (
     Seed,
     Threads,
     Verbose,
+    parse_percent,
     print_json,
     print_text,
     refuse_existing,
@@ -47,11 +48,18 @@ def profile(
     nets: Annotated[
         int | None,
         typer.Option(
-            min=4, help="Networks to measure, dense included; default: 10, or 5 with --transfer."
+            min=4, help="Networks to measure, dense included; default: 12, or 5 with --transfer."
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds over all networks.")] = 6,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds that each network is in.")] = 4,
     max_seconds: Seconds = 120.0,
+    target_error: Annotated[
+        str,
+        typer.Option(
+            metavar="PERCENT",
+            help="End early once the mean error on networks left out is this (1.5%).",
+        ),
+    ] = "0%",
     granularity: Annotated[
         int | None, typer.Option(min=1, help="Channel granularity; default: the target's.")
     ] = None,
@@ -69,6 +77,14 @@ def profile(
             help="Calibrate this table of another device to the one here by a few whole networks.",
         ),
     ] = None,
+    source: Annotated[
+        str,
+        typer.Option(
+            help="Where layer times come from: harvest (whole networks, watched), grid (single "
+            "operators), differences (whole networks, by regression); auto: harvest where the "
+            "runtime tells times of layers, else differences."
+        ),
+    ] = "auto",
     seed: Seed = 0,
     reparameterize: Reparameterize = True,
     heads: Heads = "whole",
@@ -85,7 +101,7 @@ def profile(
     from prunekit.pipeline.folder import rounds_in
     from prunekit.pipeline.recipe import make_recipe
     from prunekit.pipeline.setup import set_up
-    from prunekit.pipeline.tables import load_table, make_table
+    from prunekit.pipeline.tables import SOURCES, load_table, make_table
     from prunekit.profiling import HarvestPlan
     from prunekit.profiling.sharding import parse_shard, shard_path
     from prunekit.profiling.transferring import TRANSFER_NETS
@@ -96,6 +112,11 @@ def profile(
         raise UsageError("--gpu and --target exclude each other; keep one")
     if shard is not None and transfer is not None:
         raise UsageError("--shard and --transfer exclude each other; a transfer is short enough")
+    if source not in ("auto", *SOURCES):
+        known = ", ".join(("auto", *SOURCES))
+        raise UsageError(f"unknown --source {source!r}; known: {known}")
+    if source in ("grid", "differences") and (shard is not None or transfer is not None):
+        raise UsageError(f"--source {source} goes with neither --shard nor --transfer; drop one")
     part = (1, 1) if shard is None else parse_shard(shard)
     if world() > 1:
         raise UsageError("several processes would measure the same networks; add --shard auto")
@@ -115,9 +136,16 @@ def profile(
     path = path if shard is None else shard_path(path, part)
     journal = path.with_name(path.name + ".journal.jsonl")
     refuse_existing(path, overwrite, resume)
-    source = None if transfer is None else LatencyTable.load(transfer)
-    count = nets or (10 if transfer is None else TRANSFER_NETS)
-    plan = HarvestPlan(count, rounds, max_seconds=max_seconds, seed=seed, shard=part)
+    origin = None if transfer is None else LatencyTable.load(transfer)
+    count = nets or (HarvestPlan.nets if transfer is None else TRANSFER_NETS)
+    plan = HarvestPlan(
+        count,
+        rounds,
+        max_seconds=max_seconds,
+        seed=seed,
+        shard=part,
+        target_error=parse_percent(target_error, "--target-error"),
+    )
     job = set_up(recipe)
     try:
         finished = resume and path.exists() and not journal.exists()
@@ -136,6 +164,7 @@ def profile(
                 name=model,
                 resume=resume,
                 overwrite=overwrite,
+                origin=origin,
                 source=source,
             )
         )
@@ -157,6 +186,8 @@ def profile(
                 "networks": len(table.networks),
                 "rounds": table.protocol.rounds,
                 "stopped": table.protocol.stopped,
+                "drift": table.protocol.drift,
+                "disturbed": table.protocol.disturbed,
                 "dense_ms": table.networks[0].end_to_end_us / 1e3,
                 "mape": calibration.mape,
                 "worst": calibration.worst,

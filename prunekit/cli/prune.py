@@ -79,7 +79,7 @@ def prune(
     ] = None,
     score_batches: Annotated[int | None, _option("Batches that one-shot scores use (8).")] = None,
     pruning_steps: Annotated[int | None, _option("Pruning steps of halp (8).")] = None,
-    profile_nets: Annotated[int | None, _option("Networks the profile measures (10).")] = None,
+    profile_nets: Annotated[int | None, _option("Networks the profile measures (12).")] = None,
     profile_seconds: Annotated[float | None, _option("Time limit of the profile (120).")] = None,
     measure_seconds: Annotated[
         float | None, _option("Time limit of one measurement while landing (8).")

@@ -195,6 +195,7 @@ def show(
                 "origin": asdict(table.origin) if table.origin else None,
                 "protocol": asdict(table.protocol),
                 "granularity": table.granularity,
+                "probe": asdict(table.probe) if table.probe else None,
                 "calibration": asdict(calibration),
                 "networks": [asdict(net) for net in table.networks],
                 "entries": [
@@ -212,6 +213,13 @@ def show(
         f"networks, {table.protocol.rounds} rounds ({table.protocol.stopped})\n"
         f"{calibration} ({calibration.nets} networks)"
     )
+    if table.probe is not None:
+        print_text(f"device: {table.probe}")
+    if table.protocol.drift or table.protocol.disturbed:
+        print_text(
+            f"the device's speed changed by {table.protocol.drift:.0%} from round to round; "
+            f"{table.protocol.disturbed:.0%} of the runs were interrupted"
+        )
     if table.origin is not None:
         print_text(f"layers measured on {table.origin.device_name}, {table.origin.runtime_version}")
     if layer is not None:

@@ -23,6 +23,8 @@ Shape = tuple[int | str, ...]
 
 _OUT_ONLY = ("bias", "weight_bias", "running_mean", "running_var")
 """Parameters along a layer's output axis; ``weight_bias`` is what a folded norm adds."""
+_NORM = ("weight", "bias", "running_mean", "running_var")
+"""A batch norm's parameters in the order it reads them."""
 _ANCHORS = ("Conv", "Gemm", "MatMul")
 _PLAIN = """
     Add AveragePool BatchNormalization Cast Clip Concat Conv Div Dropout Elu Erf Flatten Gelu Gemm
@@ -65,6 +67,7 @@ def _cut(model: ModelProto, cuts: Mapping[str, Cut]) -> None:
     Every convolution and linear layer has to hold a weight with its module's name: then none is
     missed. Norms whose weights have no initializer have been folded into their convolution.
     """
+    _part_norms(model)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     grouped = _grouped(model)
     plain = frozenset(_PLAIN.split())
@@ -102,6 +105,34 @@ def _cut(model: ModelProto, cuts: Mapping[str, Cut]) -> None:
         _shrink(tensor, 0, cut.out)
 
 
+def _part_norms(model: ModelProto) -> None:
+    """Give every norm its own parameters: the exporter keeps equal ones, of fresh norms, once."""
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type != "BatchNormalization":
+            continue
+        for place, parameter in enumerate(_NORM, start=1):
+            own = f"{_module_of(node)}.{parameter}"
+            if node.input[place] != own and own not in weights:
+                if node.input[place] not in weights:
+                    raise _UnsureError
+                copy = TensorProto()
+                copy.CopyFrom(weights[node.input[place]])
+                copy.name = own
+                weights[own] = copy
+                model.graph.initializer.append(copy)
+            node.input[place] = own
+
+
+def _module_of(node: NodeProto) -> str:
+    """The module that a node was exported from."""
+    scope = next((m.value for m in node.metadata_props if m.key.endswith("name_scopes")), "")
+    names = [part.strip(" '[]\"") for part in scope.split(",")]
+    if len(names) < 2:
+        raise _UnsureError
+    return names[-2]
+
+
 def _grouped(model: ModelProto) -> dict[str, AttributeProto]:
     """The number of groups of each grouped convolution, by the name of its weight."""
     return {
@@ -117,14 +148,12 @@ def _cut_slope(
     node: NodeProto, weights: Mapping[str, TensorProto], cuts: Mapping[str, Cut]
 ) -> None:
     """Cut a PReLU's slope: it is reshaped for broadcasting, and so has lost its name."""
-    slope = weights.get(node.input[1])
-    scope = next((m.value for m in node.metadata_props if m.key.endswith("name_scopes")), "")
-    names = [part.strip(" '[]\"") for part in scope.split(",")]
-    if slope is None or len(names) < 2:
+    slope, module = weights.get(node.input[1]), _module_of(node)
+    if slope is None:
         raise _UnsureError
-    cut = cuts.get(names[-2])
+    cut = cuts.get(module)
     wide = [axis for axis, size in enumerate(slope.dims) if size > 1]
-    if cut is None or not wide or slope.name == f"{names[-2]}.weight":
+    if cut is None or not wide or slope.name == f"{module}.weight":
         return
     if len(wide) > 1:
         raise _UnsureError

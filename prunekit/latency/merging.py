@@ -51,6 +51,7 @@ def merge(tables: Sequence[LatencyTable], names: Sequence[str] = ()) -> LatencyT
             stopped="; ".join(sorted(_parts((p.stopped for p in protocols), "; "))),
         ),
         granularity=tables[0].granularity,
+        probe=next((t.probe for t in sorted(tables, key=_probed) if t.probe is not None), None),
         models=tuple(sorted({model for table in tables for model in table.models})),
         entries=_entries(measured),
         networks=tuple(one.network for one in measured),
@@ -63,6 +64,11 @@ def _refuse(first: LatencyTable, its_name: str, table: LatencyTable, name: str) 
         raise TableError(
             f"cannot merge {name}: its layers were measured on {table.origin.device_name} and "
             "transferred; merge the tables that were profiled, then transfer"
+        )
+    if table.apart:
+        raise TableError(
+            f"cannot merge {name}: its layers were timed alone (--source grid), not in networks; "
+            "profile all shards with --source harvest"
         )
     gap = table.environment.difference(first.environment)
     if _unnumbered(table.target) != _unnumbered(first.target):
@@ -120,6 +126,11 @@ def _place(one: _Measured) -> tuple[float, str]:
 
 def _newest(environment: Environment) -> tuple[str, str]:
     return environment.created, _text(environment)
+
+
+def _probed(table: LatencyTable) -> tuple[str, str]:
+    """An order that does not depend on the tables' own."""
+    return table.environment.created, _text(table.probe)
 
 
 def _parts(texts: Iterable[str], mark: str) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +14,8 @@ FLOOR_US = 2.0
 """Times below this count as this when errors are weighed: timers tick in microseconds."""
 NOISE = 0.02
 """Relative error of one sample that the residual process takes for noise."""
+LEAST_VARIANCE = 0.01**2
+"""No trend is believed to fit better than this."""
 REACH_OCTAVES = 1.0
 """How far in width, in octaves, a sample's deviation from the trend is believed to carry."""
 
@@ -36,6 +38,8 @@ class Surface:
     weights: Array
     """Shape (samples,): the process' weights."""
     variance: float
+    noise: Array
+    """Shape (samples,): variance of each sample's logarithm."""
 
     @classmethod
     def fit(
@@ -52,27 +56,53 @@ class Surface:
         coefficients = _trend(left, right, target, diagonal)
         points = np.stack([np.log2(left), np.log2(right)], axis=1)
         residual = np.log(target / _evaluate(coefficients, left, right))
-        variance = float(max(np.mean(residual**2) - NOISE**2, 0.0))
+        variance = float(max(np.mean(residual**2) - NOISE**2, LEAST_VARIANCE))
         noise = (NOISE * np.maximum(1.0, FLOOR_US / target)) ** 2
-        weights: Array = np.asarray(
-            np.linalg.solve(_kernel(points, points, variance) + np.diag(noise), residual)
-            if variance > 0
-            else np.zeros(len(target)),
-            dtype=np.float64,
-        )
-        return cls(coefficients, block, points, weights, variance)
+        covariance = _kernel(points, points, variance) + np.diag(noise)
+        weights: Array = np.asarray(np.linalg.solve(covariance, residual), dtype=np.float64)
+        return cls(coefficients, block, points, weights, variance, noise)
 
     def us(self, cin: ArrayLike, cout: ArrayLike) -> Array:
         """Microseconds at the given widths; arrays broadcast."""
+        left, right = self._padded(cin, cout)
+        trend = _evaluate(self.coefficients, left, right)
+        correction = self._covariance(left, right) @ self.weights
+        return np.asarray(trend * np.exp(correction.reshape(left.shape)), dtype=np.float64)
+
+    def deviation(self, cin: ArrayLike, cout: ArrayLike) -> Array:
+        """Standard deviation of the correction's logarithm at the given widths: how unsure it is.
+
+        Small near samples; far from all it is what samples leave the trend by. Arrays broadcast.
+        """
+        left, right = self._padded(cin, cout)
+        near = self._covariance(left, right)
+        covariance = _kernel(self.points, self.points, self.variance) + np.diag(self.noise)
+        known = np.einsum("ij,ji->i", near, np.linalg.solve(covariance, near.T))
+        left_over = np.sqrt(np.maximum(self.variance - known, 0.0))
+        return np.asarray(left_over.reshape(left.shape), dtype=np.float64)
+
+    def seen(self, cin: ArrayLike, cout: ArrayLike) -> Surface:
+        """As sure as if there were samples at these widths too, shape (samples,), as predicted."""
+        left, right = self._padded(cin, cout)
+        points = np.stack([np.log2(left), np.log2(right)], axis=1)
+        us = self.us(cin, cout)
+        return replace(
+            self,
+            points=np.concatenate([self.points, points]),
+            weights=np.concatenate([self.weights, np.zeros(len(points))]),
+            noise=np.concatenate([self.noise, (NOISE * np.maximum(1.0, FLOOR_US / us)) ** 2]),
+        )
+
+    def _padded(self, cin: ArrayLike, cout: ArrayLike) -> tuple[Array, Array]:
         left, right = np.broadcast_arrays(
             pad(np.asarray(cin), self.block), pad(np.asarray(cout), self.block)
         )
-        trend = _evaluate(self.coefficients, left, right)
-        if self.variance <= 0:
-            return trend
+        return left, right
+
+    def _covariance(self, left: Array, right: Array) -> Array:
+        """Shape (widths, samples)."""
         at = np.stack([np.log2(left).ravel(), np.log2(right).ravel()], axis=1)
-        correction = _kernel(at, self.points, self.variance) @ self.weights
-        return np.asarray(trend * np.exp(correction.reshape(left.shape)), dtype=np.float64)
+        return _kernel(at, self.points, self.variance)
 
 
 def pad(width: NDArray[np.int64], block: int) -> Array:

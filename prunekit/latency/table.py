@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
 
 from prunekit.errors import TableError
 from prunekit.graph import ChannelGraph, Layer, LayerShape
 from prunekit.latency.pooling import pooled
+from prunekit.latency.probe import Probe
 from prunekit.latency.surface import Surface
 from prunekit.serialize import load_json, save_json
 from prunekit.target import Environment, Target
 
 TABLE_VERSION = 1
+RESIDUAL = 0.01
+"""Deviation of a dense network from the sum of its layers, before it is known better.
+
+It grows with the root of a network's time, so that it is relatively larger for small ones.
+"""
+CONFIDENCE = 0.9
+"""Of a prediction's interval."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How the samples were taken."""
+    """How the samples were taken.
+
+    ``drift`` is by how much the device's speed changed from round to round (slowest over fastest,
+    less one), ``disturbed`` the share of runs that other processes interrupted.
+    """
 
     source: str
     nets: int
@@ -30,6 +43,8 @@ class Protocol:
     turns: int
     seed: int
     stopped: str = ""
+    drift: float = 0.0
+    disturbed: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -75,7 +90,9 @@ class Calibration:
     """End to end = sum over layer calls of scale x profiled time + per_call_us.
 
     ``per_call_us`` is negative as a rule: watching a kernel costs the profiler a few microseconds.
-    ``mape`` and ``worst`` are the errors of nets left out of the fit.
+    ``mape`` and ``worst`` are the errors of nets left out of the fit. ``factor`` turns a
+    prediction's standard deviation into half the width of its 90 % interval: what Student's t asks
+    for, times how much larger those errors were than the deviations said.
     """
 
     scale: float = 1.0
@@ -83,12 +100,21 @@ class Calibration:
     mape: float = 0.0
     worst: float = 0.0
     nets: int = 0
+    factor: float = 4.0
 
     def __str__(self) -> str:
         """The error in words."""
         if not self.nets:
             return "error on networks left out unknown, too few networks"
         return f"error on networks left out {self.mape:.1%}, worst {self.worst:.1%}"
+
+    def half_width(self, deviation: float, size: float, drift: float = 0.0) -> float:
+        """Half of the relative 90 % interval of a network ``size`` times the dense one's latency.
+
+        ``deviation`` is its layers' relative standard deviation. Of a device whose speed drifted by
+        ``drift`` a quarter of that is added.
+        """
+        return float(np.hypot(self.factor * _deviation(deviation, size), drift / 4))
 
 
 @dataclass(frozen=True)
@@ -107,6 +133,8 @@ class LatencyTable:
     origin: Environment | None = None
     """Where the layers were measured, if not here: then the networks were timed end to end only,
     their layers' time is what the layers cost there, and ``Sample.net`` counts networks there."""
+    probe: Probe | None = None
+    """What the device's granularity was found by; None where the user gave it."""
 
     def save(self, path: str | Path) -> None:
         """Write the table as JSON."""
@@ -127,13 +155,22 @@ class LatencyTable:
         """Entries and networks with all sessions at one speed and repeated networks as one."""
         return pooled(self.entries, self.networks)
 
+    @property
+    def apart(self) -> bool:
+        """Whether the layers were not measured in the networks that were.
+
+        Then ``Sample.net`` says nothing, and the networks' layer time is what the surfaces say.
+        """
+        return self.origin is not None or self.protocol.source == "grid"
+
     @cached_property
-    def _surfaces(self) -> dict[LayerShape, Surface]:
-        return surfaces(self.pooled[0], self.granularity)
+    def surfaces(self) -> dict[LayerShape, Surface]:
+        """The fitted surface of every layer shape."""
+        return fit_surfaces(self.pooled[0], self.granularity)
 
     def shape_us(self, shape: LayerShape, cin: ArrayLike, cout: ArrayLike) -> NDArray[np.float64]:
         """Microseconds of one call of a layer of ``shape``, end-to-end calibrated."""
-        surface = self._surfaces.get(shape)
+        surface = self.surfaces.get(shape)
         if surface is None:
             raise TableError(f"no timing for {shape} in the latency table for {self.target}")
         return self.calibration.scale * surface.us(cin, cout) + self.calibration.per_call_us
@@ -146,6 +183,40 @@ class LatencyTable:
                 f"{self.target}; run `prunekit profile` for this model and input"
             )
         return layer.calls * self.shape_us(layer.shape, cin, cout)
+
+    def deviation(
+        self,
+        graph: ChannelGraph,
+        widths: Mapping[str, int],
+        fitted: Mapping[LayerShape, Surface] | None = None,
+    ) -> float:
+        """Relative standard deviation of the layers' summed time at the given group widths.
+
+        ``fitted`` are surfaces to ask instead of the table's own. Layers are taken to err together,
+        as they were measured to, rather than to make up for each other.
+        """
+        known = self.surfaces if fitted is None else fitted
+        total = unsure = 0.0
+        for layer in graph.layers:
+            surface = known[layer.shape]
+            cin, cout = layer.width("in", widths), layer.width("out", widths)
+            us = layer.calls * float(surface.us(cin, cout))
+            total += us
+            unsure += us * float(surface.deviation(cin, cout))
+        return unsure / total
+
+    def half_width(self, graph: ChannelGraph, widths: Mapping[str, int]) -> float:
+        """Half of the 90 % interval of the latency at the given group widths, relative to it."""
+        size = self._us(graph, widths) / self._us(graph, {})
+        return self.calibration.half_width(
+            self.deviation(graph, widths), max(size, 1e-3), self.protocol.drift
+        )
+
+    def _us(self, graph: ChannelGraph, widths: Mapping[str, int]) -> float:
+        return sum(
+            float(self.layer_us(x, x.width("in", widths), x.width("out", widths)))
+            for x in graph.layers
+        )
 
     def check(self, graph: ChannelGraph, target: Target, environment: Environment | None) -> None:
         """Refuse a table of another target, another device or without this model's layers."""
@@ -176,12 +247,12 @@ class LatencyTable:
 
     def calibrated(self) -> LatencyTable:
         """The table with its end-to-end calibration fitted to its networks."""
-        if self.origin is not None:
+        if self.apart:
             return replace(self, calibration=recalibrate(self.networks))
         return replace(self, calibration=calibrate(*self.pooled, self.granularity))
 
 
-def surfaces(
+def fit_surfaces(
     entries: Iterable[Entry], block: int, without: int | None = None
 ) -> dict[LayerShape, Surface]:
     """The fitted surface of every shape, leaving out the samples of net ``without``."""
@@ -200,10 +271,10 @@ def calibrate(entries: tuple[Entry, ...], networks: tuple[Network, ...], block: 
 
     Every net's sum is priced by the surfaces, as a prediction will be, not by its own samples.
     """
-    whole = _sums(entries, surfaces(entries, block), len(networks))
+    whole = _priced(entries, fit_surfaces(entries, block), len(networks))
 
-    def without(net: int) -> NDArray[np.float64]:
-        return _sums(entries, surfaces(entries, block, without=net), len(networks))
+    def without(net: int) -> _Priced:
+        return _priced(entries, fit_surfaces(entries, block, without=net), len(networks))
 
     return _calibration(networks, whole, without)
 
@@ -211,52 +282,84 @@ def calibrate(entries: tuple[Entry, ...], networks: tuple[Network, ...], block: 
 def recalibrate(networks: tuple[Network, ...]) -> Calibration:
     """Scale and cost per call of networks whose layers were measured elsewhere, with the error."""
     sums = np.array([net.layers_us for net in networks])
-    return _calibration(networks, sums, lambda _: sums)
+    priced = _Priced(sums, np.zeros(len(sums)))
+    return _calibration(networks, priced, lambda _: priced)
+
+
+@dataclass(frozen=True)
+class _Priced:
+    """Summed layer time of every network and its standard deviation, in microseconds."""
+
+    us: NDArray[np.float64]
+    deviation: NDArray[np.float64]
 
 
 def _calibration(
-    networks: tuple[Network, ...],
-    sums: NDArray[np.float64],
-    sums_without: Callable[[int], NDArray[np.float64]],
+    networks: tuple[Network, ...], whole: _Priced, without: Callable[[int], _Priced]
 ) -> Calibration:
-    """``sums_without``: every network's layer time as priced without one of them.
+    """``without``: every network's layer time as priced without one of them.
 
-    The first network and other dense ones are in every fit: nothing is predicted beyond them.
+    Dense networks and the fastest of a model are in every fit: nothing is predicted beyond them.
     """
+    slowest = {
+        name: max(net.end_to_end_us for net in networks if net.model == name)
+        for name in {net.model for net in networks}
+    }
     measured = np.array([net.end_to_end_us for net in networks])
     calls = np.array([net.calls for net in networks], dtype=np.float64)
-    scale, per_call = _fit_line(sums, calls, measured)
-    errors = []
+    scale, per_call = _fit_line(whole.us, calls, measured)
+    fastest = {
+        min((n for n, net in enumerate(networks) if net.model == model), key=measured.__getitem__)
+        for model in {net.model for net in networks}
+    }
+    errors, scaled = [], []
     for left_out in range(1, len(networks)) if len(networks) >= 4 else ():
-        if networks[left_out].kept >= 1:
+        if networks[left_out].kept >= 1 or left_out in fastest:
             continue
-        priced = sums_without(left_out)
-        if not np.isfinite(priced[left_out]):
+        priced = without(left_out)
+        if not np.isfinite(priced.us[left_out]):
             continue
         others = np.arange(len(networks)) != left_out
-        slope, each = _fit_line(priced[others], calls[others], measured[others])
-        predicted = slope * priced[left_out] + each * calls[left_out]
+        slope, each = _fit_line(priced.us[others], calls[others], measured[others])
+        predicted = slope * priced.us[left_out] + each * calls[left_out]
         errors.append(abs(predicted / measured[left_out] - 1))
+        deviation = slope * priced.deviation[left_out] / measured[left_out]
+        size = measured[left_out] / slowest[networks[left_out].model]
+        scaled.append(errors[-1] / _deviation(deviation, size))
+    if not errors:
+        return Calibration(scale=scale, per_call_us=per_call)
+    quantile = float(stdtrit(len(errors), (1 + CONFIDENCE) / 2))
     return Calibration(
         scale=scale,
         per_call_us=per_call,
-        mape=float(np.mean(errors)) if errors else 0.0,
-        worst=float(np.max(errors)) if errors else 0.0,
+        mape=float(np.mean(errors)),
+        worst=float(np.max(errors)),
         nets=len(errors),
+        factor=max(0.5, quantile * float(np.sqrt(np.mean(np.square(scaled))))),
     )
 
 
-def _sums(
-    entries: tuple[Entry, ...], fitted: dict[LayerShape, Surface], count: int
-) -> NDArray[np.float64]:
-    """Every network's summed layer time as the surfaces price it."""
-    total = np.zeros(count)
+def _deviation(of_layers: float, size: float) -> float:
+    """Relative standard deviation of a whole network's latency."""
+    return float(np.hypot(of_layers, RESIDUAL / np.sqrt(size)))
+
+
+def _priced(entries: tuple[Entry, ...], fitted: dict[LayerShape, Surface], count: int) -> _Priced:
+    """Every network's layer time as the surfaces price it; layers are taken to err together."""
+    total, deviation = np.zeros(count), np.zeros(count)
     for entry in entries:
         surface = fitted.get(entry.shape)
-        for sample in entry.samples:
-            price = float(surface.us(sample.cin, sample.cout)) if surface else np.nan
-            total[sample.net] += price * sample.calls
-    return total
+        net = np.array([s.net for s in entry.samples])
+        if surface is None:
+            total[net] = np.nan
+            continue
+        cin, cout = (
+            np.array([getattr(s, side) for s in entry.samples]) for side in ("cin", "cout")
+        )
+        us = surface.us(cin, cout) * np.array([s.calls for s in entry.samples])
+        total += np.bincount(net, us, count)
+        deviation += np.bincount(net, us * surface.deviation(cin, cout), count)
+    return _Priced(total, deviation)
 
 
 def _fit_line(

@@ -29,9 +29,10 @@ def check_transfer(
                 f"cannot transfer the latency table: its {name} is {there}, not {here}; "
                 "run `prunekit profile` without --transfer"
             )
-    if table.granularity != granularity:
+    there = table.granularity if table.probe is None else table.probe.nominal
+    if granularity not in (there, table.granularity):
         raise TableError(
-            f"cannot transfer the latency table: its device works in {table.granularity} channels, "
+            f"cannot transfer the latency table: its device works in {there} channels, "
             f"this one in {granularity}; run `prunekit profile` without --transfer, or give "
             f"--granularity {table.granularity} to take it all the same"
         )
@@ -66,6 +67,7 @@ def transferred(
         environment=environment,
         protocol=protocol,
         granularity=table.granularity,
+        probe=table.probe,
         models=table.models,
         entries=table.pooled[0],
         networks=networks,

@@ -42,7 +42,7 @@ class Recipe(BaseModel):
     """What goes of attentions: whole heads, or channels of all heads alike."""
     score_batches: int = Field(8, ge=1)
     pruning_steps: int = Field(8, ge=1)
-    profile_nets: int = Field(10, ge=4)
+    profile_nets: int = Field(12, ge=4)
     profile_seconds: float = Field(120.0, gt=0)
     measure_seconds: float = Field(8.0, gt=0)
     """Time limit of one measurement while landing; the last one takes 2.5 times as long."""

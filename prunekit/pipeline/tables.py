@@ -7,15 +7,18 @@ from typing import Any
 
 from torch import nn
 
-from prunekit.errors import UsageError
+from prunekit.errors import NoLayerTimesError, UsageError
 from prunekit.graph import ChannelGraph
 from prunekit.latency import LatencyTable
 from prunekit.pipeline.folder import rounds_in
-from prunekit.profiling import HarvestPlan, harvest, transfer
+from prunekit.profiling import HarvestPlan, differences, grid, harvest, transfer
 from prunekit.profiling.locking import locked
 from prunekit.progress import say
 from prunekit.runtimes import runtime_for
 from prunekit.target import Target
+
+SOURCES = {"harvest": harvest, "grid": grid, "differences": differences}
+"""Where a table's layer times come from; ``auto`` is the first that the runtime can give."""
 
 
 def load_table(path: str | Path, graph: ChannelGraph, target: Target) -> LatencyTable:
@@ -38,11 +41,13 @@ def make_table(
     name: str,
     resume: bool,
     overwrite: bool = True,
-    source: LatencyTable | None = None,
+    origin: LatencyTable | None = None,
+    source: str = "auto",
 ) -> LatencyTable:
     """Profile ``module`` and write the table to ``path``; the journal goes when it is there.
 
-    With ``source`` that table is transferred to the target here. Of several processes that write
+    ``source`` is one of :data:`SOURCES`. With ``origin`` that table is transferred to the target
+    here instead. Of several processes that write
     the same table all but the first are refused, as long as it works and, without ``overwrite`` or
     ``resume``, when it is done.
     """
@@ -61,9 +66,9 @@ def make_table(
             raise UsageError(f"output {path} was written meanwhile; use --overwrite or another -o")
         try:
             table = (
-                harvest(module, graph, example, target, **settings)
-                if source is None
-                else transfer(module, graph, example, target, source, **settings)
+                _profile(source, (module, graph, example, target), settings)
+                if origin is None
+                else transfer(module, graph, example, target, origin, **settings)
             )
             table.save(path)
         except BaseException:
@@ -71,9 +76,21 @@ def make_table(
                 journal.unlink(missing_ok=True)
             raise
         journal.unlink(missing_ok=True)
-    how = "from" if source is None else "calibrated by"
+    how = "calibrated by" if table.apart else "from"
     say(
         f"latency table: {len(table.entries)} layer shapes {how} {table.protocol.nets} networks, "
         f"{table.protocol.rounds} rounds ({table.protocol.stopped}); {table.calibration}"
     )
     return table
+
+
+def _profile(source: str, what: tuple[Any, ...], settings: dict[str, Any]) -> LatencyTable:
+    if source != "auto":
+        return SOURCES[source](*what, **settings)
+    try:
+        return harvest(*what, **settings)
+    except NoLayerTimesError as error:
+        if settings["plan"].shard != (1, 1):
+            raise
+        say(f"note: {error.args[0].partition(';')[0]}; differences of whole networks are taken")
+        return differences(*what, **settings | {"resume": False})

@@ -8,7 +8,16 @@ from typing import Any
 
 from prunekit.errors import FileError, TableError
 
-JOURNAL_VERSION = 1
+JOURNAL_VERSION = 2
+
+
+def head_of(path: Path) -> dict[str, Any]:
+    """What the journal at ``path`` says is being measured; empty when there is none."""
+    try:
+        head = json.loads(path.read_text().partition("\n")[0])
+    except (OSError, ValueError):
+        return {}
+    return head if isinstance(head, dict) else {}
 
 
 class Journal:

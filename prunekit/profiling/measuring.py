@@ -1,132 +1,135 @@
-"""The rounds of a profile: every network takes turns, watched by the profiler and plain."""
+"""The rounds of a profile: networks take turns, watched by the profiler and plain."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prunekit.artifact import Artifact
-from prunekit.profiling.journal import Journal
-from prunekit.progress import bar
+from prunekit.errors import NoLayerTimesError
 from prunekit.runtimes import Engine, Profiler, Runtime
 from prunekit.runtimes.racing import switch_counter
 from prunekit.target import Target
+from prunekit.timing import lower_mean
 
-TURN_MS = 12.0
-"""About how long one network runs before it is another's turn."""
 WARM_UP_RUNS = 3
+Row = dict[str, Any]
+"""One round: ``nets``, their numbers, and one entry per network in every other list."""
 
 
 @dataclass(frozen=True)
 class HarvestPlan:
-    """How much to measure: ``nets`` networks (the dense one included), ``rounds`` rounds.
+    """How much to measure: ``nets`` networks (the dense one included), each in ``rounds`` rounds.
 
-    A round gives each network ``turns`` turns. It ends early after ``max_seconds`` of measuring,
-    but never before ``min_rounds``. ``shard`` (number from 1, count) takes a share of the networks.
+    A round gives each network ``turns`` turns of about ``turn_ms``. Half of the networks are drawn
+    at random; with ``active`` the others are chosen while measuring, else all are random. It ends
+    early when the error on networks left out reaches ``target_error`` or after ``max_seconds``, but
+    never before ``min_rounds`` rounds. ``shard`` (number from 1, count) takes a share of the
+    networks, none of them chosen.
     """
 
-    nets: int = 10
-    rounds: int = 6
+    nets: int = 12
+    rounds: int = 4
     turns: int = 4
     seed: int = 0
     max_seconds: float = 120.0
-    min_rounds: int = 3
+    min_rounds: int = 2
     shard: tuple[int, int] = (1, 1)
+    active: bool = True
+    target_error: float = 0.0
+    turn_ms: float = 12.0
 
 
-def measure_rounds(
-    artifacts: list[Artifact],
-    runtime: Runtime,
-    target: Target,
-    wanted: HarvestPlan,
-    done: list[dict[str, Any]],
-    log: Journal | None,
-    watched: bool = True,
-) -> str:
-    """Measure the missing rounds into ``done``, each into ``log`` at once; why it ended.
+class Rounds:
+    """Networks that take turns: each is loaded once, and its profiler anew for every round.
 
     Networks that are not ``watched`` are timed end to end only.
     """
-    engines: list[Engine] = []
-    started = time.monotonic()
-    try:
-        with bar("profiling", wanted.rounds) as shown:
-            shown.advance(len(done))
-            engines.extend(runtime.load(artifact, target) for artifact in artifacts)
-            runs = [_runs_per_turn(engine) for engine in engines]
-            for number in range(len(done), wanted.rounds):
-                late = time.monotonic() - started > wanted.max_seconds
-                if late and number >= wanted.min_rounds:
-                    return f"{wanted.max_seconds:g} s"
-                profilers = [
-                    runtime.profiler(artifact, target) for artifact in artifacts if watched
-                ]
-                row = _round(profilers, engines, runs, target, wanted, number)
-                done.append(row)
-                if log is not None:
-                    log.append(row)
-                dense = float(np.median(row["end_to_end_ms"][0]))
-                shown.advance(note=f"dense {dense:.3g} ms")
-    finally:
-        for engine in engines:
+
+    def __init__(
+        self, runtime: Runtime, target: Target, wanted: HarvestPlan, watched: bool = True
+    ) -> None:
+        self._runtime, self._target, self._wanted = runtime, target, wanted
+        self._watched = watched
+        self._artifacts: dict[int, Artifact] = {}
+        self._engines: dict[int, Engine] = {}
+        self._runs: dict[int, int] = {}
+
+    def add(self, number: int, artifact: Artifact) -> None:
+        """Load a network, unless it is there."""
+        if number not in self._engines:
+            self._artifacts[number] = artifact
+            self._engines[number] = engine = self._runtime.load(artifact, self._target)
+            self._runs[number] = runs_per_turn(engine, self._wanted.turn_ms)
+
+    def drop(self, number: int) -> None:
+        """Free a network that no round will need."""
+        if engine := self._engines.pop(number, None):
             engine.close()
-    return "all rounds"
+
+    def close(self) -> None:
+        """Free all networks."""
+        for number in list(self._engines):
+            self.drop(number)
+
+    def run(self, number: int, nets: Sequence[int]) -> Row:
+        """Round ``number`` over ``nets`` in shuffled order, several times.
+
+        The first run of a turn finds the caches full of another network and does not count, and
+        neither do runs that another process interrupted, where enough are left.
+        """
+        rng = np.random.default_rng((self._wanted.seed, number))
+        switches = switch_counter(self._target.threads)
+        plain: dict[int, list[tuple[float, bool]]] = {i: [] for i in nets}
+        watched: dict[int, list[bool]] = {i: [] for i in nets}
+        layers: dict[int, list[dict[str, float]]] = {}
+        waiting: dict[int, Profiler] = {}
+        try:
+            for i in nets if self._watched else ():
+                profiler = self._runtime.profiler(self._artifacts[i], self._target)
+                if profiler is None:
+                    raise NoLayerTimesError(
+                        f"{self._target} tells no times of layers; "
+                        "profile with --source differences"
+                    )
+                waiting[i] = profiler
+            for _ in range(self._wanted.turns):
+                for i in rng.permutation(list(nets)).tolist():
+                    if i in waiting:
+                        watched[i] += _watched_turn(waiting[i], self._runs[i], switches)
+                    self._engines[i].time(1)
+                    for _ in range(self._runs[i]):
+                        before = switches()
+                        (took,) = self._engines[i].time(1)
+                        plain[i].append((took, switches() == before))
+            while waiting:
+                i, profiler = waiting.popitem()
+                layers[i] = profiler.finish()
+        finally:
+            for profiler in waiting.values():  # only after an error or an interrupt
+                with suppress(Exception):
+                    profiler.finish()
+        calm = [good for samples in plain.values() for _, good in samples]
+        return {
+            "round": number,
+            "nets": list(nets),
+            "disturbed": round(1 - sum(calm) / len(calm), 4),
+            "end_to_end_ms": [_kept(plain[i]) for i in nets],
+            "layers_us": [
+                _by_layer(_kept(_paired(layers[i], watched[i]))) for i in nets if i in layers
+            ],
+        }
 
 
-def _runs_per_turn(engine: Engine) -> int:
+def runs_per_turn(engine: Engine, turn_ms: float) -> int:
+    """How often a network runs in one turn, after a warm-up."""
     typical = float(np.median(engine.time(WARM_UP_RUNS + 4)[WARM_UP_RUNS:]))
-    return int(np.clip(round(TURN_MS / max(typical, 1e-3)), 2, 30))
-
-
-def _round(
-    profilers: list[Profiler],
-    engines: list[Engine],
-    runs: list[int],
-    target: Target,
-    wanted: HarvestPlan,
-    number: int,
-) -> dict[str, Any]:
-    """One round: all networks in shuffled order, several times; without profilers, plain runs only.
-
-    The first run of a turn finds the caches full of another network and does not count, and
-    neither do runs that another process interrupted, where enough are left.
-    """
-    rng = np.random.default_rng((wanted.seed, number))
-    switches = switch_counter(target.threads)
-    count = len(engines)
-    plain: list[list[tuple[float, bool]]] = [[] for _ in range(count)]
-    watched: list[list[bool]] = [[] for _ in profilers]
-    layers: list[list[dict[str, float]]] = []
-    waiting = list(profilers)
-    try:
-        for _ in range(wanted.turns):
-            for i in rng.permutation(count):
-                if profilers:
-                    watched[i] += _watched_turn(profilers[i], runs[i], switches)
-                engines[i].time(1)
-                for _ in range(runs[i]):
-                    before = switches()
-                    (took,) = engines[i].time(1)
-                    plain[i].append((took, switches() == before))
-        while waiting:
-            layers.append(waiting.pop(0).finish())
-    finally:
-        for profiler in waiting:  # only after an error or an interrupt
-            with suppress(Exception):
-                profiler.finish()
-    return {
-        "round": number,
-        "end_to_end_ms": [_kept(samples) for samples in plain],
-        "layers_us": [
-            _by_layer(_kept(_paired(found, flags)))
-            for found, flags in zip(layers, watched, strict=True)
-        ],
-    }
+    return int(np.clip(round(turn_ms / max(typical, 1e-3)), 2, 30))
 
 
 def _watched_turn(profiler: Profiler, runs: int, switches: Callable[[], int]) -> list[bool]:
@@ -155,3 +158,56 @@ def _kept(samples: list[tuple[Any, bool]]) -> list[Any]:
 def _by_layer(runs: list[dict[str, float]]) -> dict[str, list[float]]:
     names = sorted({name for run in runs for name in run})
     return {name: [round(run.get(name, 0.0), 3) for run in runs] for name in names}
+
+
+# --- what rounds say ----------------------------------------------------------------------------
+
+
+def speeds(rows: Sequence[Row]) -> NDArray[np.float64]:
+    """How slow the device was in each round, relative to the median round; shape (rounds,).
+
+    A network's time is taken for its own level times the round's, fitted by medians (Tukey's
+    median polish of the logarithms), so that networks need not be in the same rounds.
+    """
+    times = [
+        (net, number, float(np.log(max(lower_mean(samples), 1e-9))))
+        for number, row in enumerate(rows)
+        for net, samples in zip(row["nets"], row["end_to_end_ms"], strict=True)
+    ]
+    effect = np.zeros(len(rows))
+    for _ in range(50):
+        levels = _medians((net, t - effect[number]) for net, number, t in times)
+        found = _medians((number, t - levels[net]) for net, number, t in times)
+        effect = np.array([found[number] for number in range(len(rows))])
+        effect -= np.median(effect)
+    return np.exp(effect)
+
+
+def _medians(pairs: Any) -> Mapping[int, float]:
+    gathered: dict[int, list[float]] = {}
+    for key, value in pairs:
+        gathered.setdefault(key, []).append(value)
+    return {key: float(np.median(values)) for key, values in gathered.items()}
+
+
+def end_to_end_us(rows: Sequence[Row], slow: NDArray[np.float64], net: int) -> NDArray[np.float64]:
+    """All end-to-end times of a network at the median round's speed."""
+    return np.concatenate(
+        [
+            1e3 * np.asarray(row["end_to_end_ms"][row["nets"].index(net)]) / factor
+            for row, factor in zip(rows, slow, strict=True)
+            if net in row["nets"]
+        ]
+    )
+
+
+def layers_us(
+    rows: Sequence[Row], slow: NDArray[np.float64], net: int
+) -> dict[str, NDArray[np.float64]]:
+    """All times of every layer of a network at the median round's speed."""
+    found: dict[str, list[NDArray[np.float64]]] = {}
+    for row, factor in zip(rows, slow, strict=True):
+        if net in row["nets"]:
+            for name, times in row["layers_us"][row["nets"].index(net)].items():
+                found.setdefault(name, []).append(np.asarray(times) / factor)
+    return {name: np.concatenate(times) for name, times in found.items()}

@@ -8,10 +8,12 @@ from typing import Any
 from torch import nn
 
 from prunekit.graph import ChannelGraph
-from prunekit.latency import LatencyTable, Protocol
+from prunekit.latency import LatencyTable
 from prunekit.latency.transfer import check_transfer, layers_us, transferred
-from prunekit.profiling.harvest import measure_plans, network, sample_plans
-from prunekit.profiling.measuring import HarvestPlan
+from prunekit.profiling.choosing import sample_plans
+from prunekit.profiling.collecting import collect
+from prunekit.profiling.harvest import network, protocol
+from prunekit.profiling.measuring import HarvestPlan, speeds
 from prunekit.runtimes import runtime_for
 from prunekit.target import Target
 
@@ -44,17 +46,18 @@ def transfer(
     plans = sample_plans(graph, table.granularity, wanted.nets, wanted.seed)
     priced = [layers_us(table, graph, chosen.widths) for chosen in plans]
     origin = table.origin or table.environment
-    rounds, stopped = measure_plans(
+    found = collect(
         *(model, graph, example, target, plans, wanted, table.granularity),
         {"transfer": [origin.device_name, origin.runtime_version, origin.created]},
         journal=journal,
         resume=resume,
         watched=False,
     )
+    slow = speeds(found.rows)
     networks = tuple(
-        network(name, graph, chosen, number, rounds, priced[number])
+        network(name, graph, chosen, number, found.rows, slow, priced[number])
         for number, chosen in enumerate(plans)
     )
     source = f"transfer from {origin.device_name}, {origin.runtime_version}"
-    protocol = Protocol(source, len(plans), len(rounds), wanted.turns, wanted.seed, stopped)
-    return transferred(table, target, runtime.environment(target), networks, protocol)
+    how = protocol(source, found, wanted, slow)
+    return transferred(table, target, runtime.environment(target), networks, how)

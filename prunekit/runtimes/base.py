@@ -77,8 +77,11 @@ class Runtime(Protocol):
         """An engine for ``artifact``."""
         ...
 
-    def profiler(self, artifact: Artifact, target: Target) -> Profiler:
-        """A profiler for ``artifact``; layers are named as the model's modules are."""
+    def profiler(self, artifact: Artifact, target: Target) -> Profiler | None:
+        """A profiler for ``artifact``; layers are named as the model's modules are.
+
+        None where the runtime tells no times of layers: tables are then made by regression.
+        """
         ...
 
 

@@ -1,0 +1,199 @@
+"""Carrying a profile out: which network is due in which round, the journal, and when to stop."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from prunekit.artifact import Artifact
+from prunekit.exporting import export, live_artifact, narrow_onnx
+from prunekit.graph import ChannelGraph
+from prunekit.plan import ChannelPlan
+from prunekit.profiling.journal import Journal
+from prunekit.profiling.measuring import HarvestPlan, Rounds, Row
+from prunekit.progress import Bar, bar, say, track
+from prunekit.runtimes import Runtime, runtime_for
+from prunekit.surgery import slim
+from prunekit.target import Target
+
+
+@dataclass
+class Collection:
+    """Networks, what every round found of them, and why there are no more rounds."""
+
+    plans: list[ChannelPlan]
+    rows: list[Row] = field(default_factory=list)
+    stopped: str = ""
+
+    @property
+    def measured(self) -> Counter[int]:
+        """In how many rounds each network was."""
+        return Counter(net for row in self.rows for net in row["nets"])
+
+
+More = Callable[[Collection], list[ChannelPlan]]
+Error = Callable[[Collection], float]
+
+
+def collect(
+    model: nn.Module,
+    graph: ChannelGraph,
+    example: Any,
+    target: Target,
+    plans: list[ChannelPlan],
+    wanted: HarvestPlan,
+    granularity: int,
+    facts: dict[str, Any],
+    *,
+    journal: Path | None,
+    resume: bool,
+    watched: bool = True,
+    more: More = lambda _: [],
+    error: Error = lambda _: math.inf,
+) -> Collection:
+    """Rounds over the networks of ``plans`` and those that ``more`` adds after every round.
+
+    Every network takes part in ``wanted.rounds`` rounds, the first (the dense one) in all. The
+    rounds in the journal come first. ``facts`` are what else a journal must have been started with
+    to be gone on with; ``error`` is what ``wanted.target_error`` is held against.
+    """
+    started = time.monotonic()
+    runtime = runtime_for(target)
+    found = Collection(list(plans))
+    log = journal_of(journal, graph, target, runtime, wanted, granularity, facts)
+    if log is not None:
+        found.rows = log.resume() if resume else []
+        for row in found.rows:
+            found.plans += [ChannelPlan.from_widths(graph, widths) for widths in row["added"]]
+        if found.rows:
+            say(f"profile: {len(found.rows)} rounds taken from {journal}")
+        else:
+            log.start()
+    rounds = Rounds(runtime, target, wanted, watched)
+    try:
+        with tempfile.TemporaryDirectory(prefix="prunekit-") as folder:
+            nets = _Networks(model, example, runtime, Path(folder))
+            due = _due(found, wanted)
+            for net in track(due, "loading networks", len(due)):
+                rounds.add(net, nets.get(net, found.plans[net]))
+            with bar("profiling", _expected(found, wanted)) as shown:
+                shown.advance(len(found.rows))
+                while not found.stopped:
+                    added = more(found) if found.rows else []
+                    found.plans += added
+                    _ended(found, wanted, time.monotonic() - started, error, bool(added))
+                    if not found.stopped:
+                        _one_round(found, added, rounds, nets, wanted, log, shown)
+    finally:
+        rounds.close()
+    return found
+
+
+def journal_of(
+    path: Path | None,
+    graph: ChannelGraph,
+    target: Target,
+    runtime: Runtime,
+    wanted: HarvestPlan,
+    granularity: int,
+    facts: dict[str, Any],
+) -> Journal | None:
+    """The journal at ``path``, whose head line says what is being measured."""
+    if path is None:
+        return None
+    environment = runtime.environment(target)
+    head = {
+        "target": target.describe(),
+        "device": environment.device_name,
+        "runtime": environment.runtime_version,
+        "model": graph.fingerprint,
+        "inputs": [list(shape) for shape in graph.input_shapes],
+        "granularity": granularity,
+        "rounds": wanted.rounds,
+        "turns": wanted.turns,
+        "seed": wanted.seed,
+        **facts,
+    }
+    return Journal(path, head)
+
+
+def _expected(found: Collection, wanted: HarvestPlan) -> int:
+    """About how many rounds it takes, networks being added two at a time."""
+    return wanted.rounds + math.ceil(max(0, wanted.nets - len(found.plans)) / 2)
+
+
+def _due(found: Collection, wanted: HarvestPlan) -> list[int]:
+    """The dense network, and those that were not yet in enough rounds."""
+    measured = found.measured
+    waiting = [n for n in range(len(found.plans)) if measured[n] < wanted.rounds]
+    return sorted({0, *waiting}) if waiting else []
+
+
+def _ended(
+    found: Collection, wanted: HarvestPlan, seconds: float, error: Error, added: bool
+) -> None:
+    """Set why it ended, if it has."""
+    if not _due(found, wanted):
+        found.stopped = "all rounds"
+    elif len(found.rows) >= wanted.min_rounds:
+        if seconds > wanted.max_seconds:
+            found.stopped = f"{wanted.max_seconds:g} s"
+        elif not added and wanted.target_error and error(found) <= wanted.target_error:
+            found.stopped = f"error at most {100 * wanted.target_error:g} %"
+    measured = found.measured
+    if found.stopped:  # chosen, and then not measured
+        found.plans = [plan for n, plan in enumerate(found.plans) if measured[n]]
+
+
+def _one_round(
+    found: Collection,
+    added: list[ChannelPlan],
+    rounds: Rounds,
+    nets: _Networks,
+    wanted: HarvestPlan,
+    log: Journal | None,
+    shown: Bar,
+) -> None:
+    due = _due(found, wanted)
+    for net in due:
+        rounds.add(net, nets.get(net, found.plans[net]))
+    row = rounds.run(len(found.rows), due)
+    row["added"] = [dict(plan.widths) for plan in added]
+    found.rows.append(row)
+    if log is not None:
+        log.append(row)
+    for net in {*due} - {*_due(found, wanted)}:
+        rounds.drop(net)
+    dense = float(np.median(row["end_to_end_ms"][0]))
+    shown.advance(note=f"dense {dense:.3g} ms")
+
+
+class _Networks:
+    """Artifacts of plans in the form the runtime takes, each made once; the first is dense."""
+
+    def __init__(self, model: nn.Module, example: Any, runtime: Runtime, folder: Path) -> None:
+        self._model, self._example, self._folder = model, example, folder
+        self._live = runtime.artifact_format == "module"
+        self.built: dict[int, Artifact] = {}
+
+    def get(self, number: int, plan: ChannelPlan) -> Artifact:
+        """The artifact of network ``number``."""
+        if number not in self.built:
+            self.built[number] = self._build(number, plan)
+        return self.built[number]
+
+    def _build(self, number: int, plan: ChannelPlan) -> Artifact:
+        if self._live:
+            return live_artifact(slim(self._model, plan), self._example)
+        path = self._folder / f"net{number}.onnx"
+        narrow = narrow_onnx(self.built[0], plan, path) if 0 in self.built else None
+        return narrow or export(slim(self._model, plan), self._example, path)

@@ -1,0 +1,168 @@
+"""Layer times from whole networks alone, for runtimes that tell none: by regression.
+
+Networks whose groups are narrowed by different amounts differ in latency by what those layers
+save. A layer's time is taken for a cost per call plus a rate times its multiply-adds, one pair per
+layer shape; all pairs are fitted at once to the end-to-end times, held to the rate and the cost
+that explain all layers alike as far as the networks do not say otherwise (ridge regression).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+from torch import nn
+
+from prunekit.graph import ChannelGraph, LayerShape
+from prunekit.latency import Entry, LatencyTable, Network, Sample
+from prunekit.latency.table import recalibrate
+from prunekit.plan import ChannelPlan
+from prunekit.profiling.choosing import sample_plans
+from prunekit.profiling.collecting import collect
+from prunekit.profiling.harvest import network, protocol
+from prunekit.profiling.measuring import HarvestPlan, end_to_end_us, speeds
+from prunekit.runtimes import runtime_for
+from prunekit.target import Target
+from prunekit.timing import lower_mean
+
+Array = NDArray[np.float64]
+LEAST_NETS = 24
+"""More than a harvest needs: a network says one number here, not one per layer."""
+NOISE = 0.01
+"""Relative error of one network's time."""
+BELIEF = 1.0
+"""Relative deviation of one shape's rate and cost per call from those of all layers."""
+
+
+def differences(
+    model: nn.Module,
+    graph: ChannelGraph,
+    example: Any,
+    target: Target,
+    *,
+    plan: HarvestPlan | None = None,
+    name: str = "",
+    granularity: int | None = None,
+    journal: Path | None = None,
+    resume: bool = False,
+) -> LatencyTable:
+    """A table whose layers were never timed; arguments as in :func:`harvest`.
+
+    At least :data:`LEAST_NETS` networks are measured. The error is that of networks left out of
+    the regression.
+    """
+    asked = plan or HarvestPlan()
+    wanted = replace(asked, nets=max(asked.nets, LEAST_NETS), active=False)
+    runtime = runtime_for(target)
+    block = granularity or runtime.granularity(target)
+    plans = sample_plans(graph, block, wanted.nets, wanted.seed)
+    found = collect(
+        *(model, graph, example, target, plans, wanted, block, {"source": "differences"}),
+        journal=journal,
+        resume=resume,
+        watched=False,
+    )
+    slow = speeds(found.rows)
+    times = np.array([lower_mean(end_to_end_us(found.rows, slow, n)) for n in range(len(plans))])
+    work = _Work.of(graph, plans)
+    priced = work.us(_fit(work, times))
+    networks = tuple(
+        network(name, graph, chosen, n, found.rows, slow, float(priced[n].sum()))
+        for n, chosen in enumerate(plans)
+    )
+    return LatencyTable(
+        target=target,
+        environment=runtime.environment(target),
+        protocol=protocol("differences", found, wanted, slow),
+        granularity=block,
+        models=(graph.fingerprint,),
+        entries=_entries(graph, plans, priced, [net.runs for net in networks]),
+        networks=networks,
+        calibration=replace(_left_out(work, times, networks), scale=1.0, per_call_us=0.0),
+    )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What networks consist of: calls and multiply-adds by layer, shape (networks, layers)."""
+
+    calls: Array
+    macs: Array
+    shape: NDArray[np.int64]
+    """Shape (layers,): which layer shape each layer has."""
+
+    @classmethod
+    def of(cls, graph: ChannelGraph, plans: list[ChannelPlan]) -> _Work:
+        numbers = {s: n for n, s in enumerate(dict.fromkeys(x.shape for x in graph.layers))}
+        macs = [
+            [x.macs(x.width("in", p.widths), x.width("out", p.widths)) for x in graph.layers]
+            for p in plans
+        ]
+        return cls(
+            np.array([[x.calls for x in graph.layers]] * len(plans), dtype=np.float64),
+            np.array(macs, dtype=np.float64),
+            np.array([numbers[x.shape] for x in graph.layers]),
+        )
+
+    def only(self, networks: NDArray[np.bool_]) -> _Work:
+        return replace(self, calls=self.calls[networks], macs=self.macs[networks])
+
+    def us(self, pairs: Array) -> Array:
+        """Shape (networks, layers), at (cost per call, rate) of every shape."""
+        return np.asarray(self.calls * pairs[0, self.shape] + self.macs * pairs[1, self.shape])
+
+
+def _fit(work: _Work, us: Array) -> Array:
+    """Cost per call and rate of every shape, shape (2, shapes); none is negative."""
+    shapes = int(work.shape.max()) + 1
+    sums = np.zeros((2, len(us), shapes))
+    for layer, shape in enumerate(work.shape):
+        sums[0, :, shape] += work.calls[:, layer]
+        sums[1, :, shape] += work.macs[:, layer]
+    alike = np.stack([sums[0].sum(1), sums[1].sum(1)], axis=1) / us[:, None]
+    (cost, rate), _ = nnls(alike, np.ones(len(us)))
+    usual = np.repeat([max(cost, 1e-3 * us.min() / sums[0].sum(1).max()), rate], shapes)
+    seen = np.concatenate([sums[0], sums[1]], axis=1) * usual / us[:, None] / NOISE
+    held = np.eye(2 * shapes) / BELIEF
+    rows = np.concatenate([seen, held])
+    wanted = np.concatenate([np.full(len(us), 1 / NOISE), np.full(2 * shapes, 1 / BELIEF)])
+    found, _ = nnls(rows, wanted)
+    return np.asarray((found * usual).reshape(2, shapes))
+
+
+def _left_out(work: _Work, us: Array, networks: tuple[Network, ...]) -> Any:
+    """The calibration's error, each network predicted by a regression without it."""
+    predicted = us.copy()
+    for number in range(len(us)):
+        others = np.arange(len(us)) != number
+        pairs = _fit(work.only(others), us[others])
+        predicted[number] = work.only(~others).us(pairs).sum()
+    return recalibrate(
+        tuple(replace(net, layers_us=float(p)) for net, p in zip(networks, predicted, strict=True))
+    )
+
+
+def _entries(
+    graph: ChannelGraph, plans: list[ChannelPlan], priced: Array, runs: list[int]
+) -> tuple[Entry, ...]:
+    samples: dict[LayerShape, list[Sample]] = defaultdict(list)
+    for number, chosen in enumerate(plans):
+        for place, layer in enumerate(graph.layers):
+            samples[layer.shape].append(
+                Sample(
+                    net=number,
+                    cin=layer.width("in", chosen.widths),
+                    cout=layer.width("out", chosen.widths),
+                    us=round(float(priced[number, place]) / layer.calls, 3),
+                    spread_us=0.0,
+                    runs=runs[number],
+                    calls=layer.calls,
+                )
+            )
+    ordered = sorted(samples.items(), key=lambda item: str(item[0]))
+    return tuple(Entry(shape, tuple(found)) for shape, found in ordered)

@@ -1,0 +1,249 @@
+"""The classic table: every layer timed alone, at a grid of widths.
+
+What HALP and others build on. The grid is adaptive: after the corners and the middle of every
+layer shape it goes where the surfaces are least sure of most time. Single operators do not see the
+caches, fusions and layouts of a whole network, so a harvest of the same length predicts better;
+this is here for comparison, and for runtimes that give no times per layer.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from prunekit.graph import ChannelGraph, Layer, LayerShape
+from prunekit.latency import Entry, LatencyTable, Sample
+from prunekit.latency.table import fit_surfaces
+from prunekit.latency.transfer import layers_us
+from prunekit.profiling.choosing import sample_plans
+from prunekit.profiling.collecting import collect, journal_of
+from prunekit.profiling.harvest import network, protocol
+from prunekit.profiling.journal import Journal
+from prunekit.profiling.measuring import HarvestPlan, runs_per_turn, speeds
+from prunekit.profiling.operators import operator
+from prunekit.profiling.probing import probe, started_with
+from prunekit.profiling.transferring import TRANSFER_NETS
+from prunekit.progress import bar, say
+from prunekit.runtimes import Runtime, runtime_for
+from prunekit.target import Target
+from prunekit.timing import lower_mean
+
+AT_ONCE = 24
+"""Operators that are loaded together and take turns."""
+TURNS, TURN_MS = 6, 6.0
+NETS_SHARE = 0.25
+"""Of the time, for the whole networks that the sums are calibrated by."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One operator of the grid."""
+
+    shape: LayerShape
+    cin: int
+    cout: int
+
+
+def grid(
+    model: nn.Module,
+    graph: ChannelGraph,
+    example: Any,
+    target: Target,
+    *,
+    plan: HarvestPlan | None = None,
+    name: str = "",
+    granularity: int | None = None,
+    journal: Path | None = None,
+    resume: bool = False,
+) -> LatencyTable:
+    """A table of single operators, calibrated by a few whole networks timed end to end.
+
+    Ends after ``plan.max_seconds``, or when every width of every layer has been measured. Every
+    batch of operators goes to ``journal`` at once.
+    """
+    wanted = plan or HarvestPlan()
+    runtime = runtime_for(target)
+    probed = None if granularity else probe(target, journal, resume)
+    block = granularity or (probed.granularity if probed else 1)
+    environment = runtime.environment(target)
+    axes = _axes(graph, block)
+    log = journal_of(
+        journal, graph, target, runtime, wanted, block, {"source": "grid"} | started_with(probed)
+    )
+    samples, batches = _operators(runtime, target, axes, block, wanted, log, resume)
+    entries = tuple(
+        Entry(shape, tuple(found))
+        for shape, found in sorted(samples.items(), key=lambda item: str(item[0]))
+    )
+    fewer = HarvestPlan(
+        nets=TRANSFER_NETS, seed=wanted.seed, max_seconds=NETS_SHARE * wanted.max_seconds
+    )
+    plans = sample_plans(graph, block, fewer.nets, fewer.seed)
+    found = collect(
+        *(model, graph, example, target, plans, fewer, block, {}),
+        journal=None,
+        resume=False,
+        watched=False,
+    )
+    slow = speeds(found.rows)
+    how = protocol("grid", found, fewer, slow)
+    bare = LatencyTable(target, environment, how, block, (graph.fingerprint,), entries, networks=())
+    networks = tuple(
+        network(name, graph, chosen, n, found.rows, slow, layers_us(bare, graph, chosen.widths))
+        for n, chosen in enumerate(plans)
+    )
+    count = sum(map(len, samples.values()))
+    say(f"grid: {count} operators of {len(entries)} layer shapes in {batches} batches")
+    return replace(bare, networks=networks, probe=probed).calibrated()
+
+
+def _axes(graph: ChannelGraph, block: int) -> dict[LayerShape, tuple[list[int], list[int], float]]:
+    """Per layer shape: in-widths, out-widths, and how many calls of layers have it."""
+    least = {g.id: g.widths(block)[0] for g in graph.groups}
+    alike: dict[LayerShape, list[Layer]] = defaultdict(list)
+    for layer in graph.layers:
+        alike[layer.shape].append(layer)
+    return {
+        shape: (
+            _steps(
+                min(x.width("in", least) for x in found), max(x.in_channels for x in found), block
+            ),
+            _steps(
+                min(x.width("out", least) for x in found), max(x.out_channels for x in found), block
+            ),
+            float(sum(x.calls for x in found)),
+        )
+        for shape, found in alike.items()
+    }
+
+
+def _steps(low: int, high: int, block: int) -> list[int]:
+    inside = range(-(-low // block) * block, high, block)
+    return sorted({low, *inside, high})
+
+
+def _operators(
+    runtime: Runtime,
+    target: Target,
+    axes: dict[LayerShape, tuple[list[int], list[int], float]],
+    block: int,
+    wanted: HarvestPlan,
+    log: Journal | None,
+    resume: bool,
+) -> tuple[dict[LayerShape, list[Sample]], int]:
+    """Samples of single operators, batch after batch, and how many batches there were."""
+    shapes = sorted(axes, key=str)
+    samples: dict[LayerShape, list[Sample]] = {shape: [] for shape in shapes}
+    rows = log.resume() if log is not None and resume else []
+    if log is not None and not rows:
+        log.start()
+    for row in rows:
+        for number, *values in row["operators"]:
+            samples[shapes[number]].append(Sample(0, *values))
+    started, batches = time.monotonic(), len(rows)
+    seconds = (1 - NETS_SHARE) * wanted.max_seconds
+    with bar("operators, seconds", seconds) as shown, tempfile.TemporaryDirectory() as folder:
+        before = 0.0
+        while points := _next(axes, samples, block):
+            times = time_operators(runtime, target, points, Path(folder), batches)
+            found = [
+                (shapes.index(point.shape), Sample(0, point.cin, point.cout, *values))
+                for point, values in zip(points, times, strict=True)
+            ]
+            for number, sample in found:
+                samples[shapes[number]].append(sample)
+            batches += 1
+            if log is not None:
+                rows_of = [[n, s.cin, s.cout, s.us, s.spread_us, s.runs] for n, s in found]
+                log.append({"round": batches, "operators": rows_of})
+            elapsed = time.monotonic() - started
+            shown.advance(min(elapsed, seconds) - before)
+            before = min(elapsed, seconds)
+            if elapsed > seconds and all(samples.values()):
+                break
+    return samples, batches
+
+
+def _next(
+    axes: dict[LayerShape, tuple[list[int], list[int], float]],
+    samples: dict[LayerShape, list[Sample]],
+    block: int,
+) -> list[Point]:
+    """The next operators: corners and middles first, then where the most time is uncertain."""
+    missing = []
+    for shape, (left, right, _) in axes.items():
+        have = {(s.cin, s.cout) for s in samples[shape]}
+        missing += [
+            Point(shape, *p) for p in _pairs(shape, _few(left), _few(right)) if p not in have
+        ]
+    if missing:
+        return missing[:AT_ONCE]
+    fitted = fit_surfaces((Entry(s, tuple(found)) for s, found in samples.items()), block)
+    worth: list[tuple[float, int, Point]] = []
+    for shape, (left, right, calls) in axes.items():
+        have = {(s.cin, s.cout) for s in samples[shape]}
+        pairs = [p for p in _pairs(shape, left, right) if p not in have]
+        if not pairs:
+            continue
+        cin, cout = np.array(pairs).T
+        unsure = calls * fitted[shape].us(cin, cout) * fitted[shape].deviation(cin, cout)
+        best = np.argsort(-unsure)[: max(1, AT_ONCE // len(axes))]
+        worth += [
+            (float(unsure[i]), len(worth) + n, Point(shape, *pairs[i])) for n, i in enumerate(best)
+        ]
+    return [point for *_, point in sorted(worth, key=lambda w: (-w[0], w[1]))[:AT_ONCE]]
+
+
+def _few(widths: list[int]) -> list[int]:
+    """The ends and, by ratio, the middle."""
+    middle = min(widths, key=lambda w: abs(np.log(w / np.sqrt(widths[0] * widths[-1]))))
+    return sorted({widths[0], middle, widths[-1]})
+
+
+def _pairs(shape: LayerShape, left: list[int], right: list[int]) -> list[tuple[int, int]]:
+    if shape.kind == "depthwise":
+        return [(width, width) for width in right]
+    return [
+        (cin, cout)
+        for cin, cout in product(left, right)
+        if cin % shape.groups == 0 and cout % shape.groups == 0
+    ]
+
+
+def time_operators(
+    runtime: Runtime, target: Target, points: list[Point], folder: Path, seed: int
+) -> list[tuple[float, float, int]]:
+    """Microseconds, their spread (IQR) and runs of every operator alone, taking turns."""
+    live = runtime.artifact_format == "module"
+    engines = []
+    try:
+        for number, point in enumerate(points):
+            path = folder / f"operator{number}.onnx"
+            made = operator(point.shape, point.cin, point.cout, target, live, path)
+            engines.append(runtime.load(made, target))
+        runs = [runs_per_turn(engine, TURN_MS) for engine in engines]
+        times: list[list[float]] = [[] for _ in engines]
+        rng = np.random.default_rng((seed, len(points)))
+        for _ in range(TURNS):
+            for i in rng.permutation(len(engines)).tolist():
+                engines[i].time(1)
+                times[i] += engines[i].time(runs[i])
+    finally:
+        for engine in engines:
+            engine.close()
+    return [
+        (
+            round(1e3 * lower_mean(found), 3),
+            round(1e3 * float(np.subtract(*np.percentile(found, [75, 25]))), 3),
+            len(found),
+        )
+        for found in times
+    ]

@@ -1,0 +1,78 @@
+"""Probing a device: the same few layers at many widths."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from prunekit.errors import PrunekitError
+from prunekit.latency.probe import Probe, read_probe
+from prunekit.profiling.journal import head_of
+from prunekit.profiling.measuring import HarvestPlan, Rounds, layers_us, speeds
+from prunekit.profiling.operators import STACK, stack
+from prunekit.progress import say, track
+from prunekit.runtimes import Runtime, runtime_for
+from prunekit.target import Target
+from prunekit.timing import lower_mean
+
+WIDTHS = (
+    *(4, 8, 12, 15, 16, 17, 20, 23, 24, 28, 31, 32, 34, 36, 40, 44, 47, 48, 49, 52, 56, 60, 63, 64),
+    *(72, 80, 88, 96, 112, 128),
+)
+SIDE = {"cpu": 20, "cuda": 56}
+"""Height and width of the probe's images: enough that work outweighs what a kernel costs."""
+PLAN = HarvestPlan(rounds=2, turns=3, turn_ms=3.0)
+_known: dict[str, Probe] = {}
+
+
+def probe(target: Target, journal: Path | None = None, resume: bool = False) -> Probe:
+    """The granularity and the cliffs of the device behind ``target``.
+
+    Measured once per process; with ``resume`` it is what the journal's profile was started with.
+    On a runtime that gives no times per layer it is the runtime's usual granularity.
+    """
+    if resume and journal is not None and (kept := head_of(journal).get("probe")):
+        return TypeAdapter(Probe).validate_python(kept)
+    runtime = runtime_for(target)
+    key = f"{target.describe()} {replace(runtime.environment(target), created='')}"
+    if key not in _known:
+        _known[key] = _measure(runtime, target)
+        say(f"device: {_known[key]}")
+    return _known[key]
+
+
+def started_with(probed: Probe | None) -> dict[str, Any]:
+    """What a journal's head says of the probe, for :func:`probe` to find again."""
+    return {} if probed is None else {"probe": TypeAdapter(Probe).dump_python(probed, mode="json")}
+
+
+def _measure(runtime: Runtime, target: Target) -> Probe:
+    nominal = runtime.granularity(target)
+    rounds = Rounds(runtime, target, PLAN)
+    live = runtime.artifact_format == "module"
+    side = SIDE[target.device.split(":")[0]]
+    try:
+        with tempfile.TemporaryDirectory(prefix="prunekit-") as folder:
+            for width in track(WIDTHS, "probing", len(WIDTHS)):
+                path = Path(folder) / f"stack{width}.onnx"
+                rounds.add(width, stack(width, side, target, live, path))
+            rows = [rounds.run(number, WIDTHS) for number in range(PLAN.rounds)]
+    except PrunekitError as error:
+        say(f"note: the device cannot be probed ({error}); granularity {nominal} is taken")
+        return Probe(nominal, nominal, (), ())
+    finally:
+        rounds.close()
+    slow = speeds(rows)
+    times = {width: layers_us(rows, slow, width) for width in WIDTHS}
+    if missing := [layer for layer in STACK if any(layer not in t for t in times.values())]:
+        say(
+            f"note: {target} tells no time of a {missing[0]} layer by its name; "
+            f"granularity {nominal} is taken"
+        )
+        return Probe(nominal, nominal, (), ())
+    found = {layer: {w: lower_mean(times[w][layer]) for w in WIDTHS} for layer in STACK}
+    return read_probe(found, nominal)

@@ -1,0 +1,386 @@
+"""Profiles: the probe, the choice of networks, steadiness, and where layer times come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from conftest import ON_FAKE, Says
+from core_nets import conv
+from test_tables import EXAMPLE, FAKE, Small
+from torch import nn
+
+import prunekit as pk
+from prunekit.artifact import Artifact
+from prunekit.errors import NoLayerTimesError, TableError
+from prunekit.exporting import narrow_onnx
+from prunekit.graph import ChannelGraph, LayerShape
+from prunekit.latency import LatencyTable, merge
+from prunekit.latency.probe import BLOCKS, block_of, read_probe
+from prunekit.profiling import HarvestPlan, differences, grid, harvest, probing, sample_plans
+from prunekit.profiling.choosing import choose
+from prunekit.profiling.measuring import Rounds, end_to_end_us, speeds
+from prunekit.profiling.operators import operator
+from prunekit.profiling.probing import WIDTHS, probe
+from prunekit.registry import runtimes
+from prunekit.runtimes import runtime_for
+from prunekit.runtimes.fake import Fake, FakeEngine
+from prunekit.target import Target
+
+Be = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return Small().eval()
+
+
+@pytest.fixture(scope="module")
+def graph(net: nn.Module) -> ChannelGraph:
+    return pk.trace(net, EXAMPLE)
+
+
+@pytest.fixture(autouse=True)
+def device(monkeypatch: pytest.MonkeyPatch) -> Be:
+    """Sets what the fake device is like; without noise unless asked. Probes are not remembered."""
+    monkeypatch.setattr(probing, "_known", {})
+
+    def be(kind: type[Fake] = Fake, **settings: float) -> None:
+        monkeypatch.setitem(runtimes._loaded, "fake", partial(kind, **{"noise": 0.0, **settings}))
+
+    be()
+    return be
+
+
+def truth(graph: ChannelGraph, net: nn.Module, folder: Path, plans: list[pk.ChannelPlan]):
+    """Milliseconds by the fake device's formula."""
+    dense = pk.export(net, EXAMPLE, folder / "dense.onnx")
+    found = []
+    for number, plan in enumerate(plans):
+        made = narrow_onnx(dense, plan, folder / f"{number}.onnx")
+        assert made is not None
+        engine = runtime_for(FAKE).load(made, FAKE)
+        found.append(float(np.median(engine.time(99))))
+    return np.array(found)
+
+
+def predicted(table: LatencyTable, graph: ChannelGraph, plans: list[pk.ChannelPlan]):
+    return np.array([pk.predict(graph, plan, table).ms for plan in plans])
+
+
+# --- the probe
+
+
+@pytest.mark.parametrize("block", [4, 8, 16, 32])
+def test_the_probe_finds_the_block_of_a_device(block: int, device: Be):
+    device(block=block, noise=0.02)
+    found = probe(FAKE)
+    assert found.granularity == block
+    assert {kind.block for kind in found.kinds} == {block}
+    assert not found.cliffs
+
+
+def staircase(block: int, rough: float = 0.0) -> dict[int, float]:
+    rng = np.random.default_rng(0)
+    return {
+        w: (5 + 0.05 * (-(-w // block) * block) ** 2) * float(np.exp(rough * rng.normal()))
+        for w in WIDTHS
+    }
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_staircase_is_read_through_noise(block: int):
+    assert block_of(staircase(block)) == block
+    assert block_of(staircase(block, 0.02)) == block
+
+
+def test_smooth_and_flat_layers_have_no_block():
+    assert block_of({w: 5 + 0.3 * w for w in WIDTHS}) == 1
+    assert block_of({w: 5 + 0.05 * w**2 for w in WIDTHS}) == 1
+    assert block_of(dict.fromkeys(WIDTHS, 80.0)) == 1
+    assert read_probe({"dense": dict.fromkeys(WIDTHS, 80.0)}, nominal=8).granularity == 8
+
+
+def test_odd_widths_that_fall_off_the_fast_path_are_a_cliff_and_no_block():
+    """As depthwise layers do on ONNX Runtime: blocks of 16, and five times that off fours."""
+    smooth = staircase(16)
+    times = {w: us * (5 if w % 4 else 1) * (1.5 if w < 16 else 1) for w, us in smooth.items()}
+    found = read_probe({"dense": smooth, "depthwise": times}, nominal=8)
+    assert found.granularity == 16
+    assert [(c.kind, c.multiple, c.below) for c in found.cliffs] == [
+        ("depthwise", 4, False),
+        ("depthwise", 16, True),
+    ]
+    assert found.cliffs[0].slowdown == pytest.approx(5, rel=0.1)
+    assert str(found.cliffs[0]).startswith("depthwise layers off multiples of 4 channels take")
+
+
+def test_the_probe_is_the_default_granularity_and_stays_in_the_table(
+    net, graph, device: Be, tmp_path: Path
+):
+    device(block=4)
+    table = harvest(net, graph, EXAMPLE, FAKE, plan=HarvestPlan(nets=4, rounds=1))
+    assert (table.granularity, table.probe.nominal) == (4, 4)
+    table.save(tmp_path / "t.json")
+    assert LatencyTable.load(tmp_path / "t.json").probe == table.probe
+    asked = harvest(net, graph, EXAMPLE, FAKE, plan=HarvestPlan(nets=4, rounds=1), granularity=16)
+    assert (asked.granularity, asked.probe) == (16, None)
+
+
+# --- the choice of networks
+
+
+def test_chosen_networks_are_new_unsure_and_repeatable(net, graph, device: Be):
+    device(noise=0.02)
+    plan = HarvestPlan(nets=5, rounds=1, active=False)
+    table = harvest(net, graph, EXAMPLE, FAKE, plan=plan)
+    plans = sample_plans(graph, 8, 5, seed=0)
+    chosen = choose(graph, table, plans, 4, seed=0)
+    assert [p.widths for p in choose(graph, table, plans, 4, seed=0)] == [p.widths for p in chosen]
+    widths = [tuple(p.widths.values()) for p in (*plans, *chosen)]
+    assert len(set(widths)) == len(widths)
+    random = [pk.ChannelPlan.random(graph, 0.6, seed, 8) for seed in range(40)]
+    usual = np.mean([table.deviation(graph, p.widths) for p in random])
+    assert table.deviation(graph, chosen[0].widths) > usual
+
+
+def test_an_active_profile_measures_all_networks_as_often(net, graph):
+    plan = HarvestPlan(nets=9, rounds=3, turns=1)
+    table = harvest(net, graph, EXAMPLE, FAKE, plan=plan)
+    runs = [n.runs for n in table.networks]
+    assert len(runs) == 9
+    assert runs[0] > runs[1]  # the dense network is in every round
+    assert table.protocol.rounds == 3 + 2  # two at a time after the first round
+    assert table.protocol.stopped == "all rounds"
+
+
+# --- when to stop, and how steady the device was
+
+
+def test_the_target_error_ends_a_profile_early(net, graph):
+    plan = HarvestPlan(nets=12, rounds=9, turns=1, target_error=0.02)
+    table = harvest(net, graph, EXAMPLE, FAKE, plan=plan)
+    assert table.protocol.stopped == "error at most 2 %"
+    assert table.protocol.rounds < 9
+    assert table.calibration.mape <= 0.02
+
+
+def test_the_time_ends_a_profile_after_the_least_rounds(net, graph):
+    plan = HarvestPlan(nets=12, rounds=9, turns=1, max_seconds=0.0, min_rounds=2)
+    table = harvest(net, graph, EXAMPLE, FAKE, plan=plan)
+    assert table.protocol.stopped == "0 s"
+    assert table.protocol.rounds == 2
+    assert len(table.networks) < 12
+
+
+def test_the_speed_of_rounds_is_told_from_that_of_networks():
+    level, slow = np.array([3.0, 1.0, 0.2, 2.0]), np.array([1.0, 1.3, 0.9, 1.0, 1.6])
+    members = [(0, 1), (0, 1, 2), (0, 2, 3), (0, 3), (0, 1, 3)]
+    rows = [
+        {"nets": list(nets), "end_to_end_ms": [[level[n] * slow[r]] * 4 for n in nets]}
+        for r, nets in enumerate(members)
+    ]
+    assert speeds(rows) == pytest.approx(slow / np.median(slow), rel=1e-5)
+    for number in range(4):
+        found = end_to_end_us(rows, speeds(rows), number)
+        assert found == pytest.approx(1e3 * level[number] * np.median(slow), rel=1e-5)
+
+
+class Throttling(Fake):
+    """Half as fast from the third round on."""
+
+    def load(self, artifact: Artifact, target: Target) -> FakeEngine:
+        engine = super().load(artifact, target)
+        usual = engine.time
+        engine.time = lambda runs: [throttled[0] * ms for ms in usual(runs)]
+        return engine
+
+
+throttled = [1.0]
+
+
+def test_a_device_that_throttles_is_told_and_widens_the_error(
+    net, graph, device: Be, monkeypatch, capsys
+):
+    plan = HarvestPlan(nets=6, rounds=4, turns=1, active=False)
+    steady = harvest(net, graph, EXAMPLE, FAKE, plan=plan)
+    device(Throttling)
+    run = Rounds.run
+
+    def slower(rounds: Rounds, number: int, nets):
+        throttled[0] = 2.0 if number >= 2 and len(nets) < 20 else 1.0
+        return run(rounds, number, nets)
+
+    monkeypatch.setattr(Rounds, "run", slower)
+    capsys.readouterr()
+    table = harvest(net, graph, EXAMPLE, FAKE, plan=plan)
+    assert table.protocol.drift == pytest.approx(1.0, abs=0.02)
+    assert "note: the device's speed changed by 100% from round to round" in capsys.readouterr().err
+    for plan in sample_plans(graph, 8, 5, seed=3):
+        widths = plan.widths
+        assert table.half_width(graph, widths) >= 0.25
+        assert table.half_width(graph, widths) > steady.half_width(graph, widths) + 0.1
+
+
+def test_intervals_hold_most_networks_and_are_no_wider_than_they_need(
+    net, graph, device: Be, tmp_path: Path
+):
+    device(noise=0.03)
+    plans = [pk.ChannelPlan.random(graph, k, s, 8) for s in range(12) for k in (0.4, 0.6, 0.8)]
+    table = harvest(net, graph, EXAMPLE, FAKE, plan=HarvestPlan(rounds=2, turns=1))
+    # the lower half of noisy times is below their median: a matter of scale alone
+    real = truth(graph, net, tmp_path, plans)
+    ratio = predicted(table, graph, plans) / real
+    error = np.abs(ratio / np.median(ratio) - 1)
+    half = np.array([table.half_width(graph, plan.widths) for plan in plans])
+    assert np.mean(error <= half) >= 0.85
+    assert np.median(half) < 8 * max(np.median(error), 0.002)
+
+
+# --- where layer times come from
+
+
+def test_a_grid_of_single_operators(net, graph, tmp_path: Path, prunekit: Says):
+    journal = tmp_path / "grid.jsonl"
+    plan = HarvestPlan(max_seconds=3)
+    table = grid(net, graph, EXAMPLE, FAKE, plan=plan, journal=journal)
+    assert table.protocol.source == "grid"
+    assert {e.shape for e in table.entries} == {x.shape for x in graph.layers}
+    plans = sample_plans(graph, 8, 8, seed=5)
+    real = truth(graph, net, tmp_path, plans)
+    assert predicted(table, graph, plans) == pytest.approx(real, rel=0.12)
+    with pytest.raises(TableError, match="were timed alone"):
+        merge([table, table])
+    # what was measured stays measured
+    again = grid(net, graph, EXAMPLE, FAKE, plan=replace(plan, max_seconds=0.0), journal=journal)
+    kept = grid(
+        *(net, graph, EXAMPLE, FAKE),
+        plan=replace(plan, max_seconds=0.0),
+        journal=journal,
+        resume=True,
+    )
+    count = [sum(len(e.samples) for e in t.entries) for t in (again, kept)]
+    assert count[0] < count[1]
+
+
+class Silent(Fake):
+    """Tells no times of layers."""
+
+    def profiler(self, artifact: Artifact, target: Target) -> None:
+        return None
+
+
+def test_a_runtime_without_layer_times_is_fitted_by_differences(
+    net, graph, device: Be, tmp_path: Path, capsys
+):
+    device(Silent, noise=0.01)
+    plan = HarvestPlan(rounds=2, turns=2)
+    with pytest.raises(NoLayerTimesError, match="tells no time"):
+        harvest(net, graph, EXAMPLE, FAKE, plan=plan, granularity=8)
+    table = differences(net, graph, EXAMPLE, FAKE, plan=plan)
+    assert table.protocol.source == "differences"
+    assert table.calibration.nets >= 20
+    plans = [pk.ChannelPlan.random(graph, k, 9, 8) for k in (0.4, 0.5, 0.7, 0.9)]
+    real = truth(graph, net, tmp_path, plans)
+    assert predicted(table, graph, plans) == pytest.approx(real, rel=0.1)
+    assert 0 < table.calibration.mape < 0.06
+
+
+def test_the_command_falls_back_and_says_so(device: Be, prunekit: Says, home: Path):
+    device(Silent)
+    status, out, err = prunekit("profile", "net.py:tiny", *ON_FAKE, "--rounds", 1, "-o", "t.json")
+    assert (status, out) == (0, "latency table: t.json\n")
+    assert "differences of whole networks are taken" in err
+    assert LatencyTable.load(home / "t.json").protocol.source == "differences"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--source", "guess"), "unknown --source 'guess'; known: auto, harvest, grid, diff"),
+        (("--source", "grid", "--shard", "1/2"), "--source grid goes with neither --shard nor"),
+        (("--target-error", "2"), "cannot read --target-error '2'; write a percentage such as"),
+        (("--target-error", "x%"), "cannot read --target-error 'x%'"),
+    ],
+)
+def test_bad_flags(flags, message, prunekit: Says, home: Path):
+    status, out, err = prunekit("profile", "net.py:tiny", *ON_FAKE, *flags)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+SHAPES = [
+    LayerShape("conv", (3, 3), (2, 2), (1, 1), 1, (9, 9), (5, 5)),
+    LayerShape("conv", (3, 3), (1, 1), (2, 2), 2, (8, 8), (8, 8), ("add", "relu")),
+    LayerShape("conv", (1, 1), (1, 1), (1, 1), 1, (8, 8), (8, 8), ("relu",)),
+    LayerShape("conv", (7,), (2,), (1,), 1, (20,), (10,)),
+    LayerShape("conv", (3, 3, 3), (1, 1, 1), (1, 1, 1), 1, (4, 4, 4), (4, 4, 4)),
+    LayerShape("conv", (2, 2), (2, 2), (1, 1), 1, (9, 9), (4, 4)),
+    LayerShape("depthwise", (5, 5), (2, 2), (1, 1), 1, (8, 8), (4, 4)),
+    LayerShape("transposed", (3, 3), (2, 2), (1, 1), 1, (4, 4), (8, 8)),
+    LayerShape("transposed", (2, 2), (2, 2), (1, 1), 1, (4, 4), (8, 8)),
+    LayerShape("linear"),
+    LayerShape("linear", in_hw=(7,), out_hw=(7,)),
+]
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_single_operators_have_the_sizes_of_their_layer(shape, runtime: str, tmp_path: Path):
+    cin, cout = (8, 8) if shape.kind == "depthwise" else (8, 12)
+    target = Target(runtime)
+    made = operator(shape, cin, cout, target, runtime == "torch", tmp_path / "o.onnx")
+    rng = np.random.default_rng(0)
+    sizes = {name: (1, *size[1:]) for name, size in made.input_shapes.items()}
+    values = {name: rng.random(size, dtype=np.float32) for name, size in sizes.items()}
+    (found,) = runtime_for(target).load(made, target).run(values)
+    last = (*shape.out_hw, cout) if shape.kind == "linear" else (cout, *shape.out_hw)
+    assert found.shape == (1, *last)
+    if "relu" in shape.epilogue:
+        assert found.min() == 0
+
+
+class Fresh(nn.Module):
+    """Norms before their convolutions, which cannot be folded, all with equal values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = conv(3, 16)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(16), nn.BatchNorm2d(16)])
+        self.convs = nn.ModuleList([conv(16, 16), conv(16, 24)])
+        self.fc = nn.Linear(24, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        for norm, layer in zip(self.norms, self.convs, strict=True):
+            x = layer(norm(x).relu())
+        return self.fc(x.mean((2, 3)))
+
+
+def test_networks_with_fresh_norms_are_narrowed_without_an_export(tmp_path: Path):
+    model = Fresh().eval()
+    graph = pk.trace(model, EXAMPLE)
+    dense = pk.export(model, EXAMPLE, tmp_path / "dense.onnx")
+    groups = [g for g in graph.groups if g.prunable]
+    assert len({g.size for g in groups[:2]}) == 1
+    widths = {group.id: 8 + 4 * number for number, group in enumerate(groups)}
+    plan = pk.ChannelPlan.from_widths(graph, widths)
+    made = narrow_onnx(dense, plan, tmp_path / "narrow.onnx")
+    assert made is not None
+    real = pk.export(pk.slim(model, plan), EXAMPLE, tmp_path / "real.onnx")
+
+    def shapes(path: str) -> list[tuple[int, ...]]:
+        weights = {t.name: tuple(t.dims) for t in onnx.load(path).graph.initializer}
+        kinds = ("Conv", "BatchNormalization", "Gemm")
+        nodes = [n for n in onnx.load(path).graph.node if n.op_type in kinds]
+        return [weights[name] for node in nodes for name in node.input[1:]]
+
+    assert shapes(made.path) == shapes(real.path)
