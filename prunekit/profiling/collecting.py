@@ -20,7 +20,7 @@ from prunekit.graph import ChannelGraph
 from prunekit.plan import ChannelPlan
 from prunekit.profiling.journal import Journal
 from prunekit.profiling.measuring import HarvestPlan, Rounds, Row
-from prunekit.progress import Bar, bar, say, track
+from prunekit.progress import bar, say, track
 from prunekit.runtimes import Runtime, runtime_for
 from prunekit.surgery import slim
 from prunekit.target import Target
@@ -78,21 +78,27 @@ def collect(
             say(f"profile: {len(found.rows)} rounds taken from {journal}")
         else:
             log.start()
+    started -= found.rows[-1]["seconds"] if found.rows else 0.0
     rounds = Rounds(runtime, target, wanted, watched)
     try:
         with tempfile.TemporaryDirectory(prefix="prunekit-") as folder:
             nets = _Networks(model, example, runtime, Path(folder))
-            due = _due(found, wanted)
+            added = _next(found, wanted, time.monotonic() - started, more, error)
+            due = _due(found, wanted) if not found.stopped else []
             for net in track(due, "loading networks", len(due)):
                 rounds.add(net, nets.get(net, found.plans[net]))
             with bar("profiling", _expected(found, wanted)) as shown:
                 shown.advance(len(found.rows))
                 while not found.stopped:
-                    added = more(found) if found.rows else []
-                    found.plans += added
-                    _ended(found, wanted, time.monotonic() - started, error, bool(added))
-                    if not found.stopped:
-                        _one_round(found, added, rounds, nets, wanted, log, shown)
+                    row = _one_round(found, rounds, nets, wanted)
+                    row["added"] = [dict(plan.widths) for plan in added]
+                    row["seconds"] = round(time.monotonic() - started, 3)
+                    found.rows.append(row)
+                    if log is not None:
+                        log.append(row)
+                    dense = float(np.median(row["end_to_end_ms"][0]))
+                    shown.advance(note=f"dense {dense:.3g} ms")
+                    added = _next(found, wanted, time.monotonic() - started, more, error)
     finally:
         rounds.close()
     return found
@@ -138,43 +144,34 @@ def _due(found: Collection, wanted: HarvestPlan) -> list[int]:
     return sorted({0, *waiting}) if waiting else []
 
 
-def _ended(
-    found: Collection, wanted: HarvestPlan, seconds: float, error: Error, added: bool
-) -> None:
-    """Set why it ended, if it has."""
+def _next(
+    found: Collection, wanted: HarvestPlan, seconds: float, more: More, error: Error
+) -> list[ChannelPlan]:
+    """What the next round adds; or sets why there is none."""
+    if found.rows and len(found.rows) >= wanted.min_rounds:
+        if wanted.target_error and error(found) <= wanted.target_error:
+            found.stopped = f"error at most {100 * wanted.target_error:g} %"
+        elif seconds > wanted.max_seconds:
+            found.stopped = f"{wanted.max_seconds:g} s"
+        if found.stopped:
+            return []
+    added = more(found) if found.rows else []
+    found.plans += added
     if not _due(found, wanted):
         found.stopped = "all rounds"
-    elif len(found.rows) >= wanted.min_rounds:
-        if seconds > wanted.max_seconds:
-            found.stopped = f"{wanted.max_seconds:g} s"
-        elif not added and wanted.target_error and error(found) <= wanted.target_error:
-            found.stopped = f"error at most {100 * wanted.target_error:g} %"
-    measured = found.measured
-    if found.stopped:  # chosen, and then not measured
-        found.plans = [plan for n, plan in enumerate(found.plans) if measured[n]]
+    return added
 
 
-def _one_round(
-    found: Collection,
-    added: list[ChannelPlan],
-    rounds: Rounds,
-    nets: _Networks,
-    wanted: HarvestPlan,
-    log: Journal | None,
-    shown: Bar,
-) -> None:
+def _one_round(found: Collection, rounds: Rounds, nets: _Networks, wanted: HarvestPlan) -> Row:
     due = _due(found, wanted)
     for net in due:
         rounds.add(net, nets.get(net, found.plans[net]))
     row = rounds.run(len(found.rows), due)
-    row["added"] = [dict(plan.widths) for plan in added]
-    found.rows.append(row)
-    if log is not None:
-        log.append(row)
-    for net in {*due} - {*_due(found, wanted)}:
-        rounds.drop(net)
-    dense = float(np.median(row["end_to_end_ms"][0]))
-    shown.advance(note=f"dense {dense:.3g} ms")
+    measured = found.measured
+    for net in due[1:]:
+        if measured[net] + 1 >= wanted.rounds:
+            rounds.drop(net)
+    return row
 
 
 class _Networks:

@@ -148,11 +148,17 @@ def _operators(
     for row in rows:
         for number, *values in row["operators"]:
             samples[shapes[number]].append(Sample(0, *values))
-    started, batches = time.monotonic(), len(rows)
+    batches = len(rows)
+    started = time.monotonic() - (rows[-1]["seconds"] if rows else 0.0)
     seconds = (1 - NETS_SHARE) * wanted.max_seconds
     with bar("operators, seconds", seconds) as shown, tempfile.TemporaryDirectory() as folder:
         before = 0.0
         while points := _next(axes, samples, block):
+            elapsed = time.monotonic() - started
+            shown.advance(min(elapsed, seconds) - before)
+            before = min(elapsed, seconds)
+            if elapsed > seconds and all(samples.values()):
+                break
             times = time_operators(runtime, target, points, Path(folder), batches)
             found = [
                 (shapes.index(point.shape), Sample(0, point.cin, point.cout, *values))
@@ -162,13 +168,15 @@ def _operators(
                 samples[shapes[number]].append(sample)
             batches += 1
             if log is not None:
-                rows_of = [[n, s.cin, s.cout, s.us, s.spread_us, s.runs] for n, s in found]
-                log.append({"round": batches, "operators": rows_of})
-            elapsed = time.monotonic() - started
-            shown.advance(min(elapsed, seconds) - before)
-            before = min(elapsed, seconds)
-            if elapsed > seconds and all(samples.values()):
-                break
+                log.append(
+                    {
+                        "round": batches,
+                        "seconds": round(time.monotonic() - started, 3),
+                        "operators": [
+                            [n, s.cin, s.cout, s.us, s.spread_us, s.runs] for n, s in found
+                        ],
+                    }
+                )
     return samples, batches
 
 

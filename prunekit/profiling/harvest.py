@@ -87,7 +87,7 @@ def harvest(
         error=error,
     )
     table = table_of(found)
-    _tell(table)
+    _tell(table, wanted)
     return table
 
 
@@ -185,9 +185,15 @@ def _quartile_range(values: NDArray[np.float64]) -> float:
     return float(np.subtract(*np.percentile(values, [75, 25])))
 
 
-def _tell(table: LatencyTable) -> None:
+def _tell(table: LatencyTable, wanted: HarvestPlan) -> None:
     """Say what a user should know of how it went."""
     protocol = table.protocol
+    if wanted.target_error and not protocol.stopped.startswith("error"):
+        say(
+            f"note: the error on networks left out is {table.calibration.mape:.1%}, above the "
+            f"{wanted.target_error:.1%} asked for, after {protocol.stopped}; more --nets, --rounds "
+            "or --max-seconds may lower it"
+        )
     if protocol.drift > MUCH_DRIFT:
         say(
             f"note: the device's speed changed by {protocol.drift:.0%} from round to round "

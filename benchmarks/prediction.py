@@ -1,0 +1,387 @@
+"""How well latency tables predict networks that were not profiled.
+
+    python benchmarks/prediction.py                      everything, resumed where it stopped
+    python benchmarks/prediction.py --only resnet18 --batch 1 --threads 1
+    python benchmarks/prediction.py --summary            only the table and the plots
+
+Every case (model, threads, batch) is profiled as a user would, then networks that the profile never
+saw are timed end to end, interleaved with the dense one: uniformly random, stage-skewed and chosen
+by the allocator from the table itself, all at the probed granularity, and random ones off it. What
+is compared is the latency relative to the dense network's. For batch 1 on one thread, tables cut
+off after ever more seconds show how the error falls, beside a grid of single operators, MACs and
+padded MACs given the same seconds. Run it on an idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from common import RESULTS
+from scipy.stats import spearmanr
+
+import prunekit as pk
+from prunekit.budget import Budget
+from prunekit.latency import Entry, LatencyTable, Sample
+from prunekit.latency.transfer import layers_us
+from prunekit.profiling import HarvestPlan, grid, harvest
+from prunekit.profiling.choosing import random_scores
+from prunekit.profiling.collecting import collect
+from prunekit.profiling.measuring import end_to_end_us, speeds
+from prunekit.timing import lower_mean
+
+CACHE = Path(__file__).parent / ".cache" / "prediction"
+MODELS = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "densenet121")
+SIDE = 224
+PROFILE_SECONDS = 90.0
+HELD_OUT = HarvestPlan(rounds=4, turns=3, min_rounds=2, max_seconds=100.0, seed=99)
+OF_EACH = 8
+OFF_THE_GRID = 6
+FAMILIES = ("uniform", "skewed", "allocated")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is profiled."""
+
+    model: str
+    threads: int
+    batch: int
+    target: str = "onnxruntime:cpu"
+
+    @property
+    def name(self) -> str:
+        """For files."""
+        return f"{self.model}-{self.target.replace(':', '_')}-{self.threads}t-b{self.batch}"
+
+
+Predict = Callable[[pk.ChannelPlan], float]
+
+
+def held_out(graph: pk.ChannelGraph, table: LatencyTable) -> Iterator[tuple[str, pk.ChannelPlan]]:
+    """Family and plan of networks that no profile has seen."""
+    rng = np.random.default_rng(2026)
+    order = {g.id: n / max(1, len(graph.groups) - 1) for n, g in enumerate(graph.groups)}
+
+    def at(share: Callable[[str], float]) -> pk.ChannelPlan:
+        widths = {}
+        for group in graph.groups:
+            if group.prunable:
+                allowed = np.array(group.widths(table.granularity))
+                wanted = group.size * min(1.0, max(0.0, share(group.id)))
+                widths[group.id] = int(allowed[np.argmin(np.abs(allowed - wanted))])
+        return pk.ChannelPlan.from_widths(graph, widths)
+
+    for keep in np.linspace(0.4, 0.95, OF_EACH):
+        yield "uniform", at(lambda _, keep=keep: keep * rng.uniform(0.7, 1.3))
+    for number, keep in enumerate(np.linspace(0.4, 0.85, OF_EACH)):
+        slope = (-1) ** number * rng.uniform(0.4, 0.9)
+        yield (
+            "skewed",
+            at(lambda g, k=keep, s=slope: k + s * (order[g] - 0.5) + rng.uniform(-0.1, 0.1)),
+        )
+    for share in np.linspace(0.3, 0.85, OF_EACH):
+        scores = random_scores(graph, rng)
+        budget = Budget("latency", float(share), relative=True)
+        yield "allocated", pk.allocate(graph, scores, table, budget, pk.Joint(gap=1e-3)).plan
+    for number, keep in enumerate(np.linspace(0.4, 0.9, OFF_THE_GRID)):
+        yield "off", pk.ChannelPlan.random(graph, float(keep), number, 1)
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """Profile, measure held-out networks, compare."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    started = time.monotonic()
+    model = getattr(torchvision.models, case.model)(weights=None).eval()
+    example = torch.zeros(case.batch, 3, SIDE, SIDE)
+    target = pk.Target.parse(case.target, batch=case.batch, threads=case.threads)
+    graph = pk.trace(model, example)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    journal = CACHE / f"{case.name}.jsonl"
+    plan = HarvestPlan(max_seconds=PROFILE_SECONDS)
+    table = harvest(model, graph, example, target, plan=plan, journal=journal, name=case.model)
+    profile_seconds = time.monotonic() - started
+
+    named = [("dense", pk.ChannelPlan.dense(graph)), *held_out(graph, table)]
+    families, plans = [f for f, _ in named], [p for _, p in named]
+    wanted = replace(HELD_OUT, nets=len(plans))
+    found = collect(
+        *(model, graph, example, target, plans, wanted, table.granularity, {}),
+        journal=None,
+        resume=False,
+        watched=False,
+    )
+    slow = speeds(found.rows)
+    times = [end_to_end_us(found.rows, slow, n) for n in range(len(plans))]
+    us = np.array([lower_mean(t) for t in times])
+    halves = [
+        np.array(
+            [lower_mean(end_to_end_us(found.rows[k::2], slow[k::2], n)) for n in range(len(plans))]
+        )
+        for k in (0, 1)
+    ]
+    ratio = us / us[0]
+    predicted = np.array([pk.predict(graph, p, table).ms for p in plans])
+    half = np.array([table.half_width(graph, p.widths) for p in plans])
+    result = {
+        "case": asdict(case),
+        "environment": asdict(table.environment),
+        "profile": {
+            "seconds": round(profile_seconds, 1),
+            **asdict(table.protocol),
+            "granularity": table.granularity,
+            "calibration": asdict(table.calibration),
+            "dense_ms": table.networks[0].end_to_end_us / 1e3,
+        },
+        "networks": [
+            {
+                "family": family,
+                "ratio": round(float(r), 5),
+                "predicted": round(float(p), 5),
+                "half_width": round(float(h), 5),
+                "halves": [round(float(part[n] / part[0]), 5) for part in halves],
+            }
+            for n, (family, r, p, h) in enumerate(
+                zip(families, ratio, predicted / predicted[0], half, strict=True)
+            )
+        ],
+    }
+    if case.threads == case.batch == 1:
+        inside = [n for n, family in enumerate(families) if family in FAMILIES]
+        kept, truth = [plans[n] for n in inside], ratio[inside]
+        result["by_seconds"] = by_seconds(
+            *(case, model, graph, example, target, table, journal), kept, truth
+        )
+    return result
+
+
+def by_seconds(
+    case: Case,
+    model: torch.nn.Module,
+    graph: pk.ChannelGraph,
+    example: torch.Tensor,
+    target: pk.Target,
+    table: LatencyTable,
+    journal: Path,
+    plans: list[pk.ChannelPlan],
+    truth: np.ndarray,
+) -> dict[str, list[list[float]]]:
+    """(seconds, MAPE in %) of every way to predict, given ever more seconds."""
+
+    def error(predict: Predict) -> float:
+        dense = predict(pk.ChannelPlan.dense(graph))
+        found = np.array([predict(plan) for plan in plans]) / dense
+        return round(100 * float(np.mean(np.abs(found / truth - 1))), 3)
+
+    curves: dict[str, list[list[float]]] = {
+        "harvest": [],
+        "grid": [],
+        "MACs": [],
+        "padded MACs": [],
+    }
+    lines = journal.read_text().splitlines()
+    cut = journal.with_suffix(".cut.jsonl")
+    for rounds in range(1, len(lines)):
+        cut.write_text("\n".join(lines[: rounds + 1]) + "\n")
+        plan = HarvestPlan(max_seconds=-1.0, min_rounds=0)
+        part = harvest(
+            *(model, graph, example, target), plan=plan, journal=cut, resume=True, name=case.model
+        )
+        seconds = json.loads(lines[rounds])["seconds"]
+        curves["harvest"].append([seconds, error(lambda p, t=part: pk.predict(graph, p, t).ms)])
+        for name, block in (("MACs", 1), ("padded MACs", table.granularity)):
+            line = macs_line(graph, part, cut, block)
+            curves[name].append([seconds, error(line)])
+    own = journal.with_suffix(".grid.jsonl")
+    plan = HarvestPlan(max_seconds=max(curves["harvest"][-1][0], 30.0))
+    whole = grid(model, graph, example, target, plan=plan, journal=own, name=case.model)
+    shapes = sorted({layer.shape for layer in graph.layers}, key=str)
+    samples: dict[Any, list[Sample]] = {shape: [] for shape in shapes}
+    nets = [n for n in whole.networks]
+    calibration_seconds = plan.max_seconds / 4
+    from prunekit.profiling import sample_plans
+
+    measured = sample_plans(graph, whole.granularity, len(nets), 0)
+    for line in own.read_text().splitlines()[1:]:
+        row = json.loads(line)
+        for number, *values in row["operators"]:
+            samples[shapes[number]].append(Sample(0, *values))
+        if not all(samples.values()):
+            continue
+        entries = tuple(Entry(shape, tuple(found)) for shape, found in samples.items())
+        bare = replace(whole, entries=entries)
+        priced = [
+            replace(net, layers_us=layers_us(bare, graph, chosen.widths))
+            for net, chosen in zip(nets, measured, strict=True)
+        ]
+        part = replace(bare, networks=tuple(priced)).calibrated()
+        found = error(lambda p, t=part: pk.predict(graph, p, t).ms)
+        curves["grid"].append([row["seconds"] + calibration_seconds, found])
+    step = max(1, len(curves["grid"]) // 40)
+    curves["grid"] = curves["grid"][::-step][::-1]
+    return curves
+
+
+def macs_line(
+    graph: pk.ChannelGraph, table: LatencyTable, journal: Path, block: int
+) -> Callable[[pk.ChannelPlan], float]:
+    """a + b MACs, fitted to the end-to-end times that a harvest has."""
+    from prunekit.profiling import sample_plans
+
+    rows = [json.loads(line) for line in journal.read_text().splitlines()]
+    first = len(rows[1]["nets"])
+    widths = [p.widths for p in sample_plans(graph, table.granularity, first, 0)]
+    widths += [added for row in rows[1:] for added in row["added"]]
+    macs = np.array([padded_macs(graph, w, block) for w in widths])
+    us = np.array([net.end_to_end_us for net in table.networks])
+    design = np.stack([np.ones_like(macs), macs], axis=1) / us[:, None]
+    (offset, slope), *_ = np.linalg.lstsq(design, np.ones(len(us)), rcond=None)
+    return lambda plan: float(offset + slope * padded_macs(graph, plan.widths, block))
+
+
+def padded_macs(graph: pk.ChannelGraph, widths: dict[str, int], block: int) -> float:
+    """Multiply-adds with every width rounded up to whole blocks."""
+
+    def up(width: int) -> int:
+        return -(-width // block) * block if width > 3 else width
+
+    return float(
+        sum(x.macs(up(x.width("in", widths)), up(x.width("out", widths))) for x in graph.layers)
+    )
+
+
+# --- what it says -------------------------------------------------------------------------------
+
+
+def row_of(result: dict[str, Any]) -> dict[str, Any]:
+    """One line of the table."""
+    nets = result["networks"]
+
+    def errors(*families: str) -> np.ndarray:
+        return np.array(
+            [100 * abs(n["predicted"] / n["ratio"] - 1) for n in nets if n["family"] in families]
+        )
+
+    inside = [n for n in nets if n["family"] in FAMILIES]
+    noise = [100 * abs(n["halves"][0] / n["halves"][1] - 1) for n in inside]
+    covered = [abs(n["predicted"] / n["ratio"] - 1) <= n["half_width"] for n in inside]
+    ranks = spearmanr([n["ratio"] for n in inside], [n["predicted"] for n in inside])
+    found = errors(*FAMILIES)
+    return {
+        **result["case"],
+        "seconds": result["profile"]["seconds"],
+        "mape": round(float(found.mean()), 2),
+        "worst": round(float(found.max()), 2),
+        **{family: round(float(errors(family).mean()), 2) for family in FAMILIES},
+        "off": round(float(errors("off").mean()), 2),
+        "noise": round(float(np.mean(noise)), 2),
+        "noise_worst": round(float(np.max(noise)), 2),
+        "coverage": round(float(np.mean(covered)), 3),
+        "half_width": round(100 * float(np.mean([n["half_width"] for n in inside])), 2),
+        "spearman": round(float(ranks.statistic), 4),
+        "drift": result["profile"]["drift"],
+    }
+
+
+def summarise() -> None:
+    """Write prediction.json, prediction.md and the plots."""
+    results = [json.loads(p.read_text()) for p in sorted(CACHE.glob("*.json"))]
+    if not results:
+        raise SystemExit("nothing measured yet")
+    rows = [row_of(result) for result in results]
+    covered = [
+        abs(n["predicted"] / n["ratio"] - 1) <= n["half_width"]
+        for result in results
+        for n in result["networks"]
+        if n["family"] in FAMILIES
+    ]
+    overall = {"coverage": round(float(np.mean(covered)), 3), "networks": len(covered)}
+    RESULTS.mkdir(exist_ok=True)
+    content = {"overall": overall, "rows": rows, "cases": results}
+    (RESULTS / "prediction.json").write_text(json.dumps(content) + "\n")
+    columns = [
+        *("model", "target", "threads", "batch", "seconds", "mape", "worst", *FAMILIES, "off"),
+        *("noise", "coverage", "half_width", "spearman"),
+    ]
+    head = "| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns) + "\n"
+    body = "".join("| " + " | ".join(str(r[c]) for c in columns) + " |\n" for r in rows)
+    device = results[0]["environment"]
+    (RESULTS / "prediction.md").write_text(
+        "# Prediction error on networks that were not profiled\n\n"
+        f"Written by `python benchmarks/prediction.py` on {device['device_name']}, "
+        f"{device['runtime_version']}. Errors in % of the latency relative to the dense network; "
+        "`seconds` is the whole profile; `noise` is how far two halves of the measurement of the "
+        "same networks are apart; `coverage` is the share of networks inside the stated 90 % "
+        f"interval, over all cases {overall['coverage']:.1%} of {overall['networks']}.\n\n"
+        + head
+        + body
+    )
+    plot(results)
+    print((RESULTS / "prediction.md").read_text())
+
+
+def plot(results: list[dict[str, Any]]) -> None:
+    """Error against seconds, and predicted against measured."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    timed = [r for r in results if "by_seconds" in r]
+    if timed:
+        figure, axes = plt.subplots(1, len(timed), figsize=(3.4 * len(timed), 3.2), squeeze=False)
+        for axis, result in zip(axes[0], timed, strict=True):
+            for name, curve in result["by_seconds"].items():
+                axis.plot(*np.array(curve).T, marker=".", label=name)
+            axis.set(title=result["case"]["model"], xlabel="seconds of measuring", yscale="log")
+            axis.grid(alpha=0.3)
+        axes[0][0].set_ylabel("error on unseen networks (%)")
+        axes[0][0].legend()
+        figure.tight_layout()
+        figure.savefig(RESULTS / "prediction_seconds.svg")
+    figure, axis = plt.subplots(figsize=(5, 5))
+    for result in results:
+        inside = [n for n in result["networks"] if n["family"] in FAMILIES]
+        case = result["case"]
+        label = f"{case['model']}, {case['threads']} threads, batch {case['batch']}"
+        axis.plot([n["ratio"] for n in inside], [n["predicted"] for n in inside], ".", label=label)
+    axis.plot([0, 1], [0, 1], "k", linewidth=0.5)
+    axis.set(xlabel="measured latency / dense", ylabel="predicted latency / dense")
+    axis.legend(fontsize=5)
+    figure.tight_layout()
+    figure.savefig(RESULTS / "prediction.svg")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", default=MODELS, choices=MODELS)
+    parser.add_argument("--batch", nargs="*", type=int, default=[1, 8])
+    parser.add_argument("--threads", nargs="*", type=int, default=[1, 2])
+    parser.add_argument("--target", default="onnxruntime:cpu")
+    parser.add_argument("--again", action="store_true", help="measure cases that are there anew")
+    parser.add_argument("--summary", action="store_true", help="only sum up what is there")
+    arguments = parser.parse_args()
+    for batch in [] if arguments.summary else arguments.batch:
+        for threads in arguments.threads:
+            for model in arguments.only:
+                case = Case(model, threads, batch, arguments.target)
+                held = CACHE / f"{case.name}.json"
+                if held.is_file() and not arguments.again:
+                    continue
+                result = measure(case)
+                held.write_text(json.dumps(result))
+                print(json.dumps(row_of(result)), flush=True)
+    summarise()
+
+
+if __name__ == "__main__":
+    main()
