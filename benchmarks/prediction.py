@@ -32,7 +32,7 @@ import prunekit as pk
 from prunekit.budget import Budget
 from prunekit.latency import Entry, LatencyTable, Sample
 from prunekit.latency.transfer import layers_us
-from prunekit.profiling import HarvestPlan, grid, harvest
+from prunekit.profiling import HarvestPlan, grid, harvest, sample_plans
 from prunekit.profiling.choosing import random_scores
 from prunekit.profiling.collecting import collect
 from prunekit.profiling.measuring import end_to_end_us, speeds
@@ -206,9 +206,8 @@ def by_seconds(
     whole = grid(model, graph, example, target, plan=plan, journal=own, name=case.model)
     shapes = sorted({layer.shape for layer in graph.layers}, key=str)
     samples: dict[Any, list[Sample]] = {shape: [] for shape in shapes}
-    nets = [n for n in whole.networks]
+    nets = whole.networks
     calibration_seconds = plan.max_seconds / 4
-    from prunekit.profiling import sample_plans
 
     measured = sample_plans(graph, whole.granularity, len(nets), 0)
     for line in own.read_text().splitlines()[1:]:
@@ -235,7 +234,6 @@ def macs_line(
     graph: pk.ChannelGraph, table: LatencyTable, journal: Path, block: int
 ) -> Callable[[pk.ChannelPlan], float]:
     """a + b MACs, fitted to the end-to-end times that a harvest has."""
-    from prunekit.profiling import sample_plans
 
     rows = [json.loads(line) for line in journal.read_text().splitlines()]
     first = len(rows[1]["nets"])

@@ -225,7 +225,7 @@ def test_a_device_that_throttles_is_told_and_widens_the_error(
     assert "note: the device's speed changed by 100% from round to round" in capsys.readouterr().err
     for plan in sample_plans(graph, 8, 5, seed=3):
         widths = plan.widths
-        assert table.half_width(graph, widths) >= 0.25
+        assert table.half_width(graph, widths) >= 0.125
         assert table.half_width(graph, widths) > steady.half_width(graph, widths) + 0.1
 
 
@@ -258,16 +258,10 @@ def test_a_grid_of_single_operators(net, graph, tmp_path: Path, prunekit: Says):
     assert predicted(table, graph, plans) == pytest.approx(real, rel=0.12)
     with pytest.raises(TableError, match="were timed alone"):
         merge([table, table])
-    # what was measured stays measured
-    again = grid(net, graph, EXAMPLE, FAKE, plan=replace(plan, max_seconds=0.0), journal=journal)
-    kept = grid(
-        *(net, graph, EXAMPLE, FAKE),
-        plan=replace(plan, max_seconds=0.0),
-        journal=journal,
-        resume=True,
-    )
-    count = [sum(len(e.samples) for e in t.entries) for t in (again, kept)]
-    assert count[0] < count[1]
+    # what was measured stays measured, and no more is when the time is over
+    late = replace(plan, max_seconds=0.0)
+    kept = grid(net, graph, EXAMPLE, FAKE, plan=late, journal=journal, resume=True)
+    assert {e.shape: e.samples for e in kept.entries} == {e.shape: e.samples for e in table.entries}
 
 
 class Silent(Fake):

@@ -112,9 +112,9 @@ class Calibration:
         """Half of the relative 90 % interval of a network ``size`` times the dense one's latency.
 
         ``deviation`` is its layers' relative standard deviation. Of a device whose speed drifted by
-        ``drift`` a quarter of that is added.
+        ``drift`` an eighth of that is added: slow rounds are left out, as far as they are known.
         """
-        return float(np.hypot(self.factor * _deviation(deviation, size), drift / 4))
+        return float(np.hypot(self.factor * _deviation(deviation, size), drift / 8))
 
 
 @dataclass(frozen=True)

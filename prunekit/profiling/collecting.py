@@ -19,11 +19,15 @@ from prunekit.exporting import export, live_artifact, narrow_onnx
 from prunekit.graph import ChannelGraph
 from prunekit.plan import ChannelPlan
 from prunekit.profiling.journal import Journal
-from prunekit.profiling.measuring import HarvestPlan, Rounds, Row
+from prunekit.profiling.measuring import HarvestPlan, Rounds, Row, calm_rounds, speeds
 from prunekit.progress import bar, say, track
 from prunekit.runtimes import Runtime, runtime_for
 from prunekit.surgery import slim
 from prunekit.target import Target
+
+
+PATIENCE = 3
+"""A network is in so many times the rounds asked for, at most, in wait for calm ones."""
 
 
 @dataclass
@@ -38,6 +42,12 @@ class Collection:
     def measured(self) -> Counter[int]:
         """In how many rounds each network was."""
         return Counter(net for row in self.rows for net in row["nets"])
+
+    @property
+    def calmly(self) -> Counter[int]:
+        """In how many rounds each network was while the device was about as fast as ever."""
+        calm = calm_rounds(self.rows, speeds(self.rows))
+        return Counter(net for row in calm for net in row["nets"])
 
 
 More = Callable[[Collection], list[ChannelPlan]]
@@ -138,9 +148,16 @@ def _expected(found: Collection, wanted: HarvestPlan) -> int:
 
 
 def _due(found: Collection, wanted: HarvestPlan) -> list[int]:
-    """The dense network, and those that were not yet in enough rounds."""
-    measured = found.measured
-    waiting = [n for n in range(len(found.plans)) if measured[n] < wanted.rounds]
+    """The dense network, and those that were not yet in enough rounds.
+
+    Rounds in a slow spell of the machine do not count, as long as there are not too many of them.
+    """
+    calmly, measured = found.calmly, found.measured
+    waiting = [
+        net
+        for net in range(len(found.plans))
+        if calmly[net] < wanted.rounds and measured[net] < PATIENCE * wanted.rounds
+    ]
     return sorted({0, *waiting}) if waiting else []
 
 
@@ -169,7 +186,7 @@ def _one_round(found: Collection, rounds: Rounds, nets: _Networks, wanted: Harve
     row = rounds.run(len(found.rows), due)
     measured = found.measured
     for net in due[1:]:
-        if measured[net] + 1 >= wanted.rounds:
+        if measured[net] + 1 >= wanted.rounds:  # loaded again if it has to be
             rounds.drop(net)
     return row
 

@@ -197,8 +197,8 @@ def _tell(table: LatencyTable, wanted: HarvestPlan) -> None:
     if protocol.drift > MUCH_DRIFT:
         say(
             f"note: the device's speed changed by {protocol.drift:.0%} from round to round "
-            "(throttling, or other work on it); the error of every prediction is widened by a "
-            "quarter of that. Profile again on an idle device"
+            "(throttling, or other work on it); the slow rounds are left out, and the error of "
+            "every prediction is widened. Profile again on an idle device"
         )
     if protocol.disturbed > MUCH_DISTURBED:
         say(

@@ -18,6 +18,8 @@ from prunekit.target import Target
 from prunekit.timing import lower_mean
 
 WARM_UP_RUNS = 3
+CALM = 1.03
+"""A round so much slower than the fastest was in a slow spell of the machine."""
 Row = dict[str, Any]
 """One round: ``nets``, their numbers, and one entry per network in every other list."""
 
@@ -175,7 +177,7 @@ def speeds(rows: Sequence[Row]) -> NDArray[np.float64]:
         for net, samples in zip(row["nets"], row["end_to_end_ms"], strict=True)
     ]
     effect = np.zeros(len(rows))
-    for _ in range(50):
+    for _ in range(50 if rows else 0):
         levels = _medians((net, t - effect[number]) for net, number, t in times)
         found = _medians((number, t - levels[net]) for net, number, t in times)
         effect = np.array([found[number] for number in range(len(rows))])
@@ -190,13 +192,18 @@ def _medians(pairs: Any) -> Mapping[int, float]:
     return {key: float(np.median(values)) for key, values in gathered.items()}
 
 
+def calm_rounds(rows: Sequence[Row], slow: NDArray[np.float64]) -> list[Row]:
+    """The rounds in which the device was about as fast as it ever was."""
+    least = slow.min(initial=np.inf)
+    return [row for row, factor in zip(rows, slow, strict=True) if factor <= CALM * least]
+
+
 def end_to_end_us(rows: Sequence[Row], slow: NDArray[np.float64], net: int) -> NDArray[np.float64]:
-    """All end-to-end times of a network at the median round's speed."""
+    """End-to-end times of a network at the median round's speed, from its fastest rounds."""
     return np.concatenate(
         [
-            1e3 * np.asarray(row["end_to_end_ms"][row["nets"].index(net)]) / factor
-            for row, factor in zip(rows, slow, strict=True)
-            if net in row["nets"]
+            1e3 * np.asarray(row["end_to_end_ms"][place]) / factor
+            for row, place, factor in _fastest(rows, slow, net)
         ]
     )
 
@@ -204,10 +211,26 @@ def end_to_end_us(rows: Sequence[Row], slow: NDArray[np.float64], net: int) -> N
 def layers_us(
     rows: Sequence[Row], slow: NDArray[np.float64], net: int
 ) -> dict[str, NDArray[np.float64]]:
-    """All times of every layer of a network at the median round's speed."""
+    """Times of every layer of a network at the median round's speed, from its fastest rounds."""
     found: dict[str, list[NDArray[np.float64]]] = {}
-    for row, factor in zip(rows, slow, strict=True):
-        if net in row["nets"]:
-            for name, times in row["layers_us"][row["nets"].index(net)].items():
-                found.setdefault(name, []).append(np.asarray(times) / factor)
+    for row, place, factor in _fastest(rows, slow, net):
+        for name, times in row["layers_us"][place].items():
+            found.setdefault(name, []).append(np.asarray(times) / factor)
     return {name: np.concatenate(times) for name, times in found.items()}
+
+
+def _fastest(
+    rows: Sequence[Row], slow: NDArray[np.float64], net: int
+) -> list[tuple[Row, int, float]]:
+    """The network's rounds, its place in them and their factor.
+
+    Only those not much slower than its fastest: a slow spell slows networks by different amounts,
+    and so a factor cannot make up for it.
+    """
+    own = [
+        (row, row["nets"].index(net), float(factor))
+        for row, factor in zip(rows, slow, strict=True)
+        if net in row["nets"]
+    ]
+    least = min((factor for *_, factor in own), default=1.0)
+    return [found for found in own if found[2] <= CALM * least]
