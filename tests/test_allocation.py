@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunekit.allocation import Joint, Knapsack, Problem, Term, Uniform, Variable
+from prunekit.allocation import (
+    Greedy,
+    Joint,
+    Knapsack,
+    Limit,
+    Milp,
+    Problem,
+    Term,
+    Uniform,
+    Variable,
+)
 from prunekit.allocation.knapsack import marginal_prices
 from prunekit.errors import UsageError
 
@@ -112,6 +122,151 @@ def test_joint_against_brute_force(problem, gap, iterations):
     assert (solution.status == "optimal") == (solution.gap <= gap)
     if iterations == 400:
         assert solution.status == "optimal"
+
+
+@settings(max_examples=150, deadline=None)
+@given(problems())
+def test_milp_agrees_with_brute_force(problem):
+    solution = Milp().solve(problem)
+    best, _ = optimum(problem)
+    if best is None:
+        assert solution.status == "infeasible"
+        return
+    # HiGHS holds constraints to a millionth of their scale
+    assert solution.cost <= problem.budget + 1e-5
+    if solution.cost <= problem.budget:
+        assert solution.value == pytest.approx(best, abs=1e-6)
+    assert solution.bound >= best - 1e-6
+
+
+@settings(max_examples=200, deadline=None)
+@given(problems(), st.booleans())
+def test_greedy_lands_within_the_budget_or_where_nothing_saves(problem, jumps):
+    solution = Greedy(jumps=jumps).solve(problem)
+    best, _ = optimum(problem)
+    assert solution.cost == problem.cost(solution.widths)
+    assert solution.value == problem.value(solution.widths)
+    assert (solution.status == "feasible") == (solution.cost <= problem.budget)
+    if solution.status == "feasible":
+        assert solution.value <= best
+        assert solution.bound >= best
+        return
+    for variable in problem.variables:
+        place = variable.widths.index(solution.widths[variable.name])
+        lower = variable.widths[:place] if jumps else variable.widths[max(0, place - 1) : place]
+        for width in lower:
+            other = problem.cost(solution.widths | {variable.name: width})
+            assert other >= solution.cost - 1e-9
+
+
+@st.composite
+def limited(draw):
+    """A problem with one or two further budgets."""
+    first = draw(problems())
+    limits = []
+    for number in range(draw(st.integers(1, 2))):
+        names = [v.name for v in first.variables]
+        terms = tuple(
+            Term(
+                f"l{number}{i}",
+                ((draw(st.sampled_from(names)), 1),),
+                draw(st.integers(0, 2)),
+                ((draw(st.sampled_from(names)), 1),),
+                0,
+                lookup(draw(st.integers(0, 50)), draw(st.sampled_from(["product", "stairs"]))),
+            )
+            for i in range(draw(st.integers(1, 3)))
+        )
+        other = Problem(first.variables, terms, 0.0)
+        costs = [other.cost(widths) for widths in plans(first)]
+        share = draw(st.sampled_from([0.0, 0.3, 0.6, 1.0]))
+        budget = min(costs) + share * (max(costs) - min(costs))
+        budget = math.floor(budget / EIGHTH) * EIGHTH if 0 < share < 1 else budget
+        limits.append(Limit(f"limit {number}", terms, budget))
+    return Problem(first.variables, first.terms, first.budget, first.constant, limits=tuple(limits))
+
+
+@settings(max_examples=200, deadline=None)
+@given(limited())
+def test_several_budgets_against_brute_force(problem):
+    solution = Joint(iterations=60).solve(problem)
+    best = max((problem.value(w) for w in plans(problem) if problem.fits(w)), default=None)
+    if best is None:
+        assert solution.status == "infeasible"
+        return
+    if solution.status == "infeasible":  # none found is no proof, with several budgets
+        return
+    assert problem.fits(solution.widths)
+    tolerance = 1e-7 * max(abs(best), 1.0)
+    assert solution.value <= best + tolerance
+    assert solution.bound >= best - tolerance
+    assert solution.value >= best - solution.gap * abs(solution.bound) - tolerance
+
+
+def test_several_budgets_are_mostly_met_at_their_best():
+    """How often the heuristic part finds the optimum, and whether it ever misses a plan."""
+    found = hits = missed = 0
+    for seed in range(120):
+        rng = np.random.default_rng(seed)
+        variables = tuple(
+            Variable(f"g{i}", (1, 2, 3, 4), tuple(np.cumsum(-np.sort(-rng.random(4))).tolist()))
+            for i in range(4)
+        )
+        terms = tuple(
+            Term(f"t{i}", ((f"g{i}", 1),), 0, ((f"g{(i + 1) % 4}", 1),), 0, lookup(seed, "rough"))
+            for i in range(4)
+        )
+        size = tuple(
+            Term(f"s{i}", ((f"g{i}", 1),), 0, (), 1, lambda i, o: 1.0 * i * o) for i in range(4)
+        )
+        full = {v.name: 4 for v in variables}
+        bare = Problem(variables, terms, math.inf)
+        least = min(bare.cost(w) for w in plans(bare))
+        budget = least + 0.5 * (bare.cost(full) - least)
+        problem = Problem(variables, terms, budget, limits=(Limit("size", size, 11.0),))
+        best = max((problem.value(w) for w in plans(problem) if problem.fits(w)), default=None)
+        if best is None:
+            continue
+        found += 1
+        solution = Joint().solve(problem)
+        missed += solution.status == "infeasible"
+        hits += solution.status != "infeasible" and solution.value >= best - 1e-9
+    assert found > 100
+    assert missed == 0
+    assert hits >= 0.9 * found
+
+
+def test_milp_agrees_on_a_network_under_two_budgets():
+    rng = np.random.default_rng(3)
+    variables = tuple(group(f"g{i}", 64, rng, step=16) for i in range(5))
+    names = [v.name for v in variables]
+    terms = tuple(conv(f"c{i}", [names[i]], [names[i + 1]], 3, 14, rng) for i in range(4))
+    weights = tuple(
+        Term(t.name, t.in_parts, 0, t.out_parts, 0, lambda i, o: 9.0 * i * o) for t in terms
+    )
+    full = {v.name: v.widths[-1] for v in variables}
+    bare = Problem(variables, terms, math.inf)
+    limit = Limit("parameters", weights, 0.4 * sum(t.at(full) for t in weights))
+    problem = Problem(variables, terms, 0.5 * bare.cost(full), limits=(limit,))
+    joint, exact = Joint(iterations=100).solve(problem), Milp().solve(problem)
+    assert exact.status == "optimal"
+    assert problem.fits(joint.widths)
+    assert joint.value == pytest.approx(exact.value, rel=5e-3)
+    assert joint.bound >= exact.value * (1 - 1e-9)
+    for solver in (Knapsack(), Uniform(), Greedy()):
+        with pytest.raises(UsageError, match="takes one budget only, not parameters too"):
+            solver.solve(problem)
+
+
+def test_greedy_with_jumps_gets_over_steps_that_save_nothing():
+    steps = tuple(range(8, 65, 8))
+    values = tuple(float(w) for w in steps)
+    a, b = Variable("a", steps, values), Variable("b", steps, tuple(1.05 * v for v in values))
+    flat = Term("a", (("a", 1),), 0, (), 1, lambda i, o: 1.0 * (-(-i // 32)) * 32 * o)
+    even = Term("b", (("b", 1),), 0, (), 1, lambda i, o: 1.0 * i * o)
+    problem = Problem((a, b), (flat, even), 96.0)
+    plain, jumps, joint = (s.solve(problem) for s in (Greedy(), Greedy(jumps=True), Joint()))
+    assert plain.value < jumps.value == joint.value
 
 
 @settings(max_examples=200, deadline=None)

@@ -57,7 +57,7 @@ class Elimination:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self._sizes = [len(node.widths) for node in graph.nodes]
-        self._base: list[Scope] = [(i,) for i in range(len(graph.values))] + list(graph.costs)
+        self._base: list[Scope] = [(i,) for i in range(len(graph.values))] + graph.scopes
         orders = [self._order(by_work) for by_work in (True, False)]
         order = min(orders, key=lambda buckets: sum(bucket.work for bucket in buckets))
         self.work = sum(bucket.work for bucket in order)
@@ -66,12 +66,15 @@ class Elimination:
         self._steps = [self._step(bucket) for bucket in order]
 
     def maximise(
-        self, weight: float, price: float, ranges: Sequence[tuple[int, int]] | None = None
+        self,
+        weight: float,
+        prices: Sequence[float],
+        ranges: Sequence[tuple[int, int]] | None = None,
     ) -> tuple[Index, float]:
-        """The choice that maximises weight * value - price * cost, and that maximum.
+        """The choice that maximises weight * value - prices * costs, and that maximum.
 
-        ``ranges`` restricts each variable to indices start <= i < stop. The constants of the
-        graph are left out of the maximum.
+        ``prices`` has one number per resource. ``ranges`` restricts each variable to indices
+        start <= i < stop. The constants of the graph are left out of the maximum.
         """
         graph = self.graph
         tables: dict[int, Array] = {}
@@ -79,8 +82,10 @@ class Elimination:
             start, stop = ranges[i] if ranges is not None else (0, len(value))
             tables[i] = np.full(len(value), -np.inf)
             tables[i][start:stop] = weight * value[start:stop]
-        for i, cost in enumerate(graph.costs.values(), len(graph.values)):
-            tables[i] = -price * cost
+        for i, scope in enumerate(graph.scopes, len(graph.values)):
+            costs = zip(prices, graph.resources, strict=True)
+            priced = [-price * tables_of[scope] for price, tables_of in costs if scope in tables_of]
+            tables[i] = priced[0] if len(priced) == 1 else np.sum(priced, axis=0)
         tables |= self._spelled
         joined: list[list[Array]] = []
         best = 0.0

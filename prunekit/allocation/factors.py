@@ -71,16 +71,25 @@ def _find(widths: Index, wanted: Index) -> Index:
 
 @dataclass
 class Graph:
-    """A problem as tables over nodes; the first ``len(names)`` nodes are the choices."""
+    """A problem as tables over nodes; the first ``len(names)`` nodes are the choices.
+
+    ``resources`` holds the cost tables of every budget, ``fixed_costs`` what does not depend on
+    the choice; the first is the problem's own.
+    """
 
     names: list[str] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
     values: list[Array] = field(default_factory=list)
-    costs: dict[Scope, Array] = field(default_factory=dict)
+    resources: list[dict[Scope, Array]] = field(default_factory=list)
     fixed_widths: dict[str, int] = field(default_factory=dict)
     fixed_value: float = 0.0
-    fixed_cost: float = 0.0
+    fixed_costs: list[float] = field(default_factory=list)
+
+    @property
+    def scopes(self) -> list[Scope]:
+        """The nodes of every table, of all resources."""
+        return list(dict.fromkeys(scope for tables in self.resources for scope in tables))
 
     def place(self, choice: Index) -> Index:
         """The index of every node, sums included, when the choices are ``choice``."""
@@ -95,11 +104,11 @@ class Graph:
         """Total value of a choice."""
         return self.fixed_value + sum(float(v[i]) for v, i in zip(self.values, choice, strict=True))
 
-    def cost(self, choice: Index) -> float:
+    def cost(self, choice: Index, resource: int = 0) -> float:
         """Total cost of a choice, but for rounding."""
         place = self.place(choice)
-        tables = self.costs.items()
-        return self.fixed_cost + sum(float(t[tuple(place[list(s)])]) for s, t in tables)
+        tables = self.resources[resource].items()
+        return self.fixed_costs[resource] + sum(float(t[tuple(place[list(s)])]) for s, t in tables)
 
     def widths(self, choice: Index) -> dict[str, int]:
         """The width of every group, those without a choice included."""
@@ -109,7 +118,8 @@ class Graph:
 
 def compile_graph(problem: Problem) -> Graph:
     """Evaluate every term once, vectorised, and sum the terms that span the same nodes."""
-    graph = Graph(fixed_cost=problem.constant)
+    terms = [problem.terms, *(limit.terms for limit in problem.limits)]
+    graph = Graph(fixed_costs=[problem.constant, *(limit.constant for limit in problem.limits)])
     number: dict[str, int] = {}
     for variable in problem.variables:
         if len(variable.widths) == 1:
@@ -122,18 +132,26 @@ def compile_graph(problem: Problem) -> Graph:
         graph.nodes.append(Node(widths, ((len(graph.nodes), 1),)))
         graph.values.append(np.asarray(variable.values, dtype=np.float64))
 
-    sides = [
-        _linear(parts, fixed, number, graph.fixed_widths)
-        for term in problem.terms
-        for parts, fixed in ((term.in_parts, term.in_fixed), (term.out_parts, term.out_fixed))
+    pairs = [
+        [
+            (
+                _linear(term.in_parts, term.in_fixed, number, graph.fixed_widths),
+                _linear(term.out_parts, term.out_fixed, number, graph.fixed_widths),
+            )
+            for term in own
+        ]
+        for own in terms
     ]
-    known = _add_sums(graph, [parts for parts, _, _ in sides])
-    for term, left, right in zip(problem.terms, sides[::2], sides[1::2], strict=True):
-        scope, table = _tabulate(term, left, right, known, graph.nodes)
-        if scope:
-            graph.costs[scope] = graph.costs.get(scope, 0.0) + table
-        else:
-            graph.fixed_cost += float(table)
+    known = _add_sums(graph, [parts for own in pairs for pair in own for parts, _, _ in pair])
+    for resource, (own, sides) in enumerate(zip(terms, pairs, strict=True)):
+        costs: dict[Scope, Array] = {}
+        for term, (left, right) in zip(own, sides, strict=True):
+            scope, table = _tabulate(term, left, right, known, graph.nodes)
+            if scope:
+                costs[scope] = costs.get(scope, 0.0) + table
+            else:
+                graph.fixed_costs[resource] += float(table)
+        graph.resources.append(costs)
     return graph
 
 

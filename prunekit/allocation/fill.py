@@ -9,15 +9,18 @@ from prunekit.allocation.problem import Array
 
 
 class Fill:
-    """Moves of one or two variables; only the tables that a move touches are evaluated."""
+    """Moves of one or two variables; only the tables that a move touches are evaluated.
 
-    def __init__(self, graph: Graph) -> None:
-        self._graph = graph
+    Of one resource, the problem's own unless told.
+    """
+
+    def __init__(self, graph: Graph, resource: int = 0) -> None:
+        self._graph, self._resource = graph, resource
         self._repeats = [dict(node.parts) for node in graph.nodes]
         count = len(graph.values)
         self._touched: list[list[tuple[Scope, Array]]] = [[] for _ in range(count)]
         self._near: list[set[int]] = [set() for _ in range(count)]
-        for scope, table in graph.costs.items():
+        for scope, table in graph.resources[resource].items():
             inside = {variable for node in scope for variable in self._repeats[node]}
             for variable in inside:
                 self._touched[variable].append((scope, table))
@@ -25,37 +28,52 @@ class Fill:
 
     def improve(self, choice: Index, limit: float) -> Index:
         """Raise the value of a plan until no single move and no pair fits under ``limit``."""
-        plan = _Plan(self._graph, choice)
+        plan = self.plan(choice)
         while self._singles(plan, limit) or self._pairs(plan, limit):
             pass
         return plan.choice
 
+    def plan(self, choice: Index) -> Plan:
+        """A plan at ``choice``, for moves."""
+        return Plan(self._graph, choice, self._resource)
+
     def repair(self, choice: Index, limit: float) -> Index | None:
         """Lower a plan under ``limit``, the least value lost per cost first; None if it sticks."""
-        plan = _Plan(self._graph, choice)
+        plan = self.plan(choice)
+        return plan.choice if self.lower(plan, limit) else None
+
+    def lower(self, plan: Plan, limit: float, jumps: bool = True, capped: bool = True) -> bool:
+        """As :meth:`repair`, in place; whether the limit was reached.
+
+        Without ``jumps`` a variable goes one width down at a time. With ``capped`` what is saved
+        past the limit earns nothing, so that no move goes deeper than needed.
+        """
         while plan.cost > limit:
             best: tuple[float, int, int] | None = None
             for variable in range(len(plan.choice)):
-                gain, cost = self._moves(plan, variable)
+                gain, cost = self.moves(plan, variable)
+                saved = np.minimum(-cost, plan.cost - limit) if capped else -cost
                 with np.errstate(divide="ignore", invalid="ignore"):
-                    # no deeper than needed: saving past the limit earns nothing
-                    rate = gain / np.minimum(-cost, plan.cost - limit)
+                    rate = gain / saved
                 rate = np.where(cost < -plan.noise, rate, -np.inf)
+                if not jumps:
+                    below = plan.choice[variable] - 1
+                    rate = np.where(np.arange(len(rate)) == below, rate, -np.inf)
                 to = int(np.argmax(rate))
                 if rate[to] > -np.inf and (best is None or rate[to] > best[0]):
                     best = (float(rate[to]), variable, to)
             if best is None:
-                return None
-            self._apply(plan, {best[1]: best[2]})
-        return plan.choice
+                return False
+            self.apply(plan, {best[1]: best[2]})
+        return True
 
-    def _singles(self, plan: _Plan, limit: float) -> bool:
+    def _singles(self, plan: Plan, limit: float) -> bool:
         """The best moves of one variable, one after another; true if any was made."""
         moved = False
         while True:
             best: tuple[tuple[float, float], int, int] | None = None
             for variable in range(len(plan.choice)):
-                gain, cost = self._moves(plan, variable)
+                gain, cost = self.moves(plan, variable)
                 better = (gain > plan.threshold) | ((gain >= 0) & (cost < -plan.noise))
                 fits = better & (cost <= limit - plan.cost)
                 if not fits.any():
@@ -70,35 +88,35 @@ class Fill:
                     best = (key, variable, int(to))
             if best is None:
                 return moved
-            self._apply(plan, {best[1]: best[2]})
+            self.apply(plan, {best[1]: best[2]})
             moved = True
 
-    def _pairs(self, plan: _Plan, limit: float) -> bool:
+    def _pairs(self, plan: Plan, limit: float) -> bool:
         """One pass over all pairs, each exchanged at its best; true if any was."""
         moved = False
         for u in range(len(plan.choice)):
             for v in range(u + 1, len(plan.choice)):
                 found = (self._joint if v in self._near[u] else self._apart)(plan, u, v, limit)
                 if found is not None:
-                    self._apply(plan, {u: found[0], v: found[1]})
+                    self.apply(plan, {u: found[0], v: found[1]})
                     moved = True
         return moved
 
-    def _joint(self, plan: _Plan, u: int, v: int, limit: float) -> tuple[int, int] | None:
+    def _joint(self, plan: Plan, u: int, v: int, limit: float) -> tuple[int, int] | None:
         """The best exchange of two variables that share a table."""
         gain = plan.gain(u)[:, None] + plan.gain(v)[None, :]
         if gain.max() <= plan.threshold:
             return None
-        cost = self._delta(plan, (u, v))
+        cost = self.delta(plan, (u, v))
         gain = np.where(cost <= limit - plan.cost, gain, -np.inf)
         at = int(np.argmax(gain))
         if gain.flat[at] <= plan.threshold:
             return None
         return at // gain.shape[1], at % gain.shape[1]
 
-    def _apart(self, plan: _Plan, u: int, v: int, limit: float) -> tuple[int, int] | None:
+    def _apart(self, plan: Plan, u: int, v: int, limit: float) -> tuple[int, int] | None:
         """The best exchange of two variables whose costs add up."""
-        gain, cost = self._moves(plan, u)
+        gain, cost = self.moves(plan, u)
         rank, costs, gains = self._frontier(plan, v)
         at = np.searchsorted(costs, limit - plan.cost - cost, side="right") - 1
         total = np.where(at >= 0, gain + gains[np.maximum(at, 0)], -np.inf)
@@ -107,23 +125,29 @@ class Fill:
             return None
         return to, int(rank[at[to]])
 
-    def _moves(self, plan: _Plan, variable: int) -> tuple[Array, Array]:
+    def moves(self, plan: Plan, variable: int) -> tuple[Array, Array]:
         """What every width of a variable adds to value and cost."""
         if variable not in plan.costs:
-            plan.costs[variable] = self._delta(plan, (variable,))
+            plan.costs[variable] = self.delta(plan, (variable,))
         return plan.gain(variable), plan.costs[variable]
 
-    def _frontier(self, plan: _Plan, variable: int) -> tuple[Index, Array, Array]:
+    def both(self, plan: Plan, u: int, v: int) -> Array:
+        """What every pair of widths of two variables adds to the cost."""
+        if v in self._near[u]:
+            return self.delta(plan, (u, v))
+        return self.moves(plan, u)[1][:, None] + self.moves(plan, v)[1][None, :]
+
+    def _frontier(self, plan: Plan, variable: int) -> tuple[Index, Array, Array]:
         """By ascending cost: the best width so far, the cost, the gain so far."""
         if variable not in plan.frontiers:
-            gain, cost = self._moves(plan, variable)
+            gain, cost = self.moves(plan, variable)
             order = np.lexsort((-gain, cost))
             best = np.maximum.accumulate(gain[order])
             record = np.flatnonzero(np.r_[True, best[1:] > best[:-1]])
             plan.frontiers[variable] = (order[record], cost[order][record], best[record])
         return plan.frontiers[variable]
 
-    def _delta(self, plan: _Plan, moving: tuple[int, ...]) -> Array:
+    def delta(self, plan: Plan, moving: tuple[int, ...]) -> Array:
         """The change of cost over the grid of the moving variables' widths."""
         nodes = self._graph.nodes
         shift = [nodes[v].widths - nodes[v].widths[plan.choice[v]] for v in moving]
@@ -142,7 +166,7 @@ class Fill:
 
     def _at(
         self,
-        plan: _Plan,
+        plan: Plan,
         node: int,
         moving: tuple[int, ...],
         grid: tuple[Index, ...],
@@ -161,7 +185,8 @@ class Fill:
                 width = width + repeats[variable] * move
         return np.asarray(np.searchsorted(widths, width))
 
-    def _apply(self, plan: _Plan, moves: dict[int, int]) -> None:
+    def apply(self, plan: Plan, moves: dict[int, int]) -> None:
+        """Move variables to widths, by index."""
         for variable, to in moves.items():
             plan.choice[variable] = to
             for other in self._near[variable] | {variable}:
@@ -170,24 +195,24 @@ class Fill:
         plan.refresh()
 
 
-class _Plan:
+class Plan:
     """A choice under improvement, with what its moves are known to cost."""
 
-    def __init__(self, graph: Graph, choice: Index) -> None:
-        self._graph = graph
+    def __init__(self, graph: Graph, choice: Index, resource: int = 0) -> None:
+        self._graph, self._resource = graph, resource
         self.choice = choice.copy()
         self.costs: dict[int, Array] = {}
         self.frontiers: dict[int, tuple[Index, Array, Array]] = {}
         largest = sum(float(np.abs(value).max()) for value in graph.values)
         self.threshold = 1e-12 * largest  # a smaller gain is rounding
-        largest = sum(float(np.abs(table).max()) for table in graph.costs.values())
+        largest = sum(float(np.abs(table).max()) for table in graph.resources[resource].values())
         self.noise = 1e-12 * largest  # a smaller saving is rounding
         self.refresh()
 
     def refresh(self) -> None:
         """Recompute what depends on the whole choice, afresh so that rounding cannot pile up."""
         self.place = self._graph.place(self.choice)
-        self.cost = self._graph.cost(self.choice)
+        self.cost = self._graph.cost(self.choice, self._resource)
 
     def gain(self, variable: int) -> Array:
         """What every width of a variable adds to the value."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from prunekit.allocation import several
 from prunekit.allocation.elimination import Elimination
 from prunekit.allocation.factors import Graph, Index, compile_graph
 from prunekit.allocation.fill import Fill
@@ -33,7 +34,8 @@ class Joint:
     def solve(self, problem: Problem) -> Solution:
         """The best plan found, never over the budget; ``infeasible`` only when that is proved.
 
-        An infeasible solution's bound and gap say nothing: they are its value and zero. Raises
+        With several budgets there is no splitting, and ``infeasible`` means that none was found. An
+        infeasible solution's bound and gap say nothing: they are its value and zero. Raises
         UsageError when a value or cost is not a finite number, or when the groups hang together
         too much to be solved at this granularity.
         """
@@ -42,6 +44,8 @@ class Joint:
             raise UsageError(f"`gap` is {self.gap}; the least is 0")
         if self.iterations < 1:
             raise UsageError(f"`iterations` is {self.iterations}; the least is 1")
+        if problem.limits:
+            return several.solve(problem, self.gap, self.iterations)
         search = _Search(problem, self.gap, self.iterations)
         cheapest = search.evaluate(0.0, 1.0)[0]
         if not search.offer(cheapest):
@@ -138,9 +142,9 @@ class _Search:
         self, weight: float, price: float, ranges: tuple[tuple[int, int], ...] | None = None
     ) -> tuple[_Point, float]:
         """The maximiser of weight * value - price * cost, and the bound on value it proves."""
-        choice, best = self._elimination.maximise(weight, price, ranges)
+        choice, best = self._elimination.maximise(weight, (price,), ranges)
         point = _Point(choice, self.graph.value(choice), self.graph.cost(choice))
-        spent = price * (self.problem.budget - self.graph.fixed_cost) if price else 0.0
+        spent = price * (self.problem.budget - self.graph.fixed_costs[0]) if price else 0.0
         return point, best + self.graph.fixed_value + spent
 
     def offer(self, point: _Point) -> bool:
@@ -157,7 +161,7 @@ class _Search:
             return
         self._polished.add(point.choice.tobytes())
         budget = self.problem.budget
-        for margin in (0.0, 1e3 * ROUNDING * (abs(budget) + abs(self.graph.fixed_cost))):
+        for margin in (0.0, 1e3 * ROUNDING * (abs(budget) + abs(self.graph.fixed_costs[0]))):
             # tables summed in another order may round under the budget what is above it
             choice = self._fill.repair(point.choice, budget - margin)
             if choice is None:

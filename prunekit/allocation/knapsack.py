@@ -33,6 +33,7 @@ class Knapsack:
         Raises UsageError when a value or cost is not a finite number.
         """
         problem.check()
+        problem.single("knapsack")
         if self.steps < 1:
             raise UsageError(f"`steps` is {self.steps}; the least is 1")
         prices, fixed = marginal_prices(problem)

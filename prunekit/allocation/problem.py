@@ -50,8 +50,25 @@ class Term:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """One more budget: constant + sum of term costs <= budget."""
+
+    name: str
+    terms: tuple[Term, ...]
+    budget: float
+    constant: float = 0.0
+
+    def cost(self, widths: Mapping[str, int]) -> float:
+        """Its cost at the given widths."""
+        return self.constant + sum(term.at(widths) for term in self.terms)
+
+
+@dataclass(frozen=True)
 class Problem:
-    """Maximise the sum of values subject to constant + sum of term costs <= budget."""
+    """Maximise the sum of values subject to constant + sum of term costs <= budget.
+
+    And to ``limits``, further budgets of their own costs, which not every solver knows.
+    """
 
     variables: tuple[Variable, ...]
     terms: tuple[Term, ...]
@@ -59,10 +76,24 @@ class Problem:
     constant: float = 0.0
     start: Mapping[str, int] | None = None
     """Present widths, for solvers that price a channel at the margin; None is full."""
+    limits: tuple[Limit, ...] = ()
 
     def cost(self, widths: Mapping[str, int]) -> float:
         """Total cost at the given widths."""
         return self.constant + sum(term.at(widths) for term in self.terms)
+
+    def fits(self, widths: Mapping[str, int]) -> bool:
+        """Whether all budgets hold."""
+        own = Limit("", self.terms, self.budget, self.constant)
+        return all(limit.cost(widths) <= limit.budget for limit in (own, *self.limits))
+
+    def single(self, solver: str) -> None:
+        """Refuse further limits, for a solver that knows none."""
+        if self.limits:
+            names = ", ".join(limit.name for limit in self.limits)
+            raise UsageError(
+                f"the solver {solver} takes one budget only, not {names} too; use joint"
+            )
 
     def value(self, widths: Mapping[str, int]) -> float:
         """Total value at the given widths."""
@@ -70,15 +101,16 @@ class Problem:
 
     def check(self) -> None:
         """Raise UsageError, naming what is wrong, unless a solver can take this as given."""
-        if math.isnan(self.budget):
-            raise UsageError("`budget` is nan; give a number")
+        for budget in (self.budget, *(limit.budget for limit in self.limits)):
+            if math.isnan(budget):
+                raise UsageError("`budget` is nan; give a number")
         known: set[str] = set()
         for variable in self.variables:
             _check_variable(variable)
             if variable.name in known:
                 raise UsageError(f"the variable `{variable.name}` is given twice; merge the two")
             known.add(variable.name)
-        for term in self.terms:
+        for term in (*self.terms, *(term for limit in self.limits for term in limit.terms)):
             for name, repeat in (*term.in_parts, *term.out_parts):
                 if name not in known:
                     raise UsageError(

@@ -21,6 +21,7 @@ class Uniform:
     def solve(self, problem: Problem) -> Solution:
         """The widths; ``infeasible`` where even the least cost more."""
         problem.check()
+        problem.single("uniform")
         steps = {
             (low + high) / 2 / variable.widths[-1]
             for variable in problem.variables

@@ -25,7 +25,6 @@ from prunekit.runtimes import Runtime, runtime_for
 from prunekit.surgery import slim
 from prunekit.target import Target
 
-
 PATIENCE = 3
 """A network is in so many times the rounds asked for, at most, in wait for calm ones."""
 
