@@ -10,7 +10,18 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from prunekit.cli import bench, check, export, inspect, profile_, prune, report, table, targets
+from prunekit.cli import (
+    bench,
+    check,
+    export,
+    inspect,
+    profile_,
+    prune,
+    report,
+    sweep,
+    table,
+    targets,
+)
 from prunekit.errors import PrunekitError
 
 # typer carries its own copy of click in some versions and uses the package in others
@@ -29,7 +40,7 @@ app = typer.Typer(
     ),
 )
 
-for command in (targets, inspect, profile_, prune, export, bench, check, report):
+for command in (targets, inspect, profile_, sweep, prune, export, bench, check, report):
     command.register(app)
 table.register(app)
 

@@ -71,7 +71,9 @@ def prune(
         str | None,
         _option("taylor, magnitude, fpgm, ...; default: taylor where there is data."),
     ] = None,
-    solver: Annotated[str | None, _option("joint, knapsack or uniform (joint).")] = None,
+    solver: Annotated[
+        str | None, _option("joint, knapsack, greedy, uniform or milp (joint).")
+    ] = None,
     granularity: Annotated[int | None, _option("Widths are multiples of this.")] = None,
     heads: Annotated[
         str | None,

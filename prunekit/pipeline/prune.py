@@ -12,7 +12,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from prunekit.allocation import Allocator
@@ -25,6 +24,7 @@ from prunekit.latency import LatencyTable
 from prunekit.pipeline.folder import JOURNAL, TABLE, RunFolder, open_folder
 from prunekit.pipeline.landing import AIM, Landing, land
 from prunekit.pipeline.reporting import make_report, onnx_accuracy
+from prunekit.pipeline.scoring import criterion_of, dense_scores
 from prunekit.pipeline.setup import Job, train_config
 from prunekit.pipeline.stopwatch import Stopwatch
 from prunekit.pipeline.tables import load_table, make_table
@@ -33,7 +33,7 @@ from prunekit.plan import ChannelPlan
 from prunekit.profiling import HarvestPlan
 from prunekit.progress import say
 from prunekit.ranks import from_main, rank
-from prunekit.registry import allocators, criteria
+from prunekit.registry import allocators
 from prunekit.report import Report, to_html
 from prunekit.runs import save, save_weights
 from prunekit.scores import Scores
@@ -43,7 +43,7 @@ from prunekit.sparsify.halp import Schedule
 from prunekit.sparsify.iee import Update
 from prunekit.surgery import slim
 from prunekit.target import usable_cores
-from prunekit.train import FitResult, TrainConfig, fit, loader, loss_fn
+from prunekit.train import FitResult, TrainConfig, fit, loader
 
 MAX_AGAIN = 2
 """How often a final miss is answered with another landing, where nothing was trained since."""
@@ -72,11 +72,7 @@ def prune(job: Job, output: Path, *, overwrite: bool = False, resume: bool = Fal
             f"target {job.target}: ONNX export has precision fp32 for now, not "
             f"{job.target.precision}"
         )
-    criterion: Criterion = criteria.make(recipe.resolved_criterion())
-    if criterion.needs_gradients and job.data is None:
-        raise UsageError(
-            f"--criterion {criterion.name} needs data; add --data (digits, imagefolder:PATH, ...)"
-        )
+    criterion = criterion_of(job)
     solver: Allocator = allocators.make(recipe.solver)
     table = None if recipe.table is None else load_table(recipe.table, job.graph, job.target)
     opened = (
@@ -309,14 +305,7 @@ class _Pipeline:
 
     def scores(self) -> Scores:
         """One-shot scores of the dense network."""
-        data = self.job.data
-        if data is None or not self.criterion.needs_gradients:
-            return score(self.job.module, self.graph, self.criterion)
-        torch.manual_seed(self.recipe.seed)
-        batches = loader(data.train, self.recipe.batch_size, self.recipe.seed)
-        count = min(self.recipe.score_batches, len(batches))
-        chosen = (batch for batch, _ in zip(batches, range(count), strict=False))
-        return score(self.job.module, self.graph, self.criterion, loss_fn, chosen)
+        return dense_scores(self.job, self.criterion)
 
     def iterate(self, table: LatencyTable, target: float) -> Halp:
         """HALP's iterative phase on the masked dense network."""

@@ -83,7 +83,8 @@ class Rounds:
         """Round ``number`` over ``nets`` in shuffled order, several times.
 
         The first run of a turn finds the caches full of another network and does not count, and
-        neither do runs that another process interrupted, where enough are left.
+        neither do runs that another process interrupted, where enough are left. Plain turns do
+        not follow a network's watched one: after its profiler it runs up to 6 % slower.
         """
         rng = np.random.default_rng((self._wanted.seed, number))
         switches = switch_counter(self._target.threads)
@@ -102,13 +103,13 @@ class Rounds:
                 waiting[i] = profiler
             for _ in range(self._wanted.turns):
                 for i in rng.permutation(list(nets)).tolist():
-                    if i in waiting:
-                        watched[i] += _watched_turn(waiting[i], self._runs[i], switches)
                     self._engines[i].time(1)
                     for _ in range(self._runs[i]):
                         before = switches()
                         (took,) = self._engines[i].time(1)
                         plain[i].append((took, switches() == before))
+                for i in rng.permutation(list(waiting)).tolist():
+                    watched[i] += _watched_turn(waiting[i], self._runs[i], switches)
             while waiting:
                 i, profiler = waiting.popitem()
                 layers[i] = profiler.finish()

@@ -65,7 +65,7 @@ def plot(table: LatencyTable, shapes: Sequence[LayerShape], suffix: str) -> byte
             f"cannot draw a {suffix or 'file without suffix'}; use .html, .svg or .png"
         )
     rows = [_row(table, shape, number) for number, shape in enumerate(shapes)]
-    template = _environment().get_template(f"staircase{suffix}.j2")
+    template = environment().get_template(f"staircase{suffix}.j2")
     text = template.render(
         table=table,
         rows=rows,
@@ -79,7 +79,8 @@ def plot(table: LatencyTable, shapes: Sequence[LayerShape], suffix: str) -> byte
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates of pages and charts."""
     return Environment(
         loader=PackageLoader("prunekit.report", "."),
         autoescape=True,
@@ -119,7 +120,7 @@ def _panel(stair: Staircase, up: Scale, row: int, place: int) -> Panel:
         dots=[
             Dot(
                 across(spot.width),
-                _top(up, spot.carried_us),
+                from_top(up, spot.carried_us),
                 f"{spot.cin}→{spot.cout}: measured {spot.measured_us:.4g} us, "
                 f"predicted {spot.predicted_us:.4g} us",
                 spot.there,
@@ -128,7 +129,7 @@ def _panel(stair: Staircase, up: Scale, row: int, place: int) -> Panel:
         ],
         rises=[across(rise) for rise in rises] if len(rises) <= MOST_RISES else [],
         x_ticks=[(across(tick), str(round(tick))) for tick in ticks],
-        y_ticks=[(_top(up, tick), f"{tick:.4g}") for tick in up.ticks(5)],
+        y_ticks=[(from_top(up, tick), f"{tick:.4g}") for tick in up.ticks(5)],
         x=place * COLUMN,
         y=row * ROW,
     )
@@ -147,7 +148,7 @@ def axis(stair: Staircase) -> str:
     return "width" if stair.side == "both" else f"{stair.side}-width"
 
 
-def _top(up: Scale, value: float) -> str:
+def from_top(up: Scale, value: float) -> str:
     """A value as a distance from the top."""
     return f"{100 - up.percent(value):.3f}%"
 

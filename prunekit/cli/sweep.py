@@ -1,0 +1,136 @@
+"""``prunekit sweep``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prunekit.cli.common import (
+    Heads,
+    Input,
+    Json,
+    Model,
+    Overwrite,
+    Quiet,
+    Reparameterize,
+    Seed,
+    Threads,
+    Verbose,
+    print_json,
+    print_table,
+    print_text,
+    refuse_existing,
+    set_verbosity,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("sweep")(sweep)
+
+
+def _option(text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=text, **more)
+
+
+def sweep(
+    model: Model,
+    input: Input = "1x3x224x224",  # noqa: A002 - the flag's name
+    target: Annotated[str, _option("runtime[:device][:precision].")] = "onnxruntime:cpu",
+    threads: Threads = 1,
+    table: Annotated[
+        Path | None, _option("A latency table made before; default: profile now.")
+    ] = None,
+    points: Annotated[int, _option("Latencies to solve for.", min=2)] = 20,
+    data: Annotated[str | None, _option("digits, imagefolder:PATH, ..., for scores.")] = None,
+    criterion: Annotated[
+        str | None, _option("taylor, magnitude, ...; default: taylor where there is data.")
+    ] = None,
+    solver: Annotated[str, _option("joint, knapsack, greedy or uniform.")] = "joint",
+    granularity: Annotated[int | None, _option("Widths are multiples of this.", min=1)] = None,
+    weights: Annotated[str | None, _option("Dense weights, a .safetensors file.")] = None,
+    pretrained: Annotated[
+        bool, _option("torchvision's or timm's weights.", "--pretrained")
+    ] = False,
+    output: Annotated[Path, _option("Where the plans go, as JSON.", "-o", "--output")] = Path(
+        "sweep.json"
+    ),
+    plot: Annotated[Path | None, _option("Draw the curve: a .html file.")] = None,
+    heads: Heads = "whole",
+    reparameterize: Reparameterize = True,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Saliency kept over latency for MODEL: the best plan within each of many latencies.
+
+    Nothing is trained. One profile (or a table) and one scoring serve all latencies, so that the
+    knee is seen before any training.
+    """
+    set_verbosity(verbose, quiet)
+    from dataclasses import asdict
+
+    from prunekit.errors import UsageError
+    from prunekit.pipeline.recipe import make_recipe
+    from prunekit.pipeline.setup import set_up
+    from prunekit.pipeline.sweep import sweep as run_sweep
+    from prunekit.pipeline.tables import load_table, make_table
+    from prunekit.profiling import HarvestPlan
+    from prunekit.report.sweep import cells, sweep_html
+    from prunekit.serialize import save_json, write_text
+
+    if plot is not None and plot.suffix != ".html":
+        raise UsageError(f"cannot draw {plot}; use a .html file")
+    own = output.with_name(f"{output.stem}-table.json")
+    for path in (output, *([plot] if plot else []), *([own] if table is None else [])):
+        refuse_existing(path, overwrite, False)
+    recipe = make_recipe(
+        {
+            "model": model,
+            "input": input,
+            "target": target,
+            "threads": threads,
+            "data": data,
+            "criterion": criterion,
+            "solver": solver,
+            "granularity": granularity,
+            "weights": weights,
+            "pretrained": pretrained or None,
+            "heads": heads,
+            "reparameterize": reparameterize,
+            "seed": seed,
+            "method": "oneshot",
+        }
+    )
+    job = set_up(recipe)
+    known = (
+        load_table(table, job.graph, job.target)
+        if table is not None
+        else make_table(
+            *(job.module, job.graph, job.example, job.target, own),
+            journal=own.with_name(own.name + ".journal.jsonl"),
+            plan=HarvestPlan(seed=seed),
+            granularity=granularity,
+            name=model,
+            resume=False,
+        )
+    )
+    found = run_sweep(job, known, points)
+    save_json(output, found, "sweep", 1)
+    if plot is not None:
+        write_text(plot, sweep_html(found))
+    if json:
+        print_json(asdict(found))
+        return
+    print_table(
+        f"{found.criterion} kept within a latency, dense {found.dense_ms:.4g} ms",
+        ("latency", "ms", "kept", "MACs", "parameters", ""),
+        [(*cells(point), "knee" if point.knee else "") for point in found.points],
+    )
+    print_text(f"plans: {output}")
+    if plot is not None:
+        print_text(f"curve: {plot}")

@@ -1,0 +1,34 @@
+"""Which criterion a job scores by, and the scores of its dense network."""
+
+from __future__ import annotations
+
+import torch
+
+from prunekit.criteria import Criterion, score
+from prunekit.errors import UsageError
+from prunekit.pipeline.setup import Job
+from prunekit.registry import criteria
+from prunekit.scores import Scores
+from prunekit.train import loader, loss_fn
+
+
+def criterion_of(job: Job) -> Criterion:
+    """The recipe's criterion; one that needs gradients needs data."""
+    criterion: Criterion = criteria.make(job.recipe.resolved_criterion())
+    if criterion.needs_gradients and job.data is None:
+        raise UsageError(
+            f"--criterion {criterion.name} needs data; add --data (digits, imagefolder:PATH, ...)"
+        )
+    return criterion
+
+
+def dense_scores(job: Job, criterion: Criterion) -> Scores:
+    """One-shot scores of the dense network."""
+    data, recipe = job.data, job.recipe
+    if data is None or not criterion.needs_gradients:
+        return score(job.module, job.graph, criterion)
+    torch.manual_seed(recipe.seed)
+    batches = loader(data.train, recipe.batch_size, recipe.seed)
+    count = min(recipe.score_batches, len(batches))
+    chosen = (batch for batch, _ in zip(batches, range(count), strict=False))
+    return score(job.module, job.graph, criterion, loss_fn, chosen)

@@ -1,0 +1,107 @@
+"""``sweep``: one profile and one scoring, the best plan within each of many latencies."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from prunekit.allocation import Allocator
+from prunekit.budget import Budget
+from prunekit.costs import predict
+from prunekit.errors import InfeasibleError, UsageError
+from prunekit.graph import ChannelGraph
+from prunekit.latency import LatencyTable
+from prunekit.pipeline.scoring import criterion_of, dense_scores
+from prunekit.pipeline.setup import Job
+from prunekit.plan import ChannelPlan
+from prunekit.progress import track
+from prunekit.registry import allocators
+from prunekit.report.sweep import Sweep, SweepPoint
+from prunekit.scores import Scores
+from prunekit.sparsify import Allocation, allocate
+
+
+def sweep(job: Job, table: LatencyTable, points: int) -> Sweep:
+    """The curve of saliency kept over predicted latency, from 95 % down to what is reachable.
+
+    Nothing is trained, slimmed or measured: milliseconds are the table's predictions.
+    """
+    if points < 2:
+        raise UsageError(f"--points is {points}; the least is 2")
+    graph, recipe = job.graph, job.recipe
+    criterion = criterion_of(job)
+    scores = dense_scores(job, criterion)
+    solver: Allocator = allocators.make(recipe.solver)
+
+    def solve(share: float, at_most: dict[str, int] | None = None) -> Allocation:
+        budget = Budget("latency", share, relative=True, text=f"{share:.1%}")
+        return allocate(
+            *(graph, scores, table, budget, solver),
+            granularity=recipe.granularity,
+            at_most=at_most,
+        )
+
+    step = recipe.granularity or table.granularity
+    least = solve(1.0, {g.id: g.widths(step)[0] for g in graph.groups}).ratio
+    if least >= 0.95:
+        raise InfeasibleError(
+            f"the smallest plan is predicted to take {least:.1%} of the dense latency; there is "
+            "nothing to sweep"
+        )
+    found: list[SweepPoint] = []
+    for share in track(np.linspace(0.95, least, points).tolist(), "solving", points):
+        try:
+            allocation = solve(min(1.0, share * (1 + 1e-9)))
+        except InfeasibleError:  # by rounding, at the smallest
+            continue
+        if not found or allocation.widths != found[-1].widths:
+            found.append(_point(graph, scores, table, share, allocation))
+    dense = graph.dense_widths
+    return Sweep(
+        model=recipe.model,
+        target=job.target.describe(),
+        criterion=criterion.name,
+        solver=recipe.solver,
+        granularity=step,
+        dense_ms=predict(graph, ChannelPlan.dense(graph), table).ms,
+        sizes={g.id: dense[g.id] for g in graph.groups if g.prunable},
+        points=_with_knee(found),
+    )
+
+
+def _point(
+    graph: ChannelGraph, scores: Scores, table: LatencyTable, share: float, found: Allocation
+) -> SweepPoint:
+    predicted = predict(graph, found.plan, table)
+    params = [
+        sum(x.params(x.width("in", w), x.width("out", w)) for x in graph.layers)
+        for w in (found.widths, {})
+    ]
+    kept = [
+        sum(float(np.sort(v)[::-1][: w[g]].sum()) for g, v in scores.by_group.items())
+        for w in (found.widths, graph.dense_widths)
+    ]
+    return SweepPoint(
+        asked=round(share, 4),
+        ratio=found.ratio,
+        ms=predicted.ms,
+        low_ms=predicted.low_ms,
+        high_ms=predicted.high_ms,
+        kept=kept[0] / kept[1] if kept[1] else 1.0,
+        macs=graph.macs(found.widths) / graph.macs({}),
+        params=params[0] / params[1],
+        gap=found.gap,
+        widths=found.widths,
+    )
+
+
+def _with_knee(points: list[SweepPoint]) -> tuple[SweepPoint, ...]:
+    """The point furthest above the line from the first to the last is the knee."""
+    if len(points) < 3:
+        return tuple(points)
+    x = np.array([p.ratio for p in points])
+    y = np.array([p.kept for p in points])
+    line = y[-1] + (y[0] - y[-1]) * (x - x[-1]) / max(x[0] - x[-1], 1e-12)
+    best = int(np.argmax(y - line))
+    return tuple(replace(p, knee=n == best) for n, p in enumerate(points))
