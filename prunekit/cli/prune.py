@@ -57,6 +57,10 @@ def prune(
     target_latency: Annotated[
         str | None, _option("50% of dense, 12.5ms, or 2x faster (50%).")
     ] = None,
+    limit: Annotated[
+        list[str] | None,
+        _option("One more budget, such as macs=40% or params=1.5M; may be repeated."),
+    ] = None,
     table: Annotated[
         str | None, _option("A latency table made before; default: profile now.")
     ] = None,
@@ -149,6 +153,7 @@ def prune(
     from prunekit.report.markdown import summary_rows, verdict
 
     flags = {name: context.params.get(name) for name in Recipe.model_fields}
+    flags["limit"] = tuple(flags["limit"]) if flags["limit"] else None
     flags["iee"] = pairs(flags["iee"], "--iee") if flags["iee"] else None
     recipe = make_recipe(flags, config)
     if rank() > 0:

@@ -274,7 +274,7 @@ class _Pipeline:
             return self.allocate(scores, table, wanted, caps)
 
         def smallest(_: float) -> Allocation:
-            return self.smallest(scores, table)
+            return self.smallest(scores, table, limited=True)
 
         return land(solve, smallest, lambda plan: self.watch.landing_ratio(plan, target), target)
 
@@ -284,8 +284,10 @@ class _Pipeline:
         table: LatencyTable,
         budget: Budget,
         at_most: dict[str, int] | None = None,
+        *,
+        limited: bool = True,
     ) -> Allocation:
-        """Solve under a predicted-latency budget."""
+        """Solve under a predicted-latency budget, and the recipe's other limits."""
         return allocate(
             self.graph,
             scores,
@@ -294,14 +296,15 @@ class _Pipeline:
             self.solver,
             granularity=self.recipe.granularity,
             at_most=at_most,
+            limits=self.recipe.limits if limited else (),
         )
 
-    def smallest(self, scores: Scores, table: LatencyTable) -> Allocation:
-        """Every group at its smallest width."""
+    def smallest(self, scores: Scores, table: LatencyTable, *, limited: bool = False) -> Allocation:
+        """Every group at its smallest width; with ``limited``, where the limits allow it."""
         step = self.recipe.granularity or table.granularity
         least = {g.id: g.widths(step)[0] for g in self.graph.groups}
         everything = Budget("latency", 1.0, relative=True, text="smallest")
-        return self.allocate(scores, table, everything, at_most=least)
+        return self.allocate(scores, table, everything, at_most=least, limited=limited)
 
     def scores(self) -> Scores:
         """One-shot scores of the dense network."""

@@ -31,6 +31,8 @@ class Recipe(BaseModel):
     target: str = "onnxruntime:cpu"
     threads: int = Field(1, ge=1)
     target_latency: str = "50%"
+    limit: tuple[str, ...] = ()
+    """Further budgets that the plan has to keep, such as ``macs=40%`` or ``params=1.5M``."""
     table: str | None = None
     method: Literal["oneshot", "halp", "iee"] | None = None
     iee: dict[str, bool | int | float | str] = Field(default_factory=dict)
@@ -84,6 +86,19 @@ class Recipe(BaseModel):
         if budget.relative and budget.value >= 1:
             raise ValueError(f"{text!r} is the dense latency; nothing to prune")
         return text
+
+    @field_validator("limit")
+    @classmethod
+    def _are_limits(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        for text in texts:
+            if Budget.parse(text).kind == "latency":
+                raise ValueError(f"{text!r} is a latency; write macs=40% or params=1.5M")
+        return texts
+
+    @property
+    def limits(self) -> tuple[Budget, ...]:
+        """``limit`` as budgets."""
+        return tuple(Budget.parse(text) for text in self.limit)
 
     @property
     def dense_training(self) -> bool:
@@ -189,6 +204,12 @@ def _check(recipe: Recipe) -> None:
     if recipe.resolved_method() == "iee" and recipe.heads == "width":
         raise UsageError(
             "method iee removes whole heads only; leave --heads out, or use another --method"
+        )
+    if recipe.limit and recipe.resolved_method() == "iee":
+        raise UsageError("--limit is for methods oneshot and halp; leave it out, or use another")
+    if recipe.limit and recipe.solver not in ("joint", "milp"):
+        raise UsageError(
+            f"the solver {recipe.solver} takes one budget only; use joint with --limit"
         )
     if recipe.iee and recipe.resolved_method() != "iee":
         raise UsageError("--iee has the options of method iee; add --method iee")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from prunekit.allocation import Allocator, Joint, Problem, Term, Uniform, Variable
+from prunekit.allocation import Allocator, Joint, Limit, Problem, Term, Uniform, Variable
 from prunekit.budget import Budget
 from prunekit.costs import CostModel, LatencyCost, MacsCost, ParamsCost, total
 from prunekit.errors import InfeasibleError, UsageError
@@ -50,8 +50,11 @@ def allocate(
     at_most: Mapping[str, int] | None = None,
     at_least: Mapping[str, int] | None = None,
     locked: Mapping[str, Sequence[int]] | None = None,
+    limits: Sequence[Budget] = (),
 ) -> Allocation:
     """The widths that keep the most saliency within ``budget``, and the plan that keeps the best.
+
+    And within ``limits``, further budgets such as ``params=1.5M`` (solvers joint and milp).
 
     ``costs`` is a latency table, a cost model, or None for a MACs or parameters budget. Widths
     are multiples of ``granularity`` (default: the table's, else 1) and of the group's own, or the
@@ -63,7 +66,11 @@ def allocate(
     limit = budget.limit(dense)
     bounds = Bounds(at_most or {}, at_least or {}, locked or {})
     problem = build_problem(graph, scores, model, limit, block, bounds)
+    problem = replace(problem, limits=tuple(_limit(graph, costs, other) for other in limits))
     solution = (solver or Joint()).solve(problem)
+    if solution.status == "infeasible" and limits:
+        asked = ", ".join(map(str, (budget, *limits)))
+        raise InfeasibleError(f"no plan was found within {asked} at once; ask for less of them")
     if solution.status == "infeasible":
         raise InfeasibleError(
             f"{budget} ({limit:.4g} {model.unit}) is below what is reachable: the smallest plan "
@@ -103,6 +110,13 @@ def cost_model(
     if table is None:
         raise UsageError("a latency budget needs a latency table; run `prunekit profile`")
     return LatencyCost(table), block
+
+
+def _limit(graph: ChannelGraph, costs: LatencyTable | CostModel | None, budget: Budget) -> Limit:
+    table = costs if isinstance(costs, LatencyTable) else getattr(costs, "table", None)
+    model, _ = cost_model(table, budget, None)
+    terms = tuple(_term(layer, model) for layer in graph.layers)
+    return Limit(str(budget), terms, budget.limit(total(graph, {}, model)), model.constant)
 
 
 @dataclass(frozen=True)

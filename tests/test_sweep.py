@@ -1,0 +1,122 @@
+"""Sweeps, and several budgets on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ON_FAKE, Says
+
+import prunekit as pk
+from prunekit import zoo
+from prunekit.errors import InfeasibleError, UsageError
+from prunekit.latency import LatencyTable
+from prunekit.report.sweep import Sweep
+from prunekit.serialize import load_json
+
+SWEEP = ("sweep", "net.py:tiny", *ON_FAKE, "--table", "table.json")
+
+
+def test_a_sweep_is_the_curve_of_best_plans(prunekit: Says, home: Path):
+    status, out, _ = prunekit(*SWEEP, "--points", 8, "--plot", "s.html", "--json")
+    assert status == 0
+    found = load_json(home / "sweep.json", Sweep, "sweep", 1)
+    assert json.loads(out)["points"][0]["ratio"] == found.points[0].ratio
+    ratios = [p.ratio for p in found.points]
+    kept = [p.kept for p in found.points]
+    assert ratios == sorted(ratios, reverse=True)
+    assert kept == sorted(kept, reverse=True)
+    assert all(p.ratio <= p.asked + 1e-4 and p.gap < 0.05 for p in found.points)
+    assert all(p.low_ms <= p.ms <= p.high_ms for p in found.points)
+    assert sum(p.knee for p in found.points) == 1
+    last = found.points[-1]
+    table = LatencyTable.load(home / "table.json")
+    assert all(width <= table.granularity for width in last.widths.values() if width != 10)
+    page = (home / "s.html").read_text()
+    assert page.count("<tr class=") == 1
+    for group in found.sizes:
+        assert f"<td>{group}</td>" in page
+
+
+def test_a_sweep_profiles_where_it_has_no_table(prunekit: Says, home: Path):
+    status, out, _ = prunekit("sweep", "net.py:tiny", *ON_FAKE, "-o", "new.json", "--points", 4)
+    assert status == 0
+    assert "knee" in out
+    assert out.endswith("plans: new.json\n")
+    LatencyTable.load(home / "new-table.json")
+    status, _, err = prunekit("sweep", "net.py:tiny", *ON_FAKE, "-o", "new.json")
+    assert status == 2
+    assert err == "prunekit: output new.json exists; use --overwrite or another -o\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--points", 1), "Invalid value for '--points'"),
+        (("--plot", "s.png"), "cannot draw s.png; use a .html file"),
+        (("--criterion", "taylor"), "--criterion taylor needs data; add --data"),
+        (("--solver", "best"), "best"),
+    ],
+)
+def test_bad_sweeps(flags, message, prunekit: Says, home: Path):
+    status, out, err = prunekit(*SWEEP, *flags)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert not (home / "sweep.json").exists()
+
+
+PRUNE = (
+    *("prune", "net.py:tiny", *ON_FAKE, "--table", "table.json", "--epochs", 0),
+    *("--target-latency", "70%", "-o", "new"),
+)
+
+
+def test_prune_keeps_further_limits(prunekit: Says, home: Path):
+    status, out, _ = prunekit(*PRUNE, "--limit", "params=30%", "--limit", "macs=60%", "--json")
+    assert status == 0
+    report = json.loads(out)
+    assert report["latency"]["met"]
+    assert report["params"]["pruned"] <= 0.31 * report["params"]["dense"]
+    assert report["macs"]["pruned"] <= 0.6 * report["macs"]["dense"]
+    assert (
+        'limit = [\n    "params=30%",\n    "macs=60%",\n]' in (home / "new/config.toml").read_text()
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "message", "code"),
+    [
+        (("--limit", "30%"), "'30%' is a latency; write macs=40% or params=1.5M", 2),
+        (("--limit", "flops=30%"), "unknown budget kind 'flops'", 2),
+        (("--limit", "macs=40%", "--solver", "greedy"), "greedy takes one budget only", 2),
+        (("--limit", "params=5"), "no plan was found within", 1),
+    ],
+)
+def test_bad_limits(flags, message, code, prunekit: Says, home: Path):
+    status, out, err = prunekit(*PRUNE, *flags)
+    assert (status, out) == (code, "")
+    assert message in err.splitlines()[-1]
+
+
+def test_limits_in_ones_own_code():
+    model = zoo.build("resnet20", 10, 3).eval()
+    graph = pk.trace(model, torch.zeros(1, 3, 16, 16))
+    scores = pk.score(model, graph, pk.Magnitude())
+    half, few = pk.Budget.parse("macs=50%"), pk.Budget.parse("params=40%")
+    found = pk.allocate(graph, scores, None, half, granularity=4, limits=[few])
+    free = pk.allocate(graph, scores, None, half, granularity=4)
+
+    def params(widths: dict[str, int]) -> int:
+        return sum(x.params(x.width("in", widths), x.width("out", widths)) for x in graph.layers)
+
+    assert params(free.widths) > 0.4 * params({})
+    assert params(found.widths) <= 0.4 * params({})
+    assert found.ratio <= 0.5
+    assert found.value < free.value
+    with pytest.raises(UsageError, match="takes one budget only"):
+        pk.allocate(graph, scores, None, half, pk.Knapsack(), limits=[few])
+    with pytest.raises(InfeasibleError, match="at once"):
+        pk.allocate(graph, scores, None, half, limits=[pk.Budget.parse("params=9")])
