@@ -42,7 +42,7 @@ CACHE = Path(__file__).parent / ".cache" / "prediction"
 MODELS = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "densenet121")
 SIDE = 224
 PROFILE_SECONDS = 90.0
-HELD_OUT = HarvestPlan(rounds=4, turns=3, min_rounds=2, max_seconds=100.0, seed=99)
+HELD_OUT = HarvestPlan(rounds=3, turns=3, min_rounds=2, max_seconds=60.0, seed=99)
 OF_EACH = 8
 OFF_THE_GRID = 6
 FAMILIES = ("uniform", "skewed", "allocated")
