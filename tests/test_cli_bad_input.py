@@ -403,7 +403,7 @@ def test_resume_with_other_settings(refuses: Refuses, home: Path) -> None:
     flags = [
         part
         for key, value in run.items()
-        if value not in (True, False, {})
+        if value not in (True, False, {}, [])
         for part in ("--" + key.replace("_", "-"), value)
         if key != "model"
     ]
@@ -561,7 +561,7 @@ def test_room_ends_while_training(
     ("flags", "message"),
     [
         (("--criterion", "beauty"), "unknown criteria name 'beauty'; known: bn_scale, fpgm, lamp,"),
-        (("--solver", "magic"), "unknown allocators name 'magic'; known: joint, knapsack"),
+        (("--solver", "magic"), "unknown allocators name 'magic'; known: greedy, joint"),
         (("--method", "magic"), "`method` in the flags: Input should be 'oneshot', 'halp' or"),
         (("--method", "halp"), "--method halp needs data; add --data"),
         (("--method", "iee"), "--method iee needs data; add --data"),
