@@ -25,6 +25,8 @@ RESIDUAL = 0.01
 
 It grows with the root of a network's time, so that it is relatively larger for small ones.
 """
+TINY = 0.12
+"""Networks below this share of the dense one's latency do not calibrate."""
 CONFIDENCE = 0.9
 """Of a prediction's interval."""
 
@@ -299,7 +301,9 @@ def _calibration(
 ) -> Calibration:
     """``without``: every network's layer time as priced without one of them.
 
-    Dense networks and the fastest of a model are in every fit: nothing is predicted beyond them.
+    Dense networks are in every fit: nothing is predicted beyond them. The fastest of a model is
+    not left out either, and :data:`TINY` ones are not fitted to: there what a kernel costs beside
+    its work weighs otherwise than in all others, which the line would have to bend for.
     """
     slowest = {
         name: max(net.end_to_end_us for net in networks if net.model == name)
@@ -307,7 +311,9 @@ def _calibration(
     }
     measured = np.array([net.end_to_end_us for net in networks])
     calls = np.array([net.calls for net in networks], dtype=np.float64)
-    scale, per_call = _fit_line(whole.us, calls, measured)
+    sizes = np.array([us / slowest[net.model] for us, net in zip(measured, networks, strict=True)])
+    usual = sizes >= TINY if np.sum(sizes >= TINY) >= 3 else np.ones(len(sizes), dtype=np.bool_)
+    scale, per_call = _fit_line(whole.us[usual], calls[usual], measured[usual])
     fastest = {
         min((n for n, net in enumerate(networks) if net.model == model), key=measured.__getitem__)
         for model in {net.model for net in networks}
@@ -319,13 +325,12 @@ def _calibration(
         priced = without(left_out)
         if not np.isfinite(priced.us[left_out]):
             continue
-        others = np.arange(len(networks)) != left_out
+        others = usual & (np.arange(len(networks)) != left_out)
         slope, each = _fit_line(priced.us[others], calls[others], measured[others])
         predicted = slope * priced.us[left_out] + each * calls[left_out]
         errors.append(abs(predicted / measured[left_out] - 1))
         deviation = slope * priced.deviation[left_out] / measured[left_out]
-        size = measured[left_out] / slowest[networks[left_out].model]
-        scaled.append(errors[-1] / _deviation(deviation, size))
+        scaled.append(errors[-1] / _deviation(deviation, sizes[left_out]))
     if not errors:
         return Calibration(scale=scale, per_call_us=per_call)
     quantile = float(stdtrit(len(errors), (1 + CONFIDENCE) / 2))
