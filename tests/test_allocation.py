@@ -258,6 +258,26 @@ def test_milp_agrees_on_a_network_under_two_budgets():
             solver.solve(problem)
 
 
+def test_several_budgets_do_not_depend_on_the_size_of_scores():
+    rng = np.random.default_rng(5)
+    found = []
+    for scale in (1.0, 1e-12):
+        variables = tuple(
+            Variable(f"g{i}", (1, 2, 3, 4), tuple((scale * v).tolist()))
+            for i, v in enumerate(np.cumsum(-np.sort(-rng.random((4, 4))), axis=1))
+        )
+        rng = np.random.default_rng(5)
+        cost = lookup(1, "product")
+        terms = tuple(
+            Term(f"t{i}", ((f"g{i}", 1),), 0, ((f"g{(i + 1) % 4}", 1),), 0, cost) for i in range(4)
+        )
+        size = Limit("size", (Term("s", (("g0", 1), ("g1", 1)), 0, (), 1, cost),), 0.5)
+        problem = Problem(variables, terms, 4.0, limits=(size,))
+        found += [Joint().solve(problem), Milp().solve(problem)]
+    assert len({tuple(s.widths.values()) for s in found}) == 1
+    assert found[2].gap == pytest.approx(found[0].gap, abs=1e-9)
+
+
 def test_greedy_with_jumps_gets_over_steps_that_save_nothing():
     steps = tuple(range(8, 65, 8))
     values = tuple(float(w) for w in steps)

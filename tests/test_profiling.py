@@ -25,6 +25,7 @@ from prunekit.latency import LatencyTable, merge
 from prunekit.latency.probe import BLOCKS, block_of, read_probe
 from prunekit.profiling import HarvestPlan, differences, grid, harvest, probing, sample_plans
 from prunekit.profiling.choosing import choose
+from prunekit.profiling.journal import Journal
 from prunekit.profiling.measuring import Rounds, end_to_end_us, speeds
 from prunekit.profiling.operators import operator
 from prunekit.profiling.probing import WIDTHS, probe
@@ -256,7 +257,7 @@ def test_a_grid_of_single_operators(net, graph, tmp_path: Path, prunekit: Says):
     plans = sample_plans(graph, 8, 8, seed=5)
     real = truth(graph, net, tmp_path, plans)
     assert predicted(table, graph, plans) == pytest.approx(real, rel=0.12)
-    with pytest.raises(TableError, match="were timed alone"):
+    with pytest.raises(TableError, match="were not watched in networks"):
         merge([table, table])
     # what was measured stays measured, and no more is when the time is over
     late = replace(plan, max_seconds=0.0)
@@ -299,7 +300,18 @@ def test_the_command_falls_back_and_says_so(device: Be, prunekit: Says, home: Pa
     ("flags", "message"),
     [
         (("--source", "guess"), "unknown --source 'guess'; known: auto, harvest, grid, diff"),
-        (("--source", "grid", "--shard", "1/2"), "--source grid goes with neither --shard nor"),
+        (
+            ("--source", "grid", "--shard", "1/2"),
+            "--source grid does not go with --shard; drop one",
+        ),
+        (
+            ("--source", "differences", "--target-error", "2%"),
+            "--target-error does not go with --source differences; drop one",
+        ),
+        (
+            ("--source", "harvest", "--transfer", "table.json"),
+            "--source harvest does not go with --transfer; drop one",
+        ),
         (("--target-error", "2"), "cannot read --target-error '2'; write a percentage such as"),
         (("--target-error", "x%"), "cannot read --target-error 'x%'"),
     ],
@@ -309,6 +321,68 @@ def test_bad_flags(flags, message, prunekit: Says, home: Path):
     assert (status, out) == (2, "")
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_fallback_is_resumed_as_what_it_is(device: Be, prunekit: Says, home: Path):
+    device(Silent)
+    journal = home / "t.json.journal.jsonl"
+    command = ("profile", "net.py:tiny", *ON_FAKE, "--rounds", 1, "-o", "t.json")
+    kept = []
+    append = Journal.append
+
+    def stop(own: Journal, row: dict) -> None:
+        append(own, row)
+        kept.append(journal.read_text())
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "append", stop)
+        assert prunekit(*command)[0] == 130
+    assert '"source": "differences"' in kept[0]
+    status, _, err = prunekit(*command, "--resume", "--nets", 30)
+    assert status == 2  # other networks than the journal's
+    assert "`nets` was 24 and is 30 now" in err
+    status, _, err = prunekit(*command, "--resume")
+    assert status == 0
+    assert "profile: 1 rounds taken from" in err
+
+
+def test_a_round_that_only_the_dense_network_knows_is_told(net, graph):
+    """With one round per network, every later round has two networks of its own."""
+    rows = [
+        {"nets": [0, 1, 2], "end_to_end_ms": [[4.0], [2.0], [1.0]]},
+        {"nets": [0, 3, 4], "end_to_end_ms": [[4.8], [2.4], [1.2]]},
+        {"nets": [0, 5, 6], "end_to_end_ms": [[4.0], [2.0], [1.0]]},
+    ]
+    assert speeds(rows) == pytest.approx([1.0, 1.2, 1.0])
+
+
+def test_a_model_too_entangled_to_allocate_is_profiled_all_the_same(net, graph, monkeypatch):
+    monkeypatch.setattr("prunekit.allocation.elimination.LARGEST_TABLE", 0)
+    table = harvest(net, graph, EXAMPLE, FAKE, plan=HarvestPlan(nets=7, rounds=1, turns=1))
+    assert len(table.networks) == 7
+
+
+class Grouped(nn.Module):
+    """A grouped convolution, whose groups go as a whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = conv(3, 32)
+        self.grouped = nn.Conv2d(32, 64, 3, padding=1, groups=8)
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.grouped(self.first(x).relu()).relu().mean((2, 3)))
+
+
+def test_a_grid_times_grouped_layers_with_the_groups_that_are_left():
+    model = Grouped().eval()
+    graph = pk.trace(model, EXAMPLE)
+    table = grid(model, graph, EXAMPLE, FAKE, plan=HarvestPlan(max_seconds=2), granularity=4)
+    (entry,) = (e for e in table.entries if e.shape.groups == 8)
+    assert {(s.cin, s.cout) for s in entry.samples} <= {(4 * k, 8 * k) for k in range(1, 9)}
+    assert len(entry.samples) > 2
 
 
 SHAPES = [

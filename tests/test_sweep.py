@@ -16,6 +16,15 @@ from prunekit.latency import LatencyTable
 from prunekit.report.sweep import Sweep
 from prunekit.serialize import load_json
 
+
+def test_a_sweep_refuses_before_it_measures(prunekit: Says, home: Path):
+    for wrong in (("--solver", "best"), ("--criterion", "beauty")):
+        status, _, err = prunekit("sweep", "net.py:tiny", *ON_FAKE, "-o", "new.json", *wrong)
+        assert status == 2
+        assert "profiling" not in err
+        assert not list(home.glob("new*"))
+
+
 SWEEP = ("sweep", "net.py:tiny", *ON_FAKE, "--table", "table.json")
 
 

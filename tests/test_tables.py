@@ -252,6 +252,13 @@ def test_other_tables_are_refused(change, message, prunekit: Says, tmp_path: Pat
     assert not out.exists()
 
 
+def test_a_merge_keeps_that_a_device_was_unsteady():
+    shaky = made(1, 4)
+    shaky = replace(shaky, protocol=replace(shaky.protocol, drift=0.4, disturbed=0.1))
+    joined = merge([made(0, 4), shaky])
+    assert (joined.protocol.drift, joined.protocol.disturbed) == (0.4, 0.1)
+
+
 def test_gpus_of_one_kind_share_a_table():
     numbered = [made(0, 4, target=Target("torch", f"cuda:{i}")) for i in (0, 1)]
     assert merge([*numbered, made(2, 4, target=numbered[0].target)]).target.device == "cuda"

@@ -10,11 +10,15 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
 from prunekit.allocation.factors import Graph, compile_graph
-from prunekit.allocation.problem import Problem, Solution, Status
+from prunekit.allocation.problem import Array, Problem, Solution, Status
 from prunekit.errors import UsageError
 
 LARGEST = 200_000
 """Variables of a program that is still worth a try."""
+MARGINS = (0.0, 2e-6, 1e-5)
+"""HiGHS holds a budget to about a millionth of its largest cost; a plan over it is solved again."""
+PRECISION = 1e-6
+"""The gap that HiGHS closes at best."""
 
 
 @dataclass(frozen=True)
@@ -44,28 +48,36 @@ class Milp:
                 f"the mixed-integer program has {program.size} variables, more than {LARGEST}; "
                 "use the solver joint"
             )
-        budgets = [problem.budget, *(limit.budget for limit in problem.limits)]
-        found = milp(
-            -program.value,
-            integrality=program.binary,
-            bounds=Bounds(0, 1),
-            constraints=program.constraints(budgets),
-            options={"time_limit": self.seconds, "mip_rel_gap": self.gap},
-        )
-        if found.x is None:
-            if found.status != 2:
-                raise UsageError(
-                    f"HiGHS found no plan within {self.seconds:g} s; use the solver joint"
-                )
-            widths = {v.name: v.widths[0] for v in problem.variables}
-            value = problem.value(widths)
-            return Solution(widths, value, problem.cost(widths), value, 0.0, "infeasible", "milp")
-        choice = np.array([int(np.argmax(found.x[part])) for part in program.choices])
-        widths = graph.widths(choice)
+        budgets = np.array([problem.budget, *(limit.budget for limit in problem.limits)])
+        worth = max(float(np.abs(program.value).sum()), 1e-300)
+        for margin in MARGINS:
+            found = milp(
+                -program.value / worth,
+                integrality=program.binary,
+                bounds=Bounds(0, 1),
+                constraints=program.constraints(budgets, margin),
+                options={"time_limit": self.seconds, "mip_rel_gap": self.gap},
+            )
+            if found.x is None:
+                break
+            choice = np.array([int(np.argmax(found.x[part])) for part in program.choices])
+            widths = graph.widths(choice)
+            if problem.fits(widths):
+                return self._solution(problem, graph, widths, worth * float(found.mip_dual_bound))
+        if found.x is None and found.status != 2:
+            raise UsageError(f"HiGHS found no plan within {self.seconds:g} s; use the solver joint")
+        widths = {v.name: v.widths[0] for v in problem.variables}
         value = problem.value(widths)
-        bound = max(value, graph.fixed_value - float(found.mip_dual_bound))
+        return Solution(widths, value, problem.cost(widths), value, 0.0, "infeasible", "milp")
+
+    def _solution(
+        self, problem: Problem, graph: Graph, widths: dict[str, int], dual: float
+    ) -> Solution:
+        value = problem.value(widths)
+        most = sum(max(v.values) for v in problem.variables)
+        bound = max(value, graph.fixed_value - dual if np.isfinite(dual) else most)
         gap = (bound - value) / max(abs(bound), 1e-12)
-        status: Status = "optimal" if found.status == 0 else "feasible"
+        status: Status = "optimal" if gap <= max(self.gap, PRECISION) else "feasible"
         return Solution(widths, value, problem.cost(widths), bound, gap, status, "milp")
 
 
@@ -120,8 +132,11 @@ class _Program:
                 self._rows.append((np.r_[row, column], np.r_[np.ones(len(row)), -1.0], 0.0))
         return self._pairs[first, second]
 
-    def constraints(self, budgets: list[float]) -> list[LinearConstraint]:
-        """Every node has one width, pairs agree with their nodes, and the budgets hold."""
+    def constraints(self, budgets: Array, margin: float) -> list[LinearConstraint]:
+        """Every node has one width, pairs agree with their nodes, and the budgets hold.
+
+        With ``margin`` to spare, in parts of the largest cost.
+        """
         rows = np.concatenate([np.full(len(c), n) for n, (c, _, _) in enumerate(self._rows)])
         columns = np.concatenate([c for c, _, _ in self._rows])
         values = np.concatenate([v for _, v, _ in self._rows])
@@ -136,5 +151,7 @@ class _Program:
             left = budget - self.graph.fixed_costs[resource]
             scale = max(1e-300, float(np.abs(cost).max()))
             if np.isfinite(left):
-                found.append(LinearConstraint(cost[None, :] / scale, -np.inf, left / scale))
+                found.append(
+                    LinearConstraint(cost[None, :] / scale, -np.inf, left / scale - margin)
+                )
         return found

@@ -76,7 +76,9 @@ class _Several:
             if self._gap(bound) <= self.gap:
                 break
             following, lowest = self.master(cuts, finite)
-            if lowest >= bound - 1e-12 * self.worth or np.allclose(following, prices, rtol=1e-12):
+            if lowest >= bound - 1e-12 * self.worth or np.allclose(
+                following, prices, rtol=1e-12, atol=1e-12 * self.worth
+            ):
                 break
             prices = following
         return self.solution(bound)

@@ -57,7 +57,7 @@ def profile(
         str,
         typer.Option(
             metavar="PERCENT",
-            help="End early once the mean error on networks left out is this (1.5%).",
+            help="End early once the mean error on networks left out is this, such as 1.5%.",
         ),
     ] = "0%",
     granularity: Annotated[
@@ -115,8 +115,14 @@ def profile(
     if source not in ("auto", *SOURCES):
         known = ", ".join(("auto", *SOURCES))
         raise UsageError(f"unknown --source {source!r}; known: {known}")
-    if source in ("grid", "differences") and (shard is not None or transfer is not None):
-        raise UsageError(f"--source {source} goes with neither --shard nor --transfer; drop one")
+    if source in ("grid", "differences") and shard is not None:
+        raise UsageError(f"--source {source} does not go with --shard; drop one")
+    if source != "auto" and transfer is not None:
+        raise UsageError(f"--source {source} does not go with --transfer; drop one")
+    wanted_error = parse_percent(target_error, "--target-error")
+    if wanted_error and (source in ("grid", "differences") or transfer is not None):
+        how = "--transfer" if transfer is not None else f"--source {source}"
+        raise UsageError(f"--target-error does not go with {how}; drop one")
     part = (1, 1) if shard is None else parse_shard(shard)
     if world() > 1:
         raise UsageError("several processes would measure the same networks; add --shard auto")
@@ -144,7 +150,7 @@ def profile(
         max_seconds=max_seconds,
         seed=seed,
         shard=part,
-        target_error=parse_percent(target_error, "--target-error"),
+        target_error=wanted_error,
     )
     job = set_up(recipe)
     try:

@@ -59,7 +59,9 @@ def prune(
     ] = None,
     limit: Annotated[
         list[str] | None,
-        _option("One more budget, such as macs=40% or params=1.5M; may be repeated."),
+        _option(
+            "One more budget, such as macs=40% or params=1.5M (of convolutions and linear layers); may be repeated."
+        ),
     ] = None,
     table: Annotated[
         str | None, _option("A latency table made before; default: profile now.")

@@ -77,6 +77,7 @@ def sweep(
     from prunekit.errors import UsageError
     from prunekit.pipeline.recipe import make_recipe
     from prunekit.pipeline.setup import set_up
+    from prunekit.pipeline.sweep import check
     from prunekit.pipeline.sweep import sweep as run_sweep
     from prunekit.pipeline.tables import load_table, make_table
     from prunekit.profiling import HarvestPlan
@@ -107,18 +108,24 @@ def sweep(
         }
     )
     job = set_up(recipe)
-    known = (
-        load_table(table, job.graph, job.target)
-        if table is not None
-        else make_table(
-            *(job.module, job.graph, job.example, job.target, own),
-            journal=own.with_name(own.name + ".journal.jsonl"),
-            plan=HarvestPlan(seed=seed),
-            granularity=granularity,
-            name=model,
-            resume=False,
+    check(job)
+    journal = own.with_name(own.name + ".journal.jsonl")
+    try:
+        known = (
+            load_table(table, job.graph, job.target)
+            if table is not None
+            else make_table(
+                *(job.module, job.graph, job.example, job.target, own),
+                journal=journal,
+                plan=HarvestPlan(seed=seed),
+                granularity=granularity,
+                name=model,
+                resume=False,
+            )
         )
-    )
+    except KeyboardInterrupt:
+        journal.unlink(missing_ok=True)  # a sweep is short enough to begin again
+        raise
     found = run_sweep(job, known, points)
     save_json(output, found, "sweep", 1)
     if plot is not None:

@@ -122,11 +122,12 @@ def _text(value: object) -> str:
 
 
 def _network_ratios(a: LatencyTable, b: LatencyTable) -> list[float]:
-    """End-to-end ratios of the networks in both; of a transferred table only the dense one's.
+    """End-to-end ratios of the networks in both.
 
-    Its networks were timed whole, so that nothing tells the narrow ones apart.
+    Of a table whose layers were not watched in its networks only the dense one's: nothing tells the
+    narrow ones apart.
     """
-    if a.origin is None and b.origin is None:
+    if not a.apart and not b.apart:
         mine, theirs = _by_structure(a), _by_structure(b)
         return [theirs[key] / us for key, us in mine.items() if key in theirs]
     whole, other = _dense(a), _dense(b)

@@ -49,9 +49,11 @@ def merge(tables: Sequence[LatencyTable], names: Sequence[str] = ()) -> LatencyT
             turns=min(p.turns for p in protocols),
             seed=min(p.seed for p in protocols),
             stopped="; ".join(sorted(_parts((p.stopped for p in protocols), "; "))),
+            drift=max(p.drift for p in protocols),
+            disturbed=max(p.disturbed for p in protocols),
         ),
         granularity=tables[0].granularity,
-        probe=next((t.probe for t in sorted(tables, key=_probed) if t.probe is not None), None),
+        probe=min((t.probe for t in tables if t.probe is not None), key=_text, default=None),
         models=tuple(sorted({model for table in tables for model in table.models})),
         entries=_entries(measured),
         networks=tuple(one.network for one in measured),
@@ -67,8 +69,8 @@ def _refuse(first: LatencyTable, its_name: str, table: LatencyTable, name: str) 
         )
     if table.apart:
         raise TableError(
-            f"cannot merge {name}: its layers were timed alone (--source grid), not in networks; "
-            "profile all shards with --source harvest"
+            f"cannot merge {name}: its layers were not watched in networks (--source "
+            f"{table.protocol.source}); profile all of them with --source harvest"
         )
     gap = table.environment.difference(first.environment)
     if _unnumbered(table.target) != _unnumbered(first.target):
@@ -126,11 +128,6 @@ def _place(one: _Measured) -> tuple[float, str]:
 
 def _newest(environment: Environment) -> tuple[str, str]:
     return environment.created, _text(environment)
-
-
-def _probed(table: LatencyTable) -> tuple[str, str]:
-    """An order that does not depend on the tables' own."""
-    return table.environment.created, _text(table.probe)
 
 
 def _parts(texts: Iterable[str], mark: str) -> set[str]:

@@ -61,7 +61,7 @@ class Probe:
 
     def __str__(self) -> str:
         """In words."""
-        kinds = ", ".join(f"{kind.kind} {kind.block}" for kind in self.kinds)
+        kinds = ", ".join(f"{kind.kind} {kind.block}" for kind in self.kinds) or "not probed"
         cliffs = "".join(f"; {cliff}" for cliff in self.cliffs)
         return f"granularity {self.granularity} channels ({kinds}){cliffs}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -104,6 +104,19 @@ class Calibration:
     nets: int = 0
     factor: float = 4.0
 
+    def with_errors(self, errors: Sequence[float], scaled: Sequence[float]) -> Calibration:
+        """With what networks left out say: their errors, and those over their deviations."""
+        if not errors:
+            return self
+        quantile = float(stdtrit(len(errors), (1 + CONFIDENCE) / 2))
+        return replace(
+            self,
+            mape=float(np.mean(errors)),
+            worst=float(np.max(errors)),
+            nets=len(errors),
+            factor=max(0.5, quantile * float(np.sqrt(np.mean(np.square(scaled))))),
+        )
+
     def __str__(self) -> str:
         """The error in words."""
         if not self.nets:
@@ -116,7 +129,7 @@ class Calibration:
         ``deviation`` is its layers' relative standard deviation. Of a device whose speed drifted by
         ``drift`` an eighth of that is added: slow rounds are left out, as far as they are known.
         """
-        return float(np.hypot(self.factor * _deviation(deviation, size), drift / 8))
+        return float(np.hypot(self.factor * deviation_of(deviation, size), drift / 8))
 
 
 @dataclass(frozen=True)
@@ -163,7 +176,7 @@ class LatencyTable:
 
         Then ``Sample.net`` says nothing, and the networks' layer time is what the surfaces say.
         """
-        return self.origin is not None or self.protocol.source == "grid"
+        return self.origin is not None or self.protocol.source in ("grid", "differences")
 
     @cached_property
     def surfaces(self) -> dict[LayerShape, Surface]:
@@ -330,21 +343,11 @@ def _calibration(
         predicted = slope * priced.us[left_out] + each * calls[left_out]
         errors.append(abs(predicted / measured[left_out] - 1))
         deviation = slope * priced.deviation[left_out] / measured[left_out]
-        scaled.append(errors[-1] / _deviation(deviation, sizes[left_out]))
-    if not errors:
-        return Calibration(scale=scale, per_call_us=per_call)
-    quantile = float(stdtrit(len(errors), (1 + CONFIDENCE) / 2))
-    return Calibration(
-        scale=scale,
-        per_call_us=per_call,
-        mape=float(np.mean(errors)),
-        worst=float(np.max(errors)),
-        nets=len(errors),
-        factor=max(0.5, quantile * float(np.sqrt(np.mean(np.square(scaled))))),
-    )
+        scaled.append(errors[-1] / deviation_of(deviation, sizes[left_out]))
+    return Calibration(scale, per_call).with_errors(errors, scaled)
 
 
-def _deviation(of_layers: float, size: float) -> float:
+def deviation_of(of_layers: float, size: float) -> float:
     """Relative standard deviation of a whole network's latency."""
     return float(np.hypot(of_layers, RESIDUAL / np.sqrt(size)))
 

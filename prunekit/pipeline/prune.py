@@ -236,7 +236,12 @@ class _Pipeline:
         )
 
     def check_reachable(self, table: LatencyTable, target: float) -> None:
-        """Refuse a target below the smallest network's latency, as measured, before training."""
+        """Refuse a target below the smallest network's latency, as measured, before training.
+
+        And limits that not even the smallest plan keeps.
+        """
+        if self.recipe.limits:
+            self.smallest(Scores({}, "none"), table, limited=True)
         least = self.smallest(Scores({}, "none"), table)
         if least.ratio < target * (1 - max(table.calibration.worst, 0.05)):
             return
@@ -319,7 +324,8 @@ class _Pipeline:
         def solve(scores: Scores, fraction: float, at_most: dict[str, int]) -> Allocation:
             wanted = Budget("latency", fraction, relative=True, text=f"{fraction:.1%}")
             try:
-                return self.allocate(scores, table, wanted, at_most)
+                # further limits are for the landing: here they would hold in full from the start
+                return self.allocate(scores, table, wanted, at_most, limited=False)
             except InfeasibleError:
                 return self.smallest(scores, table)
 

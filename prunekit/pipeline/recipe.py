@@ -207,7 +207,7 @@ def _check(recipe: Recipe) -> None:
         )
     if recipe.limit and recipe.resolved_method() == "iee":
         raise UsageError("--limit is for methods oneshot and halp; leave it out, or use another")
-    if recipe.limit and recipe.solver not in ("joint", "milp"):
+    if recipe.limit and recipe.solver.partition(":")[0] in ("knapsack", "greedy", "uniform"):
         raise UsageError(
             f"the solver {recipe.solver} takes one budget only; use joint with --limit"
         )

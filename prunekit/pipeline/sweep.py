@@ -22,6 +22,12 @@ from prunekit.scores import Scores
 from prunekit.sparsify import Allocation, allocate
 
 
+def check(job: Job) -> None:
+    """Refuse a criterion or a solver that cannot be used, before anything is measured."""
+    criterion_of(job)
+    allocators.make(job.recipe.solver)
+
+
 def sweep(job: Job, table: LatencyTable, points: int) -> Sweep:
     """The curve of saliency kept over predicted latency, from 95 % down to what is reachable.
 

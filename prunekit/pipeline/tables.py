@@ -12,13 +12,14 @@ from prunekit.graph import ChannelGraph
 from prunekit.latency import LatencyTable
 from prunekit.pipeline.folder import rounds_in
 from prunekit.profiling import HarvestPlan, differences, grid, harvest, transfer
+from prunekit.profiling.journal import head_of
 from prunekit.profiling.locking import locked
 from prunekit.progress import say
 from prunekit.runtimes import runtime_for
 from prunekit.target import Target
 
 SOURCES = {"harvest": harvest, "grid": grid, "differences": differences}
-"""Where a table's layer times come from; ``auto`` is the first that the runtime can give."""
+"""Where a table's layer times come from; ``auto`` is harvest, and differences where that fails."""
 
 
 def load_table(path: str | Path, graph: ChannelGraph, target: Target) -> LatencyTable:
@@ -85,6 +86,9 @@ def make_table(
 
 
 def _profile(source: str, what: tuple[Any, ...], settings: dict[str, Any]) -> LatencyTable:
+    journal: Path | None = settings["journal"]
+    if source == "auto" and settings["resume"] and journal is not None:
+        source = str(head_of(journal).get("source", source))  # what it was started with
     if source != "auto":
         return SOURCES[source](*what, **settings)
     try:

@@ -8,7 +8,7 @@ import numpy as np
 
 from prunekit.allocation import Joint
 from prunekit.budget import Budget
-from prunekit.errors import InfeasibleError
+from prunekit.errors import InfeasibleError, UsageError
 from prunekit.graph import ChannelGraph, ChannelGroup, LayerShape
 from prunekit.latency import LatencyTable, Surface
 from prunekit.plan import ChannelPlan
@@ -92,7 +92,7 @@ def _allocated(
         budget = Budget("latency", share, relative=True)
         try:
             found = allocate(graph, random_scores(graph, rng), table, budget, QUICK)
-        except InfeasibleError:
+        except (InfeasibleError, UsageError):  # none so small, or too entangled to solve
             continue
         plans.append(found.plan)
     return plans

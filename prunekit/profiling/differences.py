@@ -19,8 +19,8 @@ from scipy.optimize import nnls
 from torch import nn
 
 from prunekit.graph import ChannelGraph, LayerShape
-from prunekit.latency import Entry, LatencyTable, Network, Sample
-from prunekit.latency.table import recalibrate
+from prunekit.latency import Entry, LatencyTable, Sample
+from prunekit.latency.table import Calibration, deviation_of
 from prunekit.plan import ChannelPlan
 from prunekit.profiling.choosing import sample_plans
 from prunekit.profiling.collecting import collect
@@ -62,7 +62,16 @@ def differences(
     block = granularity or runtime.granularity(target)
     plans = sample_plans(graph, block, wanted.nets, wanted.seed)
     found = collect(
-        *(model, graph, example, target, plans, wanted, block, {"source": "differences"}),
+        *(
+            model,
+            graph,
+            example,
+            target,
+            plans,
+            wanted,
+            block,
+            {"source": "differences", "nets": wanted.nets},
+        ),
         journal=journal,
         resume=resume,
         watched=False,
@@ -83,7 +92,7 @@ def differences(
         models=(graph.fingerprint,),
         entries=_entries(graph, plans, priced, [net.runs for net in networks]),
         networks=networks,
-        calibration=replace(_left_out(work, times, networks), scale=1.0, per_call_us=0.0),
+        calibration=_left_out(work, times),
     )
 
 
@@ -135,16 +144,17 @@ def _fit(work: _Work, us: Array) -> Array:
     return np.asarray((found * usual).reshape(2, shapes))
 
 
-def _left_out(work: _Work, us: Array, networks: tuple[Network, ...]) -> Any:
-    """The calibration's error, each network predicted by a regression without it."""
-    predicted = us.copy()
+def _left_out(work: _Work, us: Array) -> Calibration:
+    """The error, every network but the slowest and the fastest predicted without itself."""
+    errors, scaled = [], []
     for number in range(len(us)):
+        if number in (int(np.argmax(us)), int(np.argmin(us))):
+            continue
         others = np.arange(len(us)) != number
-        pairs = _fit(work.only(others), us[others])
-        predicted[number] = work.only(~others).us(pairs).sum()
-    return recalibrate(
-        tuple(replace(net, layers_us=float(p)) for net, p in zip(networks, predicted, strict=True))
-    )
+        predicted = work.only(~others).us(_fit(work.only(others), us[others])).sum()
+        errors.append(abs(float(predicted) / us[number] - 1))
+        scaled.append(errors[-1] / deviation_of(0.0, us[number] / us.max()))
+    return Calibration().with_errors(errors, scaled)
 
 
 def _entries(

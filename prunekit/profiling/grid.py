@@ -50,6 +50,7 @@ class Point:
     shape: LayerShape
     cin: int
     cout: int
+    groups: int = 1
 
 
 def grid(
@@ -189,41 +190,44 @@ def _next(
     missing = []
     for shape, (left, right, _) in axes.items():
         have = {(s.cin, s.cout) for s in samples[shape]}
-        missing += [
-            Point(shape, *p) for p in _pairs(shape, _few(left), _few(right)) if p not in have
-        ]
+        missing += [p for p in _first(_points(shape, left, right)) if (p.cin, p.cout) not in have]
     if missing:
         return missing[:AT_ONCE]
     fitted = fit_surfaces((Entry(s, tuple(found)) for s, found in samples.items()), block)
     worth: list[tuple[float, int, Point]] = []
     for shape, (left, right, calls) in axes.items():
         have = {(s.cin, s.cout) for s in samples[shape]}
-        pairs = [p for p in _pairs(shape, left, right) if p not in have]
-        if not pairs:
+        points = [p for p in _points(shape, left, right) if (p.cin, p.cout) not in have]
+        if not points:
             continue
-        cin, cout = np.array(pairs).T
+        cin, cout = np.array([(p.cin, p.cout) for p in points]).T
         unsure = calls * fitted[shape].us(cin, cout) * fitted[shape].deviation(cin, cout)
         best = np.argsort(-unsure)[: max(1, AT_ONCE // len(axes))]
-        worth += [
-            (float(unsure[i]), len(worth) + n, Point(shape, *pairs[i])) for n, i in enumerate(best)
-        ]
+        worth += [(float(unsure[i]), len(worth) + n, points[i]) for n, i in enumerate(best)]
     return [point for *_, point in sorted(worth, key=lambda w: (-w[0], w[1]))[:AT_ONCE]]
 
 
+def _points(shape: LayerShape, left: list[int], right: list[int]) -> list[Point]:
+    """All points of a shape's grid; of grouped layers whole groups go, each as wide as ever."""
+    if shape.kind == "depthwise":
+        return [Point(shape, width, width) for width in right]
+    if shape.groups > 1:
+        into, out = left[-1] // shape.groups, right[-1] // shape.groups
+        return [Point(shape, k * into, k * out, k) for k in range(1, shape.groups + 1)]
+    return [Point(shape, cin, cout) for cin, cout in product(left, right)]
+
+
+def _first(points: list[Point]) -> list[Point]:
+    """Those with the least, the middle (by ratio) and the most of every width."""
+    ends = [_few(sorted({getattr(p, side) for p in points})) for side in ("cin", "cout")]
+    if len({p.cin for p in points}) == len(points):  # one width gives the other
+        return [p for p in points if p.cin in ends[0]]
+    return [p for p in points if p.cin in ends[0] and p.cout in ends[1]]
+
+
 def _few(widths: list[int]) -> list[int]:
-    """The ends and, by ratio, the middle."""
     middle = min(widths, key=lambda w: abs(np.log(w / np.sqrt(widths[0] * widths[-1]))))
     return sorted({widths[0], middle, widths[-1]})
-
-
-def _pairs(shape: LayerShape, left: list[int], right: list[int]) -> list[tuple[int, int]]:
-    if shape.kind == "depthwise":
-        return [(width, width) for width in right]
-    return [
-        (cin, cout)
-        for cin, cout in product(left, right)
-        if cin % shape.groups == 0 and cout % shape.groups == 0
-    ]
 
 
 def time_operators(
@@ -235,7 +239,8 @@ def time_operators(
     try:
         for number, point in enumerate(points):
             path = folder / f"operator{number}.onnx"
-            made = operator(point.shape, point.cin, point.cout, target, live, path)
+            shape = replace(point.shape, groups=point.groups)
+            made = operator(shape, point.cin, point.cout, target, live, path)
             engines.append(runtime.load(made, target))
         runs = [runs_per_turn(engine, TURN_MS) for engine in engines]
         times: list[list[float]] = [[] for _ in engines]

@@ -58,10 +58,11 @@ def harvest(
     """
     wanted = plan or HarvestPlan()
     runtime = runtime_for(target)
-    probed = None if granularity else probe(target, journal, resume)
-    block = granularity or (probed.granularity if probed else 1)
-    environment = runtime.environment(target)
     whole = wanted.shard == (1, 1)
+    # shards have to agree on the granularity, so that none of them finds its own
+    probed = probe(target, journal, resume) if whole and not granularity else None
+    block = granularity or (probed.granularity if probed else runtime.granularity(target))
+    environment = runtime.environment(target)
     active = wanted.active and whole and wanted.nets > LEAST_RANDOM
     first = max(LEAST_RANDOM, (wanted.nets + 1) // 2) if active else wanted.nets
     plans = share_of(sample_plans(graph, block, first, wanted.seed), wanted.shard)
@@ -190,9 +191,8 @@ def _tell(table: LatencyTable, wanted: HarvestPlan) -> None:
     protocol = table.protocol
     if wanted.target_error and not protocol.stopped.startswith("error"):
         say(
-            f"note: the error on networks left out is {table.calibration.mape:.1%}, above the "
-            f"{wanted.target_error:.1%} asked for, after {protocol.stopped}; more --nets, --rounds "
-            "or --max-seconds may lower it"
+            f"note: {table.calibration}; {wanted.target_error:.1%} was asked for and not reached "
+            f"after {protocol.stopped}; more --nets, --rounds or --max-seconds may lower it"
         )
     if protocol.drift > MUCH_DRIFT:
         say(

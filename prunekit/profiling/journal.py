@@ -43,9 +43,14 @@ class Journal:
         if rows[0] != self.head:
             changed = (k for k in {**self.head, **rows[0]} if rows[0].get(k) != self.head.get(k))
             key = next(changed)
+            was, now = rows[0].get(key), self.head.get(key)
+            differs = f"was {was} and is {now} now"
+            if key == "probe":
+                differs = f"was {'given' if was else 'left out'} and is not now"
+                differs = "is of another device now" if was and now else differs
             raise TableError(
-                f"journal {self.path} is of another profile: `{key}` was {rows[0].get(key)} and is "
-                f"{self.head.get(key)} now; remove it or profile without --resume"
+                f"journal {self.path} is of another profile: `{key}` {differs}; "
+                "remove it or profile without --resume"
             )
         self._rewrite(rows)
         return rows[1:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -51,10 +52,10 @@ class HarvestPlan:
 
 
 class Rounds:
-    """Networks that take turns: each is loaded once, and its profiler anew for every round.
+    """Networks that take turns, each loaded with a profiler of its own for every round.
 
-    Where loading is cheap, the networks are loaded anew for every round too: where buffers lie in
-    memory moves a network's latency by one to two percent for as long as it is loaded. Networks
+    Where loading is not cheap the networks stay loaded: where buffers lie in memory moves a
+    network's latency by one to two percent for as long as it is. Networks
     that are not ``watched`` are timed end to end only.
     """
 
@@ -120,8 +121,12 @@ class Rounds:
                         "profile with --source differences"
                     )
                 waiting[i] = profiler
+            last = None
             for _ in range(self._wanted.turns):
-                for i in rng.permutation(list(nets)).tolist():
+                order = rng.permutation(list(nets)).tolist()
+                if order[0] == last:
+                    order.append(order.pop(0))
+                for i in order:
                     self._engines[i].time(1)
                     for _ in range(self._runs[i]):
                         before = switches()
@@ -129,6 +134,7 @@ class Rounds:
                         plain[i].append((took, switches() == before))
                 for i in rng.permutation(list(waiting)).tolist():
                     watched[i] += _watched_turn(waiting[i], self._runs[i], switches)
+                    last = i
             while waiting:
                 i, profiler = waiting.popitem()
                 layers[i] = profiler.finish()
@@ -190,18 +196,21 @@ def speeds(rows: Sequence[Row]) -> NDArray[np.float64]:
     """How slow the device was in each round, relative to the median round; shape (rounds,).
 
     A network's time is taken for its own level times the round's, fitted by medians (Tukey's
-    median polish of the logarithms), so that networks need not be in the same rounds.
+    median polish of the logarithms), so that networks need not be in the same rounds. Those in one
+    round only say nothing of it.
     """
+    often = Counter(net for row in rows for net in row["nets"])
     times = [
         (net, number, float(np.log(max(lower_mean(samples), 1e-9))))
         for number, row in enumerate(rows)
         for net, samples in zip(row["nets"], row["end_to_end_ms"], strict=True)
+        if often[net] > 1
     ]
     effect = np.zeros(len(rows))
     for _ in range(50 if rows else 0):
         levels = _medians((net, t - effect[number]) for net, number, t in times)
         found = _medians((number, t - levels[net]) for net, number, t in times)
-        effect = np.array([found[number] for number in range(len(rows))])
+        effect = np.array([found.get(number, 0.0) for number in range(len(rows))])
         effect -= np.median(effect)
     return np.exp(effect)
 

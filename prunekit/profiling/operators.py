@@ -67,16 +67,31 @@ def operator(
 ) -> Artifact:
     """One layer of ``shape`` at these widths with a ReLU or sum behind it, where it has one.
 
-    At its first call's size. ``live`` gives a module, else an ONNX file at ``path``.
+    At its first call's size; ``shape.groups`` are the groups at these widths. ``live`` gives a
+    module, else an ONNX file at ``path``.
     """
-    if live:
-        module = nn.Sequential(_module(shape, cin, cout), *_activation(shape)).eval()
-        return live_artifact(module, torch.zeros(_input_shape(shape, cin, target.batch)))
     inputs = {"input": _input_shape(shape, cin, -1)}
     if "add" in shape.epilogue:
         inputs["other"] = _output_shape(shape, cout)
+    if live:
+        module = _Operator(_module(shape, cin, cout), relu=_activation(shape)).eval()
+        sizes = ((target.batch, *size[1:]) for size in inputs.values())
+        return live_artifact(module, tuple(torch.zeros(size) for size in sizes))
     write_bytes(path, _onnx(shape, cin, cout, inputs).SerializeToString())
     return Artifact.of_file(path, input_shapes=inputs)
+
+
+class _Operator(nn.Module):
+    """A layer, a sum where there is something to add, and a ReLU."""
+
+    def __init__(self, layer: nn.Module, relu: bool) -> None:
+        super().__init__()
+        self.layer, self.relu = layer, relu
+
+    def forward(self, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
+        x = self.layer(x)
+        x = x if other is None else x + other
+        return x.relu() if self.relu else x
 
 
 def _input_shape(shape: LayerShape, cin: int, batch: int) -> tuple[int, ...]:
@@ -103,8 +118,8 @@ def _groups(shape: LayerShape, cin: int) -> int:
     return cin if shape.kind == "depthwise" else shape.groups
 
 
-def _activation(shape: LayerShape) -> list[nn.Module]:
-    return [nn.ReLU()] if "relu" in shape.epilogue else []
+def _activation(shape: LayerShape) -> bool:
+    return "relu" in shape.epilogue
 
 
 def _module(shape: LayerShape, cin: int, cout: int) -> nn.Module:

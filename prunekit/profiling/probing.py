@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from prunekit.errors import PrunekitError
+from prunekit.errors import NoLayerTimesError, PrunekitError
 from prunekit.latency.probe import Probe, read_probe
 from prunekit.profiling.journal import head_of
 from prunekit.profiling.measuring import HarvestPlan, Rounds, layers_us, speeds
@@ -41,7 +41,8 @@ def probe(target: Target, journal: Path | None = None, resume: bool = False) -> 
     key = f"{target.describe()} {replace(runtime.environment(target), created='')}"
     if key not in _known:
         _known[key] = _measure(runtime, target)
-        say(f"device: {_known[key]}")
+        if _known[key].kinds:
+            say(f"device: {_known[key]}")
     return _known[key]
 
 
@@ -59,7 +60,10 @@ def _measure(runtime: Runtime, target: Target) -> Probe:
         with tempfile.TemporaryDirectory(prefix="prunekit-") as folder:
             for width in track(WIDTHS, "probing", len(WIDTHS)):
                 path = Path(folder) / f"stack{width}.onnx"
-                rounds.add(width, stack(width, side, target, live, path))
+                made = stack(width, side, target, live, path)
+                if width == WIDTHS[0] and runtime.profiler(made, target) is None:
+                    raise NoLayerTimesError(f"{target} tells no times of layers")
+                rounds.add(width, made)
             rows = [rounds.run(number, WIDTHS) for number in range(PLAN.rounds)]
     except PrunekitError as error:
         say(f"note: the device cannot be probed ({error}); granularity {nominal} is taken")

@@ -48,7 +48,10 @@ def transfer(
     origin = table.origin or table.environment
     found = collect(
         *(model, graph, example, target, plans, wanted, table.granularity),
-        {"transfer": [origin.device_name, origin.runtime_version, origin.created]},
+        {
+            "transfer": [origin.device_name, origin.runtime_version, origin.created],
+            "nets": wanted.nets,
+        },
         journal=journal,
         resume=resume,
         watched=False,

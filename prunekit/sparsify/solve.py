@@ -69,8 +69,10 @@ def allocate(
     problem = replace(problem, limits=tuple(_limit(graph, costs, other) for other in limits))
     solution = (solver or Joint()).solve(problem)
     if solution.status == "infeasible" and limits:
-        asked = ", ".join(map(str, (budget, *limits)))
-        raise InfeasibleError(f"no plan was found within {asked} at once; ask for less of them")
+        asked = ", ".join(map(str, limits))
+        raise InfeasibleError(
+            f"no plan was found within {asked} and the {budget.kind} budget at once; ask for more"
+        )
     if solution.status == "infeasible":
         raise InfeasibleError(
             f"{budget} ({limit:.4g} {model.unit}) is below what is reachable: the smallest plan "
