@@ -74,10 +74,21 @@ def _ints(cin: ArrayLike, cout: ArrayLike) -> tuple[Any, Any]:
     return np.asarray(cin, dtype=np.int64), np.asarray(cout, dtype=np.int64)
 
 
+def layer_cost(
+    costs: CostModel, layer: Layer, cin: ArrayLike, cout: ArrayLike
+) -> NDArray[np.float64]:
+    """Cost of all calls of ``layer``; nothing where a width is zero: its block is gone."""
+    left, right = np.asarray(cin), np.asarray(cout)
+    there = (left > 0) & (right > 0)
+    if there.all():
+        return costs.layer(layer, left, right)
+    return np.where(there, costs.layer(layer, np.maximum(left, 1), np.maximum(right, 1)), 0.0)
+
+
 def total(graph: ChannelGraph, widths: Mapping[str, int], costs: CostModel) -> float:
     """The cost of the whole network at the given group widths."""
     return costs.constant + sum(
-        float(costs.layer(layer, layer.width("in", widths), layer.width("out", widths)))
+        float(layer_cost(costs, layer, layer.width("in", widths), layer.width("out", widths)))
         for layer in graph.layers
     )
 

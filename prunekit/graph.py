@@ -185,6 +185,34 @@ class ChannelGraph:
             raise UsageError(f"no channel group {group_id!r} in this model; groups: {known}, ...")
         return self.by_id[group_id]
 
+    def inside(self, block: str) -> tuple[str, ...]:
+        """The prunable groups that lie in a module as a whole."""
+        return tuple(
+            group.id
+            for group in self.groups
+            if group.prunable and all(m.module.startswith(f"{block}.") for m in group.members)
+        )
+
+    @cached_property
+    def droppable(self) -> dict[str, tuple[str, ...]]:
+        """Removable blocks that an allocation may leave out, with the groups inside of each.
+
+        Those without another one in them, all of whose layers read or write a group inside: width
+        zero of these groups stands for the block being gone.
+        """
+        found = {}
+        for block in self.removable:
+            groups = set(self.inside(block))
+            layers = [layer for layer in self.layers if layer.name.startswith(f"{block}.")]
+            touched = [
+                groups & {span.group for span in (*layer.in_spans, *layer.out_spans)}
+                for layer in layers
+            ]
+            nested = any(other.startswith(f"{block}.") for other in self.removable)
+            if groups and layers and all(touched) and not nested:
+                found[block] = tuple(g.id for g in self.groups if g.id in groups)
+        return found
+
     @property
     def dense_widths(self) -> dict[str, int]:
         """Every group's full width."""

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from prunekit.errors import ModelError
 from prunekit.plan import ChannelPlan
-from prunekit.surgery import cut_axes, left
+from prunekit.surgery import Gone, cut_axes, left
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -22,6 +22,7 @@ def mask_(model: M, plan: ChannelPlan) -> M:
     Producers lose weight rows and biases, norms their scale and shift, and consumers the columns
     that read the channels, so that the output is the slim network's whatever the activation in
     between gives for zero. A LayerNorm takes its statistics over the channels that are kept.
+    Blocks that go as a whole give their input back.
     Raises ModelError where two parameters share memory, as both would be zeroed.
     """
     modules = dict(model.named_modules())
@@ -33,6 +34,8 @@ def mask_(model: M, plan: ChannelPlan) -> M:
             norm = _KeptNorm(left(module.normalized_shape[0], cut.out))
             module.register_forward_pre_hook(norm.begin)
             module.register_forward_hook(norm.end, always_call=True)
+    for block in plan.removed:
+        modules[block].forward = Gone().forward
     return model
 
 

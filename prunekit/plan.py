@@ -75,6 +75,8 @@ class ChannelPlan:
     sizes: dict[str, int]
     predicted: dict[str, float] = field(default_factory=dict)
     base: Base | None = None
+    removed: tuple[str, ...] = ()
+    """Residual blocks that are gone as a whole; the groups inside of them keep nothing."""
 
     @property
     def widths(self) -> dict[str, int]:
@@ -88,18 +90,30 @@ class ChannelPlan:
 
     @classmethod
     def from_keep(cls, graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> ChannelPlan:
-        """From kept channel indices; groups not named stay whole."""
+        """From kept channel indices; groups not named stay whole.
+
+        Where all groups inside of a removable block keep nothing, the block goes.
+        """
         for name in keep:
             graph.group(name)
+        empty = {name for name, kept in keep.items() if not len(kept)}
+        removed = {
+            block: groups for block, groups in graph.droppable.items() if empty.issuperset(groups)
+        }
+        gone_with_it = {group for groups in removed.values() for group in groups}
         chosen: dict[str, tuple[int, ...]] = {}
         lost: dict[str, dict[str, set[int]]] = {}
         scaled: dict[str, list[Scaled]] = {}
         for group in graph.groups:
+            if group.id in gone_with_it:
+                chosen[group.id] = ()
+                continue
             kept = sorted({int(c) for c in keep.get(group.id, range(group.size))})
             if not kept or kept[0] < 0 or kept[-1] >= group.size:
                 raise UsageError(
                     f"group {group.id!r} has channels 0 to {group.size - 1}; "
-                    "a plan must keep at least one of them and no others"
+                    "a plan must keep at least one of them and no others, or none of all groups "
+                    "in a removable block"
                 )
             if len(kept) < group.size and not group.prunable:
                 raise UsageError(f"group {group.id!r} cannot be pruned: {group.reason}")
@@ -123,7 +137,7 @@ class ChannelPlan:
             parts = tuple(scaled.get(module, ()))
             cuts[module] = Cut(found.pop("out", ()), found.pop("in", ()), found, parts)
         sizes = {group.id: group.size for group in graph.groups}
-        return cls(graph.fingerprint, chosen, cuts, sizes)
+        return cls(graph.fingerprint, chosen, cuts, sizes, removed=tuple(removed))
 
     @classmethod
     def from_widths(
@@ -140,8 +154,11 @@ class ChannelPlan:
         keep: dict[str, Sequence[int]] = {}
         for name, width in widths.items():
             group = graph.group(name)
-            if not 1 <= width <= group.size:
-                raise UsageError(f"width {width} of group {name!r} is not in 1..{group.size}")
+            inside = any(name in groups for groups in graph.droppable.values())
+            if not 1 - inside <= width <= group.size:
+                raise UsageError(
+                    f"width {width} of group {name!r} is not in {1 - inside}..{group.size}"
+                )
             ranked = (
                 scores.ranking(name)
                 if scores is not None and name in scores.by_group
@@ -185,6 +202,8 @@ class ChannelPlan:
         plan = load_json(path, cls, "plan", PLAN_VERSION)
         for group, kept in plan.keep.items():
             size = plan.sizes.get(group, 0)
+            if not kept and plan.removed:
+                continue
             if not kept or min(kept) < 0 or max(kept) >= size or len(set(kept)) != len(kept):
                 raise FileError(f"{path}: group {group!r} keeps channels it does not have")
         for module, cut in plan.cuts.items():
@@ -204,7 +223,9 @@ def narrowed(graph: ChannelGraph, plan: ChannelPlan) -> ChannelGraph:
     """The groups of the network that ``plan`` leaves, in its own channel numbers; no layers."""
     groups = []
     for group in graph.groups:
-        rows = np.asarray(plan.keep[group.id])
+        rows = np.asarray(plan.keep[group.id], dtype=np.int64)
+        if not len(rows):
+            continue
         members = []
         for member in group.members:
             cut = plan.cuts.get(member.module, Cut())

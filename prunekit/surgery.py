@@ -117,7 +117,18 @@ def slim(model: nn.Module, plan: ChannelPlan) -> nn.Module:
     for name, cut in plan.cuts.items():
         _count(modules[name], cut)
         _scale(modules[name], cut)
+    for block in plan.removed:
+        owner, _, attribute = block.rpartition(".")
+        setattr(modules[owner], attribute, Gone())
     return small
+
+
+class Gone(nn.Module):
+    """Stands where a residual block was: gives its first input back."""
+
+    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        """The input."""
+        return x
 
 
 def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:

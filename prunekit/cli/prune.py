@@ -60,7 +60,8 @@ def prune(
     limit: Annotated[
         list[str] | None,
         _option(
-            "One more budget, such as macs=40% or params=1.5M (of convolutions and linear layers); may be repeated."
+            "One more budget, such as macs=40% or params=1.5M (of convolutions and linear "
+            "layers); may be repeated."
         ),
     ] = None,
     table: Annotated[
@@ -81,6 +82,9 @@ def prune(
         str | None, _option("joint, knapsack, greedy, uniform or milp (joint).")
     ] = None,
     granularity: Annotated[int | None, _option("Widths are multiples of this.")] = None,
+    depth: Annotated[
+        bool | None, _option("Whole residual blocks may go as well.", "--depth")
+    ] = None,
     heads: Annotated[
         str | None,
         _option("What goes of attentions: whole heads, or width of all heads alike (whole)."),

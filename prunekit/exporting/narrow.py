@@ -45,7 +45,7 @@ def narrow_onnx(dense: Artifact, plan: ChannelPlan, path: str | Path) -> Artifac
     Returns None when the graph has an operator or an initializer whose cut is not known, and
     when the shapes that follow do not fit each other.
     """
-    if any(cut.others or cut.scaled for cut in plan.cuts.values()):
+    if plan.removed or any(cut.others or cut.scaled for cut in plan.cuts.values()):
         return None
     model = onnx.load(dense.path)
     if len(model.functions) or any(len(t.external_data) for t in model.graph.initializer):

@@ -215,6 +215,8 @@ class LatencyTable:
         for layer in graph.layers:
             surface = known[layer.shape]
             cin, cout = layer.width("in", widths), layer.width("out", widths)
+            if not cin or not cout:  # of a block that is gone
+                continue
             us = layer.calls * float(surface.us(cin, cout))
             total += us
             unsure += us * float(surface.deviation(cin, cout))
@@ -229,8 +231,9 @@ class LatencyTable:
 
     def _us(self, graph: ChannelGraph, widths: Mapping[str, int]) -> float:
         return sum(
-            float(self.layer_us(x, x.width("in", widths), x.width("out", widths)))
+            float(self.layer_us(x, cin, cout))
             for x in graph.layers
+            if (cin := x.width("in", widths)) and (cout := x.width("out", widths))
         )
 
     def check(self, graph: ChannelGraph, target: Target, environment: Environment | None) -> None:

@@ -302,12 +302,15 @@ class _Pipeline:
             granularity=self.recipe.granularity,
             at_most=at_most,
             limits=self.recipe.limits if limited else (),
+            depth=self.recipe.depth,
         )
 
     def smallest(self, scores: Scores, table: LatencyTable, *, limited: bool = False) -> Allocation:
         """Every group at its smallest width; with ``limited``, where the limits allow it."""
         step = self.recipe.granularity or table.granularity
         least = {g.id: g.widths(step)[0] for g in self.graph.groups}
+        if self.recipe.depth:
+            least |= {g: 0 for groups in self.graph.droppable.values() for g in groups}
         everything = Budget("latency", 1.0, relative=True, text="smallest")
         return self.allocate(scores, table, everything, at_most=least, limited=limited)
 

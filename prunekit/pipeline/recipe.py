@@ -40,6 +40,8 @@ class Recipe(BaseModel):
     criterion: str | None = None
     solver: str = "joint"
     granularity: int | None = Field(None, ge=1)
+    depth: bool = False
+    """Whole residual blocks may go as well."""
     heads: Literal["whole", "width"] = "whole"
     """What goes of attentions: whole heads, or channels of all heads alike."""
     score_batches: int = Field(8, ge=1)
@@ -204,6 +206,11 @@ def _check(recipe: Recipe) -> None:
     if recipe.resolved_method() == "iee" and recipe.heads == "width":
         raise UsageError(
             "method iee removes whole heads only; leave --heads out, or use another --method"
+        )
+    if recipe.depth and recipe.resolved_method() != "oneshot":
+        raise UsageError(
+            f"--depth is for method oneshot, and this is {recipe.resolved_method()}; "
+            "add --method oneshot, or leave --depth out"
         )
     if recipe.limit and recipe.resolved_method() == "iee":
         raise UsageError("--limit is for methods oneshot and halp; leave it out, or use another")

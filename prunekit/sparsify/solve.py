@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prunekit.allocation import Allocator, Joint, Limit, Problem, Term, Uniform, Variable
 from prunekit.budget import Budget
-from prunekit.costs import CostModel, LatencyCost, MacsCost, ParamsCost, total
+from prunekit.costs import CostModel, LatencyCost, MacsCost, ParamsCost, layer_cost, total
 from prunekit.errors import InfeasibleError, UsageError
 from prunekit.graph import ChannelGraph, ChannelGroup, Layer
 from prunekit.latency import LatencyTable
 from prunekit.plan import ChannelPlan
 from prunekit.scores import Scores
+
+TOGETHER = 4.0
+"""The price of an impossible plan, in dense networks."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,12 @@ def allocate(
     at_least: Mapping[str, int] | None = None,
     locked: Mapping[str, Sequence[int]] | None = None,
     limits: Sequence[Budget] = (),
+    depth: bool = False,
 ) -> Allocation:
     """The widths that keep the most saliency within ``budget``, and the plan that keeps the best.
 
-    And within ``limits``, further budgets such as ``params=1.5M`` (solvers joint and milp).
+    With ``depth`` whole residual blocks may go too: a group inside of one then has width zero. And
+    within ``limits``, further budgets such as ``params=1.5M`` (solvers joint and milp).
 
     ``costs`` is a latency table, a cost model, or None for a MACs or parameters budget. Widths
     are multiples of ``granularity`` (default: the table's, else 1) and of the group's own, or the
@@ -65,7 +71,7 @@ def allocate(
     dense = total(graph, {}, model)
     limit = budget.limit(dense)
     bounds = Bounds(at_most or {}, at_least or {}, locked or {})
-    problem = build_problem(graph, scores, model, limit, block, bounds)
+    problem = build_problem(graph, scores, model, limit, block, bounds, depth=depth)
     problem = replace(problem, limits=tuple(_limit(graph, costs, other) for other in limits))
     solution = (solver or Joint()).solve(problem)
     if solution.status == "infeasible" and limits:
@@ -151,12 +157,25 @@ def build_problem(
     limit: float,
     granularity: int = 1,
     bounds: Bounds | None = None,
+    *,
+    depth: bool = False,
 ) -> Problem:
-    """The allocation problem of ``graph``: a variable per group, a term per layer."""
+    """The allocation problem of ``graph``: a variable per group, a term per layer.
+
+    With ``depth`` residual blocks may go: the groups inside of one may have width zero, all of them
+    or none.
+    """
     bounds = bounds or Bounds()
+    blocks = graph.droppable if depth else {}
+    inside = {group for groups in blocks.values() for group in groups}
     variables = []
     for group in graph.groups:
         widths = bounds.widths(group, granularity)
+        if group.id in inside and not bounds.locked.get(group.id):
+            least = bounds.at_least.get(group.id, 0)
+            most = bounds.at_most.get(group.id, group.size)
+            inner = {w for w in (0, *widths) if least <= w <= most}
+            widths = tuple(sorted(inner)) or widths
         ranked: NDArray[np.float64] = np.zeros(group.size)
         if group.prunable and group.id in scores.by_group:
             found = scores.by_group[group.id].copy()
@@ -166,8 +185,20 @@ def build_problem(
             ranked[: len(fixed)] = 0.0
         sums = np.concatenate([[0.0], np.cumsum(ranked)])
         variables.append(Variable(group.id, widths, tuple(float(sums[w]) for w in widths)))
-    terms = tuple(_term(layer, costs) for layer in graph.layers)
-    return Problem(tuple(variables), terms, limit, costs.constant)
+    terms = [_term(layer, costs) for layer in graph.layers]
+    together = TOGETHER * total(graph, {}, costs)
+    for block, groups in blocks.items():
+        terms += [_together(block, *pair, together) for pair in pairwise(groups)]
+    return Problem(tuple(variables), tuple(terms), limit, costs.constant)
+
+
+def _together(block: str, one: str, other: str, price: float) -> Term:
+    """Makes plans impossible in which one of two groups is gone and the other is not."""
+
+    def cost(cin: NDArray[np.int64], cout: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.where((cin == 0) != (cout == 0), price, 0.0)
+
+    return Term(f"{block} as a whole", ((one, 1),), 0, ((other, 1),), 0, cost)
 
 
 def _term(layer: Layer, costs: CostModel) -> Term:
@@ -175,10 +206,10 @@ def _term(layer: Layer, costs: CostModel) -> Term:
 
     def cost(cin: NDArray[np.int64], cout: NDArray[np.int64]) -> NDArray[np.float64]:
         if cin.ndim or cout.ndim:
-            return costs.layer(layer, cin, cout)
+            return layer_cost(costs, layer, cin, cout)
         pair = int(cin), int(cout)  # solvers ask for the same single widths over and over
         if pair not in known:
-            known[pair] = costs.layer(layer, cin, cout)
+            known[pair] = layer_cost(costs, layer, cin, cout)
         return known[pair]
 
     sides = {
