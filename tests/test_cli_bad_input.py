@@ -228,7 +228,10 @@ def test_table_of_another_device(
     monkeypatch.setattr(Fake, "environment", lambda self, target: there)
     line = refuses(*PRUNE, "-o", "new")
     assert line.startswith("the latency table was measured elsewhere: device name 'fake device'")
-    assert line.endswith("against 'another device' here; run `prunekit profile` on this device")
+    assert line.endswith(
+        "against 'another device' here; run `prunekit profile` on this device, with --transfer "
+        "TABLE if it is of the same kind"
+    )
 
 
 def test_damaged_table(refuses: Refuses, home: Path) -> None:

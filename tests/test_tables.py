@@ -34,6 +34,7 @@ from prunekit.errors import TableError, UsageError
 from prunekit.graph import ChannelGraph, LayerShape
 from prunekit.latency import Entry, LatencyTable, Network, Protocol, Sample, diff, merge
 from prunekit.latency.pooling import structures
+from prunekit.latency.shipped import shipped_tables
 from prunekit.latency.staircase import dearest, find_shapes, staircases
 from prunekit.profiling import HarvestPlan, harvest, sample_plans, transfer
 from prunekit.profiling.locking import locked
@@ -797,3 +798,33 @@ def test_a_file_system_without_locks_is_noted(tmp_path: Path, monkeypatch, capsy
     with locked(tmp_path / "t.lock", Path("t.json")):
         pass
     assert "let no other profile write t.json" in capsys.readouterr().err
+
+
+# --- tables that come with the package
+
+
+def test_shipped_tables_are_found_by_name(prunekit: Says, home: Path, monkeypatch):
+    folder = home / "shipped"
+    folder.mkdir()
+    shutil.copy(home / "table.json", folder / "tiny-fake.json")
+    monkeypatch.setattr("prunekit.latency.shipped.FOLDERS", (home / "nowhere", folder))
+    status, out, _ = prunekit("table", "list")
+    assert status == 0
+    assert "tiny-fake" in out
+    assert "fake device" in out
+    status, out, _ = prunekit("table", "list", "--json")
+    assert list(json.loads(out)) == ["tiny-fake"]
+    for name in ("tiny-fake", "tiny-fake.json"):
+        assert prunekit("table", "show", name)[0] == 0
+    command = ("prune", "net.py:tiny", *ON_FAKE, "--epochs", 0, "--target-latency", "70%")
+    assert prunekit(*command, "--table", "tiny-fake", "-o", "new")[0] == 0
+    status, _, err = prunekit("table", "show", "other")
+    assert status == 2
+    assert err.startswith("prunekit: cannot read latency table other")
+
+
+def test_tables_in_the_checkout_can_be_read():
+    for path in shipped_tables():
+        table = LatencyTable.load(path)
+        assert table.calibration.nets, path.name
+        assert table.environment.device_name, path.name

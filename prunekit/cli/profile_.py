@@ -98,6 +98,7 @@ def profile(
     set_verbosity(verbose, quiet)
     from prunekit.errors import InterruptedRunError, UsageError
     from prunekit.latency import LatencyTable
+    from prunekit.latency.shipped import find_table
     from prunekit.pipeline.folder import rounds_in
     from prunekit.pipeline.recipe import make_recipe
     from prunekit.pipeline.setup import set_up
@@ -142,7 +143,7 @@ def profile(
     path = path if shard is None else shard_path(path, part)
     journal = path.with_name(path.name + ".journal.jsonl")
     refuse_existing(path, overwrite, resume)
-    origin = None if transfer is None else LatencyTable.load(transfer)
+    origin = None if transfer is None else LatencyTable.load(find_table(transfer))
     count = nets or (HarvestPlan.nets if transfer is None else TRANSFER_NETS)
     plan = HarvestPlan(
         count,

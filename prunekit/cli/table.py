@@ -27,7 +27,9 @@ DETAILED = 6
 BARS = 16
 """At most so many steps of a staircase."""
 
-Table = Annotated[Path, typer.Argument(metavar="TABLE", help="A latency table's file.")]
+Table = Annotated[
+    Path, typer.Argument(metavar="TABLE", help="A latency table's file, or one of table list.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -35,7 +37,44 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Look at latency tables, compare and join them.", no_args_is_help=True)
     for command in (show, diff, merge):
         group.command(command.__name__)(command)
+    group.command("list")(list_shipped)
     app.add_typer(group, name="table")
+
+
+def list_shipped(json: Json = False) -> None:
+    """The latency tables that come with the package; a name goes wherever a table's file does."""
+    from prunekit.latency import LatencyTable
+    from prunekit.latency.shipped import shipped_tables
+
+    found = [(path, LatencyTable.load(path)) for path in shipped_tables()]
+    if json:
+        print_json(
+            {
+                path.stem: {
+                    "target": table.target.describe(),
+                    "device": table.environment.device_name,
+                    "runtime": table.environment.runtime_version,
+                    "mape": table.calibration.mape,
+                    "worst": table.calibration.worst,
+                }
+                for path, table in found
+            }
+        )
+        return
+    print_table(
+        "tables that come with the package",
+        ("name", "target", "device", "error", "worst"),
+        [
+            (
+                path.stem,
+                table.target.describe(),
+                f"{table.environment.device_name}, {table.environment.runtime_version}",
+                f"{table.calibration.mape:.1%}",
+                f"{table.calibration.worst:.1%}",
+            )
+            for path, table in found
+        ],
+    )
 
 
 def merge(
@@ -47,11 +86,13 @@ def merge(
     """Join tables of one target and device: shards of a profile, or profiles of several models."""
     from prunekit import latency
     from prunekit.errors import UsageError
+    from prunekit.latency.shipped import find_table
 
     if len(paths) < 2:
         raise UsageError("merge takes two tables or more")
     refuse_existing(output, overwrite)
-    table = latency.merge([latency.LatencyTable.load(path) for path in paths], [*map(str, paths)])
+    tables = [latency.LatencyTable.load(find_table(path)) for path in paths]
+    table = latency.merge(tables, [*map(str, paths)])
     table.save(output)
     calibration = table.calibration
     if json:
@@ -82,8 +123,10 @@ def diff(
 ) -> None:
     """Show where two tables differ: devices, versions, and the layers that changed most."""
     from prunekit import latency
+    from prunekit.latency.shipped import find_table
 
-    found = latency.diff(latency.LatencyTable.load(first), latency.LatencyTable.load(second))
+    tables = [latency.LatencyTable.load(find_table(path)) for path in (first, second)]
+    found = latency.diff(*tables)
     if json:
         print_json(_diff_json(found))
     else:
@@ -176,12 +219,13 @@ def show(
     from dataclasses import asdict
 
     from prunekit.latency import LatencyTable
+    from prunekit.latency.shipped import find_table
     from prunekit.latency.staircase import dearest, find_shapes
     from prunekit.progress import say
 
     if plot is not None:
         refuse_existing(plot, overwrite)
-    table = LatencyTable.load(path)
+    table = LatencyTable.load(find_table(path))
     calibration = table.calibration
     shapes = dearest(table) if layer is None else find_shapes(table, layer)
     if plot is not None:

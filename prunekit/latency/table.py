@@ -245,8 +245,8 @@ class LatencyTable:
             )
         if environment is not None and (gap := self.environment.difference(environment)):
             raise TableError(
-                f"the latency table was measured elsewhere: {gap} here; "
-                "run `prunekit profile` on this device"
+                f"the latency table was measured elsewhere: {gap} here; run `prunekit profile` on "
+                "this device, with --transfer TABLE if it is of the same kind"
             )
         self.check_layers(graph)
 

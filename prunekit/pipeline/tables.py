@@ -10,6 +10,7 @@ from torch import nn
 from prunekit.errors import NoLayerTimesError, UsageError
 from prunekit.graph import ChannelGraph
 from prunekit.latency import LatencyTable
+from prunekit.latency.shipped import find_table
 from prunekit.pipeline.folder import rounds_in
 from prunekit.profiling import HarvestPlan, differences, grid, harvest, transfer
 from prunekit.profiling.journal import head_of
@@ -23,8 +24,11 @@ SOURCES = {"harvest": harvest, "grid": grid, "differences": differences}
 
 
 def load_table(path: str | Path, graph: ChannelGraph, target: Target) -> LatencyTable:
-    """A table from a file, refused unless it is of this target, this device and this model."""
-    table = LatencyTable.load(path)
+    """A table from a file, refused unless it is of this target, this device and this model.
+
+    A name that is no file is looked for among the tables that come with the package.
+    """
+    table = LatencyTable.load(find_table(path))
     table.check(graph, target, runtime_for(target).environment(target))
     return table
 
