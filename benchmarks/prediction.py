@@ -33,7 +33,7 @@ from prunekit.budget import Budget
 from prunekit.latency import Entry, LatencyTable, Sample
 from prunekit.latency.transfer import layers_us
 from prunekit.profiling import HarvestPlan, grid, harvest, sample_plans
-from prunekit.profiling.choosing import random_scores
+from prunekit.profiling.choosing import plan_by_shares, random_scores
 from prunekit.profiling.collecting import collect
 from prunekit.profiling.measuring import end_to_end_us, speeds
 from prunekit.timing import lower_mean
@@ -72,13 +72,7 @@ def held_out(graph: pk.ChannelGraph, table: LatencyTable) -> Iterator[tuple[str,
     order = {g.id: n / max(1, len(graph.groups) - 1) for n, g in enumerate(graph.groups)}
 
     def at(share: Callable[[str], float]) -> pk.ChannelPlan:
-        widths = {}
-        for group in graph.groups:
-            if group.prunable:
-                allowed = np.array(group.widths(table.granularity))
-                wanted = group.size * min(1.0, max(0.0, share(group.id)))
-                widths[group.id] = int(allowed[np.argmin(np.abs(allowed - wanted))])
-        return pk.ChannelPlan.from_widths(graph, widths)
+        return plan_by_shares(graph, table.granularity, lambda group: share(group.id))
 
     for keep in np.linspace(0.4, 0.95, OF_EACH):
         yield "uniform", at(lambda _, keep=keep: keep * rng.uniform(0.7, 1.3))

@@ -218,6 +218,10 @@ class ChannelGraph:
         """Every group's full width."""
         return {group.id: group.size for group in self.groups}
 
+    def smallest_widths(self, granularity: int) -> dict[str, int]:
+        """Every group's least width at a granularity."""
+        return {group.id: group.widths(granularity)[0] for group in self.groups}
+
     def macs(self, widths: Mapping[str, int]) -> int:
         """Multiply-accumulates of all layers for one sample."""
         return sum(

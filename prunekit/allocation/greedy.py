@@ -8,7 +8,7 @@ import numpy as np
 
 from prunekit.allocation.factors import compile_graph
 from prunekit.allocation.fill import Fill
-from prunekit.allocation.problem import Problem, Solution, Status
+from prunekit.allocation.problem import Problem, Solution, Status, relative_gap
 
 
 @dataclass(frozen=True)
@@ -35,5 +35,5 @@ class Greedy:
         value, cost = problem.value(widths), problem.cost(widths)
         status: Status = "feasible" if cost <= problem.budget else "infeasible"
         bound = value if status == "infeasible" else sum(max(v.values) for v in problem.variables)
-        gap = (bound - value) / max(abs(bound), 1e-12)
+        gap = relative_gap(value, bound)
         return Solution(widths, value, cost, bound, gap, status, "greedy")

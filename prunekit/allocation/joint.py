@@ -12,7 +12,7 @@ from prunekit.allocation import several
 from prunekit.allocation.elimination import Elimination
 from prunekit.allocation.factors import Graph, Index, compile_graph
 from prunekit.allocation.fill import Fill
-from prunekit.allocation.problem import Problem, Solution, Status
+from prunekit.allocation.problem import Problem, Solution, Status, relative_gap
 from prunekit.errors import UsageError
 
 ROUNDING = 1e-12  # relative: smaller differences between sums of floats mean nothing
@@ -60,13 +60,9 @@ class Joint:
         widths = search.graph.widths(best.choice)
         value = problem.value(widths)
         bound = max(bound, value)
-        gap = _gap(value, bound)
+        gap = relative_gap(value, bound)
         status: Status = "optimal" if gap <= self.gap else "feasible"
         return Solution(widths, value, problem.cost(widths), bound, gap, status, "joint")
-
-
-def _gap(value: float, bound: float) -> float:
-    return max(0.0, bound - value) / max(abs(bound), 1e-12)
 
 
 @dataclass(frozen=True)
@@ -125,7 +121,7 @@ class _Search:
 
         heap = [(-root.bound, 0, root)]
         count = 0
-        while heap and self._left > 0 and _gap(self.best.value, -heap[0][0]) > self._gap:
+        while heap and self._left > 0 and relative_gap(self.best.value, -heap[0][0]) > self._gap:
             if heap[0][2].over is None or heap[0][2].under is None:
                 break  # nothing to split by
             region = heapq.heappop(heap)[2]
@@ -179,7 +175,7 @@ class _Search:
     def _tighten(self, region: _Region) -> None:
         """Lower a region's bound to its Lagrangian dual, or to where it no longer matters."""
         budget, step = self.problem.budget, 2.0
-        while self._left > 0 and _gap(self.best.value, region.bound) > self._gap:
+        while self._left > 0 and relative_gap(self.best.value, region.bound) > self._gap:
             over, under = region.over, region.under
             if over is not None and under is not None:
                 if over.cost <= under.cost:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from prunekit.allocation.problem import Array, Problem, Solution, Status, Term
+from prunekit.allocation.problem import Array, Problem, Solution, Status, Term, relative_gap
 from prunekit.errors import UsageError
 
 
@@ -44,7 +44,7 @@ class Knapsack:
         widths = {v.name: v.widths[i] for v, i in zip(problem.variables, chosen, strict=True)}
         value, cost = problem.value(widths), problem.cost(widths)
         bound = max(value, float(sum(v.max() for v in values)))
-        gap = (bound - value) / max(abs(bound), 1e-12)
+        gap = relative_gap(value, bound)
         status: Status = "feasible" if cost <= problem.budget else "infeasible"
         return Solution(widths, value, cost, bound, gap, status, "knapsack")
 

@@ -10,7 +10,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
 from prunekit.allocation.factors import Graph, compile_graph
-from prunekit.allocation.problem import Array, Problem, Solution, Status
+from prunekit.allocation.problem import Array, Problem, Solution, Status, relative_gap
 from prunekit.errors import UsageError
 
 LARGEST = 200_000
@@ -76,7 +76,7 @@ class Milp:
         value = problem.value(widths)
         most = sum(max(v.values) for v in problem.variables)
         bound = max(value, graph.fixed_value - dual if np.isfinite(dual) else most)
-        gap = (bound - value) / max(abs(bound), 1e-12)
+        gap = relative_gap(value, bound)
         status: Status = "optimal" if gap <= max(self.gap, PRECISION) else "feasible"
         return Solution(widths, value, problem.cost(widths), bound, gap, status, "milp")
 

@@ -161,6 +161,11 @@ class Solution:
     solver: str
 
 
+def relative_gap(value: float, bound: float) -> float:
+    """By how much a bound is above a value, in parts of the bound; never negative."""
+    return max(0.0, bound - value) / max(abs(bound), 1e-12)
+
+
 class Allocator(Protocol):
     """Chooses widths."""
 

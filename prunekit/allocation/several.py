@@ -10,7 +10,7 @@ from scipy.optimize import linprog
 from prunekit.allocation.elimination import Elimination
 from prunekit.allocation.factors import Graph, Index, compile_graph
 from prunekit.allocation.fill import Fill, Plan
-from prunekit.allocation.problem import Array, Problem, Solution, Status
+from prunekit.allocation.problem import Array, Problem, Solution, Status, relative_gap
 
 PRICEY = 1e6
 """The most a budget's price may be, in the worth of everything per budget."""
@@ -73,7 +73,7 @@ class _Several:
             bound = min(bound, dual)
             cuts.append(cut)
             self.offer(choice)
-            if self._gap(bound) <= self.gap:
+            if relative_gap(self.best_value, bound) <= self.gap:
                 break
             following, lowest = self.master(cuts, finite)
             if lowest >= bound - 1e-12 * self.worth or np.allclose(
@@ -194,9 +194,6 @@ class _Several:
         for fill, plan in zip(self.fills, plans, strict=True):
             fill.apply(plan, moves)
 
-    def _gap(self, bound: float) -> float:
-        return max(0.0, bound - self.best_value) / max(abs(bound), 1e-12)
-
     def solution(self, bound: float) -> Solution:
         problem = self.problem
         if self.best is None:
@@ -206,6 +203,6 @@ class _Several:
         widths = self.graph.widths(self.best)
         value = problem.value(widths)
         bound = max(bound, value)
-        gap = max(0.0, bound - value) / max(abs(bound), 1e-12)
+        gap = relative_gap(value, bound)
         status: Status = "optimal" if gap <= self.gap else "feasible"
         return Solution(widths, value, problem.cost(widths), bound, gap, status, "joint")

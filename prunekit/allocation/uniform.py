@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from prunekit.allocation.problem import Problem, Solution, Status, Variable
+from prunekit.allocation.problem import Problem, Solution, Status, Variable, relative_gap
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Uniform:
                 high = middle
         value = problem.value(widths)
         bound = value if status == "infeasible" else sum(max(v.values) for v in problem.variables)
-        gap = (bound - value) / max(abs(bound), 1e-12)
+        gap = relative_gap(value, bound)
         return Solution(widths, value, cost, bound, gap, status, "uniform")
 
 

@@ -55,6 +55,11 @@ Seconds = Annotated[
 ]
 
 
+def option(text: str, *names: str, **more: Any) -> Any:
+    """A flag with its help first."""
+    return typer.Option(*names, help=text, **more)
+
+
 def parse_percent(text: str, flag: str) -> float:
     """``1.5%`` as 0.015."""
     from prunekit.errors import UsageError

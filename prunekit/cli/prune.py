@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,6 +13,7 @@ from prunekit.cli.common import (
     Quiet,
     Resume,
     Verbose,
+    option,
     print_json,
     print_table,
     print_text,
@@ -23,10 +24,6 @@ from prunekit.cli.common import (
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("prune")(prune)
-
-
-def _option(text: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=text, **more)
 
 
 def prune(
@@ -41,103 +38,103 @@ def prune(
             ),
         ),
     ] = None,
-    output: Annotated[Path, _option("The run folder to make.", "-o", "--output")] = Path("run"),
+    output: Annotated[Path, option("The run folder to make.", "-o", "--output")] = Path("run"),
     config: Annotated[
-        Path | None, _option("A recipe (TOML) with the same settings; flags win.", "--config")
+        Path | None, option("A recipe (TOML) with the same settings; flags win.", "--config")
     ] = None,
     data: Annotated[
         str | None,
-        _option(
+        option(
             "digits, imagefolder:PATH, cifar10:PATH, ..., package.module:factory; none: untrained."
         ),
     ] = None,
-    input: Annotated[str | None, _option("Input shape, batch first.", "--input")] = None,  # noqa: A002
-    target: Annotated[str | None, _option("runtime[:device][:precision].")] = None,
-    threads: Annotated[int | None, _option("Threads of the target (1).")] = None,
+    input: Annotated[str | None, option("Input shape, batch first.", "--input")] = None,  # noqa: A002
+    target: Annotated[str | None, option("runtime[:device][:precision].")] = None,
+    threads: Annotated[int | None, option("Threads of the target (1).")] = None,
     target_latency: Annotated[
-        str | None, _option("50% of dense, 12.5ms, or 2x faster (50%).")
+        str | None, option("50% of dense, 12.5ms, or 2x faster (50%).")
     ] = None,
     limit: Annotated[
         list[str] | None,
-        _option(
+        option(
             "One more budget, such as macs=40% or params=1.5M (of convolutions and linear "
             "layers); may be repeated."
         ),
     ] = None,
     table: Annotated[
-        str | None, _option("A latency table made before; default: profile now.")
+        str | None, option("A latency table made before; default: profile now.")
     ] = None,
     method: Annotated[
-        str | None, _option("iee, halp or oneshot; default: halp where it can train.")
+        str | None, option("iee, halp or oneshot; default: halp where it can train.")
     ] = None,
     iee: Annotated[
         list[str] | None,
-        _option("Option of method iee, such as omega=0.3; may be repeated.", metavar="KEY=VALUE"),
+        option("Option of method iee, such as omega=0.3; may be repeated.", metavar="KEY=VALUE"),
     ] = None,
     criterion: Annotated[
         str | None,
-        _option("taylor, magnitude, fpgm, ...; default: taylor where there is data."),
+        option("taylor, magnitude, fpgm, ...; default: taylor where there is data."),
     ] = None,
     solver: Annotated[
-        str | None, _option("joint, knapsack, greedy, uniform or milp (joint).")
+        str | None, option("joint, knapsack, greedy, uniform or milp (joint).")
     ] = None,
-    granularity: Annotated[int | None, _option("Widths are multiples of this.")] = None,
+    granularity: Annotated[int | None, option("Widths are multiples of this.")] = None,
     depth: Annotated[
-        bool | None, _option("Whole residual blocks may go as well.", "--depth")
+        bool | None, option("Whole residual blocks may go as well.", "--depth")
     ] = None,
     heads: Annotated[
         str | None,
-        _option("What goes of attentions: whole heads, or width of all heads alike (whole)."),
+        option("What goes of attentions: whole heads, or width of all heads alike (whole)."),
     ] = None,
-    score_batches: Annotated[int | None, _option("Batches that one-shot scores use (8).")] = None,
-    pruning_steps: Annotated[int | None, _option("Pruning steps of halp (8).")] = None,
-    profile_nets: Annotated[int | None, _option("Networks the profile measures (12).")] = None,
-    profile_seconds: Annotated[float | None, _option("Time limit of the profile (120).")] = None,
+    score_batches: Annotated[int | None, option("Batches that one-shot scores use (8).")] = None,
+    pruning_steps: Annotated[int | None, option("Pruning steps of halp (8).")] = None,
+    profile_nets: Annotated[int | None, option("Networks the profile measures (12).")] = None,
+    profile_seconds: Annotated[float | None, option("Time limit of the profile (120).")] = None,
     measure_seconds: Annotated[
-        float | None, _option("Time limit of one measurement while landing (8).")
+        float | None, option("Time limit of one measurement while landing (8).")
     ] = None,
     from_scratch: Annotated[
         bool | None,
-        _option(
+        option(
             "Begin with random weights: the dense network's training first, or iee's.",
             "--from-scratch",
         ),
     ] = None,
     dense_epochs: Annotated[
-        int | None, _option("Epochs of that (as --epochs), or on given weights (0).")
+        int | None, option("Epochs of that (as --epochs), or on given weights (0).")
     ] = None,
     pretrained: Annotated[
-        bool | None, _option("torchvision's or timm's weights.", "--pretrained")
+        bool | None, option("torchvision's or timm's weights.", "--pretrained")
     ] = None,
-    weights: Annotated[str | None, _option("Dense weights, a .safetensors file.")] = None,
+    weights: Annotated[str | None, option("Dense weights, a .safetensors file.")] = None,
     reparameterize: Annotated[
         bool | None,
-        _option(
+        option(
             "Fold blocks that train with branches, as they are deployed (yes).",
             "--reparameterize/--no-reparameterize",
         ),
     ] = None,
-    epochs: Annotated[int | None, _option("Epochs of pruning and fine-tuning (15).")] = None,
-    batch_size: Annotated[int | None, _option("Training batch over all processes (64).")] = None,
-    optimizer: Annotated[str | None, _option("sgd or adamw (sgd).")] = None,
-    lr: Annotated[float | None, _option("Learning rate of dense training.")] = None,
-    fine_tune_lr: Annotated[float | None, _option("Learning rate after it (a fifth).")] = None,
-    momentum: Annotated[float | None, _option("SGD momentum (0.9).")] = None,
-    weight_decay: Annotated[float | None, _option("Weight decay (0.0005).")] = None,
-    warmup_epochs: Annotated[float | None, _option("Linear warm-up (1).")] = None,
-    label_smoothing: Annotated[float | None, _option("Label smoothing (0).")] = None,
-    ema: Annotated[float | None, _option("Decay of averaged weights; 0 is off (0).")] = None,
-    mixed_precision: Annotated[str | None, _option("no, fp16 or bf16 (no).")] = None,
-    clip_norm: Annotated[float | None, _option("Gradient norm limit; 0 is off (0).")] = None,
+    epochs: Annotated[int | None, option("Epochs of pruning and fine-tuning (15).")] = None,
+    batch_size: Annotated[int | None, option("Training batch over all processes (64).")] = None,
+    optimizer: Annotated[str | None, option("sgd or adamw (sgd).")] = None,
+    lr: Annotated[float | None, option("Learning rate of dense training.")] = None,
+    fine_tune_lr: Annotated[float | None, option("Learning rate after it (a fifth).")] = None,
+    momentum: Annotated[float | None, option("SGD momentum (0.9).")] = None,
+    weight_decay: Annotated[float | None, option("Weight decay (0.0005).")] = None,
+    warmup_epochs: Annotated[float | None, option("Linear warm-up (1).")] = None,
+    label_smoothing: Annotated[float | None, option("Label smoothing (0).")] = None,
+    ema: Annotated[float | None, option("Decay of averaged weights; 0 is off (0).")] = None,
+    mixed_precision: Annotated[str | None, option("no, fp16 or bf16 (no).")] = None,
+    clip_norm: Annotated[float | None, option("Gradient norm limit; 0 is off (0).")] = None,
     distill: Annotated[
-        float | None, _option("Share of the dense teacher's term in the loss, 0 to 1 (0).")
+        float | None, option("Share of the dense teacher's term in the loss, 0 to 1 (0).")
     ] = None,
-    distill_temperature: Annotated[float | None, _option("Its temperature (4).")] = None,
-    workers: Annotated[int | None, _option("Data-loading processes (0).")] = None,
-    device: Annotated[str | None, _option("Training device: auto, cpu or cuda (auto).")] = None,
-    seed: Annotated[int | None, _option("Seed of everything random (0).")] = None,
+    distill_temperature: Annotated[float | None, option("Its temperature (4).")] = None,
+    workers: Annotated[int | None, option("Data-loading processes (0).")] = None,
+    device: Annotated[str | None, option("Training device: auto, cpu or cuda (auto).")] = None,
+    seed: Annotated[int | None, option("Seed of everything random (0).")] = None,
     tensorboard: Annotated[
-        bool | None, _option("Also log to OUTPUT/tensorboard.", "--tensorboard")
+        bool | None, option("Also log to OUTPUT/tensorboard.", "--tensorboard")
     ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,

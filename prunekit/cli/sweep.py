@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -18,6 +18,7 @@ from prunekit.cli.common import (
     Seed,
     Threads,
     Verbose,
+    option,
     print_json,
     print_table,
     print_text,
@@ -31,33 +32,27 @@ def register(app: typer.Typer) -> None:
     app.command("sweep")(sweep)
 
 
-def _option(text: str, *names: str, **more: Any) -> Any:
-    return typer.Option(*names, help=text, **more)
-
-
 def sweep(
     model: Model,
     input: Input = "1x3x224x224",  # noqa: A002 - the flag's name
-    target: Annotated[str, _option("runtime[:device][:precision].")] = "onnxruntime:cpu",
+    target: Annotated[str, option("runtime[:device][:precision].")] = "onnxruntime:cpu",
     threads: Threads = 1,
     table: Annotated[
-        Path | None, _option("A latency table made before; default: profile now.")
+        Path | None, option("A latency table made before; default: profile now.")
     ] = None,
-    points: Annotated[int, _option("Latencies to solve for.", min=2)] = 20,
-    data: Annotated[str | None, _option("digits, imagefolder:PATH, ..., for scores.")] = None,
+    points: Annotated[int, option("Latencies to solve for.", min=2)] = 20,
+    data: Annotated[str | None, option("digits, imagefolder:PATH, ..., for scores.")] = None,
     criterion: Annotated[
-        str | None, _option("taylor, magnitude, ...; default: taylor where there is data.")
+        str | None, option("taylor, magnitude, ...; default: taylor where there is data.")
     ] = None,
-    solver: Annotated[str, _option("joint, knapsack, greedy or uniform.")] = "joint",
-    granularity: Annotated[int | None, _option("Widths are multiples of this.", min=1)] = None,
-    weights: Annotated[str | None, _option("Dense weights, a .safetensors file.")] = None,
-    pretrained: Annotated[
-        bool, _option("torchvision's or timm's weights.", "--pretrained")
-    ] = False,
-    output: Annotated[Path, _option("Where the plans go, as JSON.", "-o", "--output")] = Path(
+    solver: Annotated[str, option("joint, knapsack, greedy or uniform.")] = "joint",
+    granularity: Annotated[int | None, option("Widths are multiples of this.", min=1)] = None,
+    weights: Annotated[str | None, option("Dense weights, a .safetensors file.")] = None,
+    pretrained: Annotated[bool, option("torchvision's or timm's weights.", "--pretrained")] = False,
+    output: Annotated[Path, option("Where the plans go, as JSON.", "-o", "--output")] = Path(
         "sweep.json"
     ),
-    plot: Annotated[Path | None, _option("Draw the curve: a .html file.")] = None,
+    plot: Annotated[Path | None, option("Draw the curve: a .html file.")] = None,
     heads: Heads = "whole",
     reparameterize: Reparameterize = True,
     seed: Seed = 0,

@@ -224,12 +224,13 @@ class LatencyTable:
 
     def half_width(self, graph: ChannelGraph, widths: Mapping[str, int]) -> float:
         """Half of the 90 % interval of the latency at the given group widths, relative to it."""
-        size = self._us(graph, widths) / self._us(graph, {})
+        size = self.network_us(graph, widths) / self.network_us(graph, {})
         return self.calibration.half_width(
             self.deviation(graph, widths), max(size, 1e-3), self.protocol.drift
         )
 
-    def _us(self, graph: ChannelGraph, widths: Mapping[str, int]) -> float:
+    def network_us(self, graph: ChannelGraph, widths: Mapping[str, int]) -> float:
+        """Microseconds of all layers at the given group widths; none for a block that is gone."""
         return sum(
             float(self.layer_us(x, cin, cout))
             for x in graph.layers

@@ -41,11 +41,7 @@ def check_transfer(
 
 def layers_us(table: LatencyTable, graph: ChannelGraph, widths: Mapping[str, int]) -> float:
     """Summed microseconds of all layer calls as they were profiled where ``table`` is from."""
-    profiled = replace(table, calibration=Calibration())
-    return sum(
-        float(profiled.layer_us(layer, layer.width("in", widths), layer.width("out", widths)))
-        for layer in graph.layers
-    )
+    return replace(table, calibration=Calibration()).network_us(graph, widths)
 
 
 def transferred(

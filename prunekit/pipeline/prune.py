@@ -308,7 +308,7 @@ class _Pipeline:
     def smallest(self, scores: Scores, table: LatencyTable, *, limited: bool = False) -> Allocation:
         """Every group at its smallest width; with ``limited``, where the limits allow it."""
         step = self.recipe.granularity or table.granularity
-        least = {g.id: g.widths(step)[0] for g in self.graph.groups}
+        least = self.graph.smallest_widths(step)
         if self.recipe.depth:
             least |= {g: 0 for groups in self.graph.droppable.values() for g in groups}
         everything = Budget("latency", 1.0, relative=True, text="smallest")

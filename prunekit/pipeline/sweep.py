@@ -8,7 +8,7 @@ import numpy as np
 
 from prunekit.allocation import Allocator
 from prunekit.budget import Budget
-from prunekit.costs import predict
+from prunekit.costs import ParamsCost, predict, total
 from prunekit.errors import InfeasibleError, UsageError
 from prunekit.graph import ChannelGraph
 from prunekit.latency import LatencyTable
@@ -18,7 +18,6 @@ from prunekit.plan import ChannelPlan
 from prunekit.progress import track
 from prunekit.registry import allocators
 from prunekit.report.sweep import Sweep, SweepPoint
-from prunekit.scores import Scores
 from prunekit.sparsify import Allocation, allocate
 
 
@@ -49,7 +48,7 @@ def sweep(job: Job, table: LatencyTable, points: int) -> Sweep:
         )
 
     step = recipe.granularity or table.granularity
-    least = solve(1.0, {g.id: g.widths(step)[0] for g in graph.groups}).ratio
+    least = solve(1.0, graph.smallest_widths(step)).ratio
     if least >= 0.95:
         raise InfeasibleError(
             f"the smallest plan is predicted to take {least:.1%} of the dense latency; there is "
@@ -62,7 +61,7 @@ def sweep(job: Job, table: LatencyTable, points: int) -> Sweep:
         except InfeasibleError:  # by rounding, at the smallest
             continue
         if not found or allocation.widths != found[-1].widths:
-            found.append(_point(graph, scores, table, share, allocation))
+            found.append(_point(graph, table, share, allocation))
     dense = graph.dense_widths
     return Sweep(
         model=recipe.model,
@@ -76,27 +75,17 @@ def sweep(job: Job, table: LatencyTable, points: int) -> Sweep:
     )
 
 
-def _point(
-    graph: ChannelGraph, scores: Scores, table: LatencyTable, share: float, found: Allocation
-) -> SweepPoint:
+def _point(graph: ChannelGraph, table: LatencyTable, share: float, found: Allocation) -> SweepPoint:
     predicted = predict(graph, found.plan, table)
-    params = [
-        sum(x.params(x.width("in", w), x.width("out", w)) for x in graph.layers)
-        for w in (found.widths, {})
-    ]
-    kept = [
-        sum(float(np.sort(v)[::-1][: w[g]].sum()) for g, v in scores.by_group.items())
-        for w in (found.widths, graph.dense_widths)
-    ]
     return SweepPoint(
         asked=round(share, 4),
         ratio=found.ratio,
         ms=predicted.ms,
         low_ms=predicted.low_ms,
         high_ms=predicted.high_ms,
-        kept=kept[0] / kept[1] if kept[1] else 1.0,
+        kept=found.value,
         macs=graph.macs(found.widths) / graph.macs({}),
-        params=params[0] / params[1],
+        params=total(graph, found.widths, ParamsCost()) / total(graph, {}, ParamsCost()),
         gap=found.gap,
         widths=found.widths,
     )

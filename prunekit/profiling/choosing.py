@@ -24,8 +24,8 @@ QUICK = Joint(gap=0.02, iterations=12)
 
 def sample_plans(graph: ChannelGraph, granularity: int, nets: int, seed: int) -> list[ChannelPlan]:
     """The dense plan, the smallest one, and random ones from narrow to wide, stages skewed."""
-    smallest = {g.id: g.widths(granularity)[0] for g in graph.groups if g.prunable}
-    plans = [ChannelPlan.dense(graph), ChannelPlan.from_widths(graph, smallest)]
+    smallest = ChannelPlan.from_widths(graph, graph.smallest_widths(granularity))
+    plans = [ChannelPlan.dense(graph), smallest]
     rng = np.random.default_rng(seed)
     for keep in np.linspace(0.2, 0.85, max(0, nets - 2)):
         slope = rng.uniform(-0.3, 0.3)
@@ -120,16 +120,17 @@ def _skewed(
 ) -> ChannelPlan:
     """About ``keep`` of every group, more at one end of the network than at the other."""
     order = {group.id: i / max(1, len(graph.groups) - 1) for i, group in enumerate(graph.groups)}
-    return _plan(
+    return plan_by_shares(
         graph,
         granularity,
         lambda group: keep + slope * (order[group.id] - 0.5) + rng.uniform(-jitter, jitter),
     )
 
 
-def _plan(
+def plan_by_shares(
     graph: ChannelGraph, granularity: int, share: Callable[[ChannelGroup], float]
 ) -> ChannelPlan:
+    """About the share that is asked of every prunable group, at the nearest allowed width."""
     widths = {}
     for group in graph.groups:
         if group.prunable:

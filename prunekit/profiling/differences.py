@@ -24,7 +24,7 @@ from prunekit.latency.table import Calibration, deviation_of
 from prunekit.plan import ChannelPlan
 from prunekit.profiling.choosing import sample_plans
 from prunekit.profiling.collecting import collect
-from prunekit.profiling.harvest import network, protocol
+from prunekit.profiling.harvest import entries_of, networks_of, protocol
 from prunekit.profiling.measuring import HarvestPlan, end_to_end_us, speeds
 from prunekit.runtimes import runtime_for
 from prunekit.target import Target
@@ -80,10 +80,7 @@ def differences(
     times = np.array([lower_mean(end_to_end_us(found.rows, slow, n)) for n in range(len(plans))])
     work = _Work.of(graph, plans)
     priced = work.us(_fit(work, times))
-    networks = tuple(
-        network(name, graph, chosen, n, found.rows, slow, float(priced[n].sum()))
-        for n, chosen in enumerate(plans)
-    )
+    networks = networks_of(name, graph, found, slow, priced.sum(1).tolist())
     return LatencyTable(
         target=target,
         environment=runtime.environment(target),
@@ -174,5 +171,4 @@ def _entries(
                     calls=layer.calls,
                 )
             )
-    ordered = sorted(samples.items(), key=lambda item: str(item[0]))
-    return tuple(Entry(shape, tuple(found)) for shape, found in ordered)
+    return entries_of(samples)

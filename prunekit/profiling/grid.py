@@ -25,7 +25,7 @@ from prunekit.latency.table import fit_surfaces
 from prunekit.latency.transfer import layers_us
 from prunekit.profiling.choosing import sample_plans
 from prunekit.profiling.collecting import collect, journal_of
-from prunekit.profiling.harvest import network, protocol
+from prunekit.profiling.harvest import entries_of, networks_of, protocol, quartile_range
 from prunekit.profiling.journal import Journal
 from prunekit.profiling.measuring import HarvestPlan, runs_per_turn, speeds
 from prunekit.profiling.operators import operator
@@ -80,10 +80,7 @@ def grid(
         journal, graph, target, runtime, wanted, block, {"source": "grid"} | started_with(probed)
     )
     samples, batches = _operators(runtime, target, axes, block, wanted, log, resume)
-    entries = tuple(
-        Entry(shape, tuple(found))
-        for shape, found in sorted(samples.items(), key=lambda item: str(item[0]))
-    )
+    entries = entries_of(samples)
     fewer = HarvestPlan(
         nets=TRANSFER_NETS, seed=wanted.seed, max_seconds=NETS_SHARE * wanted.max_seconds
     )
@@ -97,10 +94,8 @@ def grid(
     slow = speeds(found.rows)
     how = protocol("grid", found, fewer, slow)
     bare = LatencyTable(target, environment, how, block, (graph.fingerprint,), entries, networks=())
-    networks = tuple(
-        network(name, graph, chosen, n, found.rows, slow, layers_us(bare, graph, chosen.widths))
-        for n, chosen in enumerate(plans)
-    )
+    priced = [layers_us(bare, graph, chosen.widths) for chosen in plans]
+    networks = networks_of(name, graph, found, slow, priced)
     count = sum(map(len, samples.values()))
     say(f"grid: {count} operators of {len(entries)} layer shapes in {batches} batches")
     return replace(bare, networks=networks, probe=probed).calibrated()
@@ -108,7 +103,7 @@ def grid(
 
 def _axes(graph: ChannelGraph, block: int) -> dict[LayerShape, tuple[list[int], list[int], float]]:
     """Per layer shape: in-widths, out-widths, and how many calls of layers have it."""
-    least = {g.id: g.widths(block)[0] for g in graph.groups}
+    least = graph.smallest_widths(block)
     alike: dict[LayerShape, list[Layer]] = defaultdict(list)
     for layer in graph.layers:
         alike[layer.shape].append(layer)
@@ -255,7 +250,7 @@ def time_operators(
     return [
         (
             round(1e3 * lower_mean(found), 3),
-            round(1e3 * float(np.subtract(*np.percentile(found, [75, 25]))), 3),
+            round(1e3 * quartile_range(found), 3),
             len(found),
         )
         for found in times

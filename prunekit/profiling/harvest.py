@@ -8,6 +8,7 @@ networks are random; the others are those whose latency the table so far is leas
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from prunekit.errors import NoLayerTimesError
-from prunekit.graph import ChannelGraph
+from prunekit.graph import ChannelGraph, LayerShape
 from prunekit.latency import Entry, LatencyTable, Network, Protocol, Sample
 from prunekit.plan import ChannelPlan
 from prunekit.profiling.choosing import choose, sample_plans
 from prunekit.profiling.collecting import Collection, collect
-from prunekit.profiling.measuring import HarvestPlan, Row, end_to_end_us, layers_us, speeds
+from prunekit.profiling.measuring import HarvestPlan, end_to_end_us, layers_us, speeds
 from prunekit.profiling.probing import probe, started_with
 from prunekit.profiling.sharding import share_of
 from prunekit.progress import say
@@ -67,9 +68,16 @@ def harvest(
     first = max(LEAST_RANDOM, (wanted.nets + 1) // 2) if active else wanted.nets
     plans = share_of(sample_plans(graph, block, first, wanted.seed), wanted.shard)
 
+    latest: tuple[int, LatencyTable] | None = None
+
     def table_of(found: Collection) -> LatencyTable:
-        bare = _table(graph, found, target, environment, block, wanted, name)
-        return replace(bare, probe=probed).calibrated()
+        """The table of all rounds so far, fitted once a round."""
+        nonlocal latest
+        if latest is None or latest[0] != len(found.rows):
+            bare = _table(graph, found, target, environment, block, wanted, name)
+            latest = len(found.rows), replace(bare, probe=probed).calibrated()
+        stopped = replace(latest[1].protocol, stopped=found.stopped)
+        return replace(latest[1], protocol=stopped)
 
     def more(found: Collection) -> list[ChannelPlan]:
         count = min(CHOSEN_AT_ONCE, wanted.nets - len(found.plans)) if active else 0
@@ -102,7 +110,7 @@ def _table(
     name: str,
 ) -> LatencyTable:
     samples: dict[Any, list[Sample]] = defaultdict(list)
-    networks = []
+    sums = []
     slow = speeds(found.rows)
     for number, plan in enumerate(found.plans):
         times = layers_us(found.rows, slow, number)
@@ -122,25 +130,27 @@ def _table(
                     cin=layer.width("in", plan.widths),
                     cout=layer.width("out", plan.widths),
                     us=round(us / layer.calls, 3),
-                    spread_us=round(_quartile_range(taken) / layer.calls, 3),
+                    spread_us=round(quartile_range(taken) / layer.calls, 3),
                     runs=len(taken),
                     calls=layer.calls,
                 )
             )
-        networks.append(network(name, graph, plan, number, found.rows, slow, summed))
-    entries = [
-        Entry(shape, tuple(rows))
-        for shape, rows in sorted(samples.items(), key=lambda i: str(i[0]))
-    ]
+        sums.append(summed)
     return LatencyTable(
         target=target,
         environment=environment,
         protocol=protocol("harvest", found, wanted, slow),
         granularity=block,
         models=(graph.fingerprint,),
-        entries=tuple(entries),
-        networks=tuple(networks),
+        entries=entries_of(samples),
+        networks=networks_of(name, graph, found, slow, sums),
     )
+
+
+def entries_of(samples: Mapping[LayerShape, Sequence[Sample]]) -> tuple[Entry, ...]:
+    """The samples of every layer shape, in the order of their texts."""
+    ordered = sorted(samples.items(), key=lambda item: str(item[0]))
+    return tuple(Entry(shape, tuple(found)) for shape, found in ordered)
 
 
 def protocol(
@@ -160,29 +170,36 @@ def protocol(
     )
 
 
-def network(
+def networks_of(
     name: str,
     graph: ChannelGraph,
-    plan: ChannelPlan,
-    number: int,
-    rows: list[Row],
+    found: Collection,
     slow: NDArray[np.float64],
-    layers: float,
+    layers: Sequence[float],
+) -> tuple[Network, ...]:
+    """What all rounds say of every network; ``layers`` are the microseconds of its layers."""
+    return tuple(
+        _network(name, graph, plan, end_to_end_us(found.rows, slow, number), layers[number])
+        for number, plan in enumerate(found.plans)
+    )
+
+
+def _network(
+    name: str, graph: ChannelGraph, plan: ChannelPlan, whole: NDArray[np.float64], layers: float
 ) -> Network:
-    """What all rounds say of network ``number``, whose layers take ``layers`` us in all."""
-    whole = end_to_end_us(rows, slow, number)
     return Network(
         model=name or graph.fingerprint,
         kept=round(sum(plan.widths.values()) / sum(plan.sizes.values()), 4),
         calls=sum(layer.calls for layer in graph.layers),
         layers_us=round(layers, 2),
         end_to_end_us=round(lower_mean(whole), 2),
-        spread_us=round(_quartile_range(whole), 2),
+        spread_us=round(quartile_range(whole), 2),
         runs=len(whole),
     )
 
 
-def _quartile_range(values: NDArray[np.float64]) -> float:
+def quartile_range(values: Sequence[float] | NDArray[np.float64]) -> float:
+    """From the lower to the upper quartile."""
     return float(np.subtract(*np.percentile(values, [75, 25])))
 
 

@@ -55,8 +55,8 @@ class Rounds:
     """Networks that take turns, each loaded with a profiler of its own for every round.
 
     Where loading is not cheap the networks stay loaded: where buffers lie in memory moves a
-    network's latency by one to two percent for as long as it is. Networks
-    that are not ``watched`` are timed end to end only.
+    network's latency by one to two percent for as long as it is. Networks that are not ``watched``
+    are timed end to end only.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from prunekit.latency import LatencyTable
 from prunekit.latency.transfer import check_transfer, layers_us, transferred
 from prunekit.profiling.choosing import sample_plans
 from prunekit.profiling.collecting import collect
-from prunekit.profiling.harvest import network, protocol
+from prunekit.profiling.harvest import networks_of, protocol
 from prunekit.profiling.measuring import HarvestPlan, speeds
 from prunekit.runtimes import runtime_for
 from prunekit.target import Target
@@ -57,10 +57,7 @@ def transfer(
         watched=False,
     )
     slow = speeds(found.rows)
-    networks = tuple(
-        network(name, graph, chosen, number, found.rows, slow, priced[number])
-        for number, chosen in enumerate(plans)
-    )
+    networks = networks_of(name, graph, found, slow, priced)
     source = f"transfer from {origin.device_name}, {origin.runtime_version}"
     how = protocol(source, found, wanted, slow)
     return transferred(table, target, runtime.environment(target), networks, how)
