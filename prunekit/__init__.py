@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from prunekit.report import Report
     from prunekit.runs import load, save
     from prunekit.scores import Scores
-    from prunekit.sparsify import IEE, IEESchedule, allocate
+    from prunekit.sparsify import IEE, IEESchedule, allocate, explain
     from prunekit.surgery import slim
     from prunekit.target import Environment, Target
     from prunekit.timing import Measurement
@@ -67,6 +67,7 @@ _WHERE = {
     "TaylorWeight": "criteria",
     "allocate": "sparsify",
     "bench": "benching",
+    "explain": "sparsify",
     "export": "exporting",
     "harvest": "profiling",
     "load": "runs",
@@ -105,6 +106,7 @@ __all__ = [
     "TaylorWeight",
     "allocate",
     "bench",
+    "explain",
     "export",
     "harvest",
     "load",

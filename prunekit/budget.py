@@ -1,4 +1,4 @@
-"""What an allocation may cost: ``latency=50%``, ``12.5ms``, ``2x``, ``macs=40%``."""
+"""What an allocation may cost: ``50%``, ``12.5ms``, ``2x``, ``macs=40%``, ``memory=8MiB``."""
 
 from __future__ import annotations
 
@@ -9,15 +9,26 @@ from typing import Literal, cast
 
 from prunekit.errors import UsageError
 
-Kind = Literal["latency", "macs", "params"]
-_KINDS: tuple[Kind, ...] = ("latency", "macs", "params")
-_FORM = re.compile(r"(?:(\w+)\s*=)?\s*([0-9]*\.?[0-9]+(?:e[+-]?\d+)?)\s*(%|ms|us|s|x|[kmg])?", re.I)
-_SCALE = {"ms": 1.0, "us": 1e-3, "s": 1e3, "k": 1e3, "m": 1e6, "g": 1e9, "": 1.0}
+Kind = Literal["latency", "macs", "params", "memory"]
+_KINDS: tuple[Kind, ...] = ("latency", "macs", "params", "memory")
+_FORM = re.compile(
+    r"(?:(\w+)\s*=)?\s*([0-9]*\.?[0-9]+(?:e[+-]?\d+)?)\s*(%|ms|us|s|x|[kmg]|[kmg]?i?b)?", re.I
+)
+_TIMES = {"ms": 1.0, "us": 1e-3, "s": 1e3}
+_COUNTS = {"k": 1e3, "m": 1e6, "g": 1e9, "": 1.0}
+_BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_UNITS: dict[Kind, tuple[dict[str, float], str]] = {
+    "latency": (_TIMES, "50%, 12.5ms or 2x"),
+    "macs": (_COUNTS, "40%, 2x or a count such as 1.5M"),
+    "params": (_COUNTS, "40%, 2x or a count such as 1.5M"),
+    "memory": (_BYTES, "40%, 2x or a size such as 8MiB"),
+}
+"""The units of each kind, and what to write instead of a wrong one."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """``value`` is a fraction of the dense cost when ``relative``, else milliseconds or a count."""
+    """``value`` is a fraction of the dense cost when ``relative``, else ms, a count or bytes."""
 
     kind: Kind
     value: float
@@ -43,17 +54,17 @@ class Budget:
             value, relative = number / 100, True
         elif unit == "x":
             value, relative = 1 / number, True
-        elif (kind == "latency") != (unit in ("ms", "us", "s")):
-            hint = "50%, 12.5ms or 2x" if kind == "latency" else "40%, 2x or a count such as 1.5M"
-            raise UsageError(f"budget {text!r} has no usable unit for {kind}; write {hint}")
         else:
-            value, relative = number * _SCALE[unit], False
+            scale, hint = _UNITS[kind]
+            if unit not in scale:
+                raise UsageError(f"budget {text!r} has no usable unit for {kind}; write {hint}")
+            value, relative = number * scale[unit], False
         if relative and value > 1:
             raise UsageError(f"budget {text!r} is above the dense cost; nothing to prune")
         return cls(kind, value, relative, text.strip())
 
     def limit(self, dense: float) -> float:
-        """The limit in the unit of ``dense`` (milliseconds or a count)."""
+        """The limit in the unit of ``dense`` (milliseconds, a count or bytes)."""
         return self.value * dense if self.relative else self.value
 
     def __str__(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from prunekit.graph import ChannelGraph, Layer
+from prunekit.graph import WEIGHT_BYTES, ChannelGraph, Layer
 from prunekit.latency import LatencyTable
 from prunekit.plan import ChannelPlan
 
@@ -67,6 +67,18 @@ class ParamsCost:
     def layer(self, layer: Layer, cin: ArrayLike, cout: ArrayLike) -> NDArray[np.float64]:
         """Parameters; a layer called several times holds its weights once."""
         return np.asarray(layer.params(*_ints(cin, cout)), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class WeightBytes:
+    """Bytes of the layers' weights in fp32; what memory is besides depends on no layer alone."""
+
+    unit: str = "bytes"
+    constant: float = 0.0
+
+    def layer(self, layer: Layer, cin: ArrayLike, cout: ArrayLike) -> NDArray[np.float64]:
+        """Bytes."""
+        return WEIGHT_BYTES * np.asarray(layer.params(*_ints(cin, cout)), dtype=np.float64)
 
 
 def _ints(cin: ArrayLike, cout: ArrayLike) -> tuple[Any, Any]:

@@ -161,6 +161,47 @@ class Layer:
         return in_width if groups == 1 else self.in_channels // groups
 
 
+@dataclass(frozen=True)
+class Side:
+    """Positions along one axis of an activation: those of some groups' channels, and fixed ones."""
+
+    fixed: int
+    spans: tuple[Span, ...]
+
+    def size(self, widths: Mapping[str, int]) -> int:
+        """Positions at the given group widths."""
+        return self.fixed + sum(s.repeat * widths.get(s.group, s.size) for s in self.spans)
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """An activation: written in step ``first`` of a forward, last read in step ``last``.
+
+    It takes ``bytes`` times the positions on its sides, at the batch that was traced.
+    """
+
+    bytes: int
+    first: int
+    last: int
+    sides: tuple[Side, ...] = ()
+
+    def size(self, widths: Mapping[str, int]) -> int:
+        """Bytes at the given group widths."""
+        return self.bytes * math.prod(side.size(widths) for side in self.sides)
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The most bytes that activations take at once, and the step in which they do."""
+
+    bytes: int
+    step: int
+
+
+WEIGHT_BYTES = 4
+"""Of one weight in fp32."""
+
+
 @dataclass(frozen=True, eq=False)
 class ChannelGraph:
     """Groups and layers of one traced model; ``input_shapes`` are the shapes it was traced with."""
@@ -172,6 +213,8 @@ class ChannelGraph:
     notes: tuple[str, ...] = field(default=())
     removable: tuple[str, ...] = ()
     """Residual blocks without which every shape stays as it is."""
+    buffers: tuple[Buffer, ...] = ()
+    """All activations of a forward, inputs and outputs included."""
 
     @cached_property
     def by_id(self) -> dict[str, ChannelGroup]:
@@ -228,6 +271,30 @@ class ChannelGraph:
             layer.macs(layer.width("in", widths), layer.width("out", widths))
             for layer in self.layers
         )
+
+    def peak(self, widths: Mapping[str, int]) -> Peak:
+        """When activations take most, in an order of operators as traced, each freed when read.
+
+        Operators on single positions work in place, norms are part of their convolution. A
+        runtime's own workspace comes on top.
+        """
+        steps = max((buffer.last for buffer in self.buffers), default=0)
+        change = np.zeros(steps + 2, dtype=np.int64)
+        for buffer in self.buffers:
+            size = buffer.size(widths)
+            change[buffer.first] += size
+            change[buffer.last + 1] -= size
+        alive = change.cumsum()
+        step = int(alive.argmax())
+        return Peak(int(alive[step]), step)
+
+    def memory(self, widths: Mapping[str, int]) -> int:
+        """Bytes of all weights and of the activations at their peak, in fp32 (see :meth:`peak`)."""
+        params = sum(
+            layer.params(layer.width("in", widths), layer.width("out", widths))
+            for layer in self.layers
+        )
+        return WEIGHT_BYTES * params + self.peak(widths).bytes
 
     def prunable_macs_share(self) -> float:
         """The share of MACs in layers that at least one prunable group narrows."""

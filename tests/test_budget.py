@@ -53,6 +53,9 @@ def test_what_is_read(text, kind, value, relative):
         ("flops=50%", "unknown budget kind 'flops' in 'flops=50%'; known: latency, macs, params"),
         ("50", "has no usable unit for latency; write 50%, 12.5ms or 2x"),
         ("50M", "has no usable unit for latency"),
+        ("memory=5M", "has no usable unit for memory; write 40%, 2x or a size such as 8MiB"),
+        ("memory=5ms", "has no usable unit for memory"),
+        ("params=5MB", "has no usable unit for params"),
         ("macs=5ms", "has no usable unit for macs; write 40%, 2x or a count such as 1.5M"),
     ],
 )

@@ -123,12 +123,44 @@ def test_a_coarse_staircase_is_used_as_far_as_it_goes(count, target, bias):
 
 
 def test_a_cliff_in_the_staircase():
-    """Predicted 0.55 takes 0.42, predicted 0.56 takes 0.58: nothing lies between."""
+    """Predicted 0.55 takes 0.42, predicted 0.56 takes 0.58: nothing lies between.
+
+    It lands on the step below the cliff or on the one before that.
+    """
     levels = np.concatenate([np.linspace(0.2, 0.55, 20), np.linspace(0.56, 1.0, 20)])
     device = Device(levels)
     truth = np.where(levels < 0.555, levels * 0.76, levels * 1.04)
     device.truth = lambda number: float(truth[number])
-    assert landed(device, 0.5) == pytest.approx(0.55 * 0.76)
+    assert landed(device, 0.5) >= levels[18] * 0.76 - 1e-9
+
+
+@pytest.mark.parametrize("target", [0.35, 0.5, 0.75])
+def test_a_landing_ends_within_the_band(target):
+    """Two percent of dense below the target and no more, whatever share of the target that is."""
+    for bias in (0.8, 1.0, 1.25):
+        found = landed(Device(np.linspace(0.15, 1.0, 500), bias, noise=0.002), target)
+        assert target - 0.02 - 0.005 <= found <= target + 0.002
+
+
+def test_landing_once_more_goes_by_what_is_known_already():
+    """The deployed file took longer than the landing measured: one more measurement, lower."""
+    device = Device(FINE, bias=1.2)
+    first = device.land(0.5)
+    before = len(device.measured)
+    again = land(device.solve, device.smallest, device.measure, 0.48, first.attempts)
+    assert len(device.measured) - before <= 2
+    assert again.attempts[:before] == first.attempts
+    assert 0.46 <= device.truth(again.allocation.widths["g"] - 1) <= 0.48
+
+
+def test_a_known_plan_that_is_fast_enough_is_not_measured_again():
+    device = Device(np.linspace(0.2, 1.0, 9), bias=1.3)
+    first = device.land(0.5)
+    before = list(device.measured)
+    taken = [a.ratio for a in first.attempts if a.ratio <= 0.5]
+    again = land(device.solve, device.smallest, device.measure, max(taken), first.attempts)
+    assert device.measured == before
+    assert device.truth(again.allocation.widths["g"] - 1) == pytest.approx(max(taken))
 
 
 @pytest.mark.parametrize("bias", [1.0, 1.4])

@@ -53,6 +53,8 @@ def inspect(
                 "input": input,
                 "fingerprint": graph.fingerprint,
                 "macs": graph.macs({}),
+                "memory_bytes": graph.memory({}),
+                "peak_activation_bytes": graph.peak({}).bytes,
                 "params": sum(p.numel() for p in built.module.parameters()),
                 "prunable_macs_share": graph.prunable_macs_share(),
                 "groups": [
@@ -115,7 +117,9 @@ def inspect(
         )
     print_text(
         f"{graph.macs({}) / 1e6:.1f} MMACs in {len(graph.layers)} layers; "
-        f"{graph.prunable_macs_share():.1%} of them in layers that can be narrowed"
+        f"{graph.prunable_macs_share():.1%} of them in layers that can be narrowed; "
+        f"{graph.memory({}) / 2**20:.1f} MiB of memory in fp32, "
+        f"{graph.peak({}).bytes / 2**20:.1f} of it activations at their peak"
     )
     if graph.removable:
         shown = ", ".join(graph.removable[:4]) + (", ..." if len(graph.removable) > 4 else "")

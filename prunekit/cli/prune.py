@@ -57,8 +57,8 @@ def prune(
     limit: Annotated[
         list[str] | None,
         option(
-            "One more budget, such as macs=40% or params=1.5M (of convolutions and linear "
-            "layers); may be repeated."
+            "One more budget, such as macs=40%, params=1.5M (of convolutions and linear layers) or "
+            "memory=8MiB (weights and activations); may be repeated."
         ),
     ] = None,
     table: Annotated[
@@ -153,7 +153,7 @@ def prune(
     from prunekit.pipeline.recipe import Recipe, make_recipe, pairs
     from prunekit.pipeline.setup import set_up
     from prunekit.ranks import from_main, rank
-    from prunekit.report.markdown import summary_rows, verdict
+    from prunekit.report.markdown import GROUP_HEAD, group_rows, summary_rows, verdict
 
     flags = {name: context.params.get(name) for name in Recipe.model_fields}
     flags["limit"] = tuple(flags["limit"]) if flags["limit"] else None
@@ -185,6 +185,7 @@ def prune(
         print_table(
             verdict(report), ("", "dense", "pruned", "pruned / dense"), summary_rows(report)
         )
+        print_table("Groups", GROUP_HEAD, group_rows(report))
         for what, where in report.artifacts.items():
             print_text(f"{what:>14}: {where}")
         print_text(f"{'report':>14}: {output / 'report.json'}")

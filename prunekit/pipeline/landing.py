@@ -17,8 +17,10 @@ AIM = 0.985
 SURE = 0.985
 """At this share of the target a plan counts as landed even if its interval reaches over it."""
 CLOSE_ENOUGH = 0.97
-"""A plan at this share of the target or above uses the budget up; searching on gains nothing."""
-MAX_ROUNDS = 6
+"""A plan at this share of the target or above uses the budget up; searching on gains little."""
+BAND = 0.02
+"""And in any case a plan as near to the target as this, as shares of the dense latency."""
+MAX_ROUNDS = 4
 STEP = 1.04
 """How far a request goes up or down where nothing is known on that side."""
 NARROW = 0.004
@@ -54,15 +56,29 @@ class Landing:
     attempts: tuple[Attempt, ...]
 
 
-def land(solve: Solve, smallest: Solve, measure: Measure, target: float) -> Landing:
+def land(
+    solve: Solve,
+    smallest: Solve,
+    measure: Measure,
+    target: float,
+    known: tuple[Attempt, ...] = (),
+) -> Landing:
     """The most valuable plan whose measured ratio to dense is at most ``target``.
 
     What was measured corrects what is predicted for the next request; when the target has been
-    found to lie between two plans, the next request lies between theirs. Raises
-    `InfeasibleError` with the smallest measured ratio when even the smallest plan misses.
+    found to lie between two plans, the next request lies between theirs. ``known`` attempts, of a
+    landing before with the same ``solve``, count among the rounds, of which there is one more in
+    any case. Raises `InfeasibleError` with the smallest measured ratio when even the smallest plan
+    misses.
     """
     search = _Search(target)
-    while len(search.attempts) < MAX_ROUNDS:
+    for attempt in known:
+        try:
+            allocation = solve(attempt.asked) if attempt.asked else smallest(0.0)
+        except InfeasibleError:
+            allocation = smallest(attempt.asked)
+        search.add(allocation, attempt)
+    while len(search.attempts) < max(MAX_ROUNDS, len(known) + 1):
         asked = search.next_request()
         if asked is None:
             break
@@ -77,7 +93,7 @@ def land(solve: Solve, smallest: Solve, measure: Measure, target: float) -> Land
             search.note_repeat(asked, allocation)
             continue
         found = measure(allocation.plan)
-        search.add(asked, allocation, found)
+        search.add(allocation, _attempt(asked, allocation, found))
         say(
             f"landing {len(search.attempts)}: predicted {allocation.ratio:.1%}, "
             f"measured {found.ratio:.1%} [{found.low:.1%}, {found.high:.1%}], "
@@ -87,7 +103,7 @@ def land(solve: Solve, smallest: Solve, measure: Measure, target: float) -> Land
         # never reached within the rounds: the smallest plan tells whether it can be at all
         allocation = smallest(0.0)
         if search.is_new(allocation):
-            search.add(0.0, allocation, measure(allocation.plan))
+            search.add(allocation, _attempt(0.0, allocation, measure(allocation.plan)))
     if search.best is None:
         least = min(search.attempts, key=lambda attempt: attempt.ratio)
         raise InfeasibleError(
@@ -95,6 +111,11 @@ def land(solve: Solve, smallest: Solve, measure: Measure, target: float) -> Land
             f"measures {least.ratio:.1%} [{least.low:.1%}, {least.high:.1%}]; ask for at least that"
         )
     return Landing(search.best, tuple(search.attempts))
+
+
+def _attempt(asked: float, allocation: Allocation, found: PairedRatio) -> Attempt:
+    widths = allocation.widths
+    return Attempt(asked, allocation.ratio, found.ratio, found.low, found.high, widths)
 
 
 class _Search:
@@ -113,7 +134,8 @@ class _Search:
 
     def next_request(self) -> float | None:
         """The predicted ratio to ask for, or None when searching on gains nothing."""
-        if self.best_ratio >= CLOSE_ENOUGH * self.target or self.repeats > 4:
+        enough = max(CLOSE_ENOUGH * self.target, self.target - BAND)
+        if self.best_ratio >= enough or self.repeats > 4:
             return None
         request = min(1.0, self._corrected(self.target * AIM * self.caution))
         if self.low < request < self.high:
@@ -155,19 +177,16 @@ class _Search:
         known = next(a for a in self.attempts if a.widths == allocation.widths)
         self._narrow(asked, known)
 
-    def add(self, asked: float, allocation: Allocation, found: PairedRatio) -> None:
+    def add(self, allocation: Allocation, attempt: Attempt) -> None:
         """Record a measurement."""
-        attempt = Attempt(
-            asked, allocation.ratio, found.ratio, found.low, found.high, allocation.widths
-        )
         self.attempts.append(attempt)
-        self._narrow(asked, attempt)
+        self._narrow(attempt.asked, attempt)
         if self._landed(attempt):
-            self.best_ratio = max(self.best_ratio, found.ratio)
+            self.best_ratio = max(self.best_ratio, attempt.ratio)
             if self.best is None or allocation.value > self.best.value:
                 self.best = allocation
-        elif found.ratio <= self.target:  # only its interval is over the target
-            self.caution *= max(found.ratio / found.high, 0.97)
+        elif attempt.ratio <= self.target:  # only its interval is over the target
+            self.caution *= max(attempt.ratio / attempt.high, 0.97)
 
     def _landed(self, attempt: Attempt) -> bool:
         """Whether ``attempt`` meets the target: its whole interval does, or it is well below."""

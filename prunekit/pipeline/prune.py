@@ -22,7 +22,7 @@ from prunekit.errors import InfeasibleError, UsageError
 from prunekit.exporting import export
 from prunekit.latency import LatencyTable
 from prunekit.pipeline.folder import JOURNAL, TABLE, RunFolder, open_folder
-from prunekit.pipeline.landing import AIM, Landing, land
+from prunekit.pipeline.landing import AIM, Attempt, Landing, land
 from prunekit.pipeline.reporting import make_report, onnx_accuracy
 from prunekit.pipeline.scoring import criterion_of, dense_scores
 from prunekit.pipeline.setup import Job, train_config
@@ -43,6 +43,7 @@ from prunekit.sparsify.halp import Schedule
 from prunekit.sparsify.iee import Update
 from prunekit.surgery import slim
 from prunekit.target import usable_cores
+from prunekit.timing import PairedRatio
 from prunekit.train import FitResult, TrainConfig, fit, loader
 
 MAX_AGAIN = 2
@@ -270,7 +271,12 @@ class _Pipeline:
         return landing
 
     def land_on(
-        self, scores: Scores, caps: dict[str, int] | None, table: LatencyTable, target: float
+        self,
+        scores: Scores,
+        caps: dict[str, int] | None,
+        table: LatencyTable,
+        target: float,
+        known: tuple[Attempt, ...] = (),
     ) -> Landing:
         """The measured loop on the given scores; ``caps`` are widths not to exceed."""
 
@@ -281,7 +287,10 @@ class _Pipeline:
         def smallest(_: float) -> Allocation:
             return self.smallest(scores, table, limited=True)
 
-        return land(solve, smallest, lambda plan: self.watch.landing_ratio(plan, target), target)
+        def measure(plan: ChannelPlan) -> PairedRatio:
+            return self.watch.landing_ratio(plan, target)
+
+        return land(solve, smallest, measure, target, known)
 
     def allocate(
         self,
@@ -454,8 +463,7 @@ class _Pipeline:
                 break
             # Nothing was trained since, so that landing once more costs seconds.
             say(f"the exported network takes {missed:.1%} of the limit; landing again, lower")
-            again = self.land_on(*self.chosen_by, table, target / missed * AIM)
-            landing = Landing(again.allocation, landing.attempts + again.attempts)
+            landing = self.land_on(*self.chosen_by, table, target / missed * AIM, landing.attempts)
             small = slim(job.module, landing.allocation.plan).eval()
             timed = self.deploy(small, landing, target)
         report = make_report(
@@ -475,6 +483,7 @@ class _Pipeline:
                 self.accuracy(run / "model.onnx"),
             ),
             small=small,
+            scores=self.chosen_by[0],
         )
         write_text(run / "report.html", to_html(report))
         report.save(self.folder.report)  # last: it is what says that the run is finished

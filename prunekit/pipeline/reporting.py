@@ -22,13 +22,16 @@ from prunekit.report.schema import (
     AllocationPart,
     AttemptPart,
     BudgetPart,
+    GroupPart,
     LatencyPart,
     Pair,
     TablePart,
     TrainingPart,
 )
 from prunekit.runtimes import runtime_for
+from prunekit.scores import Scores
 from prunekit.serialize import sha256_file
+from prunekit.sparsify import explain
 from prunekit.target import Target, package_version, usable_cores
 from prunekit.train import Data, loader
 
@@ -77,6 +80,7 @@ def make_report(
     pruning_epochs: int,
     accuracy: tuple[float | None, ...],
     small: nn.Module,
+    scores: Scores,
 ) -> Report:
     """Put the pieces together; ``met`` was decided on what ``timed`` measured."""
     graph, recipe, allocation = job.graph, job.recipe, landing.allocation
@@ -110,6 +114,7 @@ def make_report(
         accuracy=AccuracyPart(dense=accuracy[0], pruned=accuracy[1]),
         macs=Pair(dense=graph.macs({}), pruned=graph.macs(allocation.widths)),
         params=Pair(dense=_parameters(job.module), pruned=_parameters(small)),
+        memory=Pair(dense=graph.memory({}), pruned=graph.memory(allocation.widths)),
         file_bytes=Pair(
             dense=(run / "dense.onnx").stat().st_size, pruned=(run / "model.onnx").stat().st_size
         ),
@@ -144,6 +149,18 @@ def make_report(
             group.id: (group.size, allocation.widths[group.id])
             for group in graph.groups
             if group.prunable
+        },
+        groups={
+            name: GroupPart(
+                before=group.before,
+                after=group.after,
+                saliency=group.saliency,
+                saved_ms=group.saved,
+                at_minimum=group.at_minimum,
+            )
+            for name, group in explain(
+                graph, allocation.plan, table, scores, recipe.granularity
+            ).items()
         },
         frozen={group.id: group.reason for group in graph.groups if not group.prunable},
         artifacts=files,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import PurePath
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import tomli_w
@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from prunekit.report.markdown import summary_rows, verdict
 from prunekit.report.scale import Scale, scale_around, tick_texts
-from prunekit.report.schema import Report
+from prunekit.report.schema import GroupPart, Report
 from prunekit.report.training import training
 from prunekit.report.words import duration, share
 
@@ -210,6 +210,9 @@ class _Width(NamedTuple):
     before: int
     after: int
     share: float
+    saliency: str
+    saved: str
+    least: bool
     x: str
     before_height: str
     before_top: str
@@ -225,6 +228,19 @@ class _WidthChart(NamedTuple):
     before: int
     after: int
     untouched: int
+    least: int
+    explained: bool
+
+
+def _change(group: GroupPart | None) -> dict[str, Any]:
+    """What is told of a group besides its widths; reports of earlier versions have nothing."""
+    if group is None:
+        return {"saliency": "", "saved": "", "least": False}
+    return {
+        "saliency": "–" if group.saliency is None else f"{group.saliency:.0%}",
+        "saved": f"{group.saved_ms:.3f}" if group.after < group.before else "–",
+        "least": group.at_minimum,
+    }
 
 
 def _widths(report: Report) -> _WidthChart:
@@ -237,6 +253,7 @@ def _widths(report: Report) -> _WidthChart:
             before=before,
             after=after,
             share=after / before,
+            **_change(report.groups.get(name)),
             x=across(index + 0.1),
             before_height=up(before),
             before_top=up(highest - before),
@@ -253,6 +270,8 @@ def _widths(report: Report) -> _WidthChart:
         before=sum(row.before for row in rows),
         after=sum(row.after for row in rows),
         untouched=sum(row.before == row.after for row in rows),
+        least=sum(row.least for row in rows),
+        explained=bool(report.groups),
     )
 
 

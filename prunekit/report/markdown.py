@@ -25,12 +25,14 @@ def summary_rows(report: Report) -> list[tuple[str, str, str, str]]:
             dense = f"{accuracy.dense:.2%}"
             apart = f"{100 * (accuracy.pruned - accuracy.dense):+.2f} points"
         rows.append((f"accuracy ({accuracy.metric})", dense, f"{accuracy.pruned:.2%}", apart))
-    for name, pair, unit in (
-        ("MACs", report.macs, 1e6),
-        ("parameters", report.params, 1e6),
-        ("file size", report.file_bytes, 2**20),
+    for name, pair, unit, suffix in (
+        ("MACs", report.macs, 1e6, " M"),
+        ("parameters", report.params, 1e6, " M"),
+        ("memory (computed)", report.memory, 2**20, " MiB"),
+        ("file size", report.file_bytes, 2**20, " MiB"),
     ):
-        suffix = " MiB" if name == "file size" else " M"
+        if pair is None:
+            continue
         rows.append(
             (
                 name,
@@ -40,6 +42,27 @@ def summary_rows(report: Report) -> list[tuple[str, str, str, str]]:
             )
         )
     return rows
+
+
+GROUP_HEAD = ("group", "channels", "saliency kept", "ms saved", "")
+GROUP_NOTE = (
+    "Milliseconds saved are predicted: what the network would take longer with that group whole "
+    "again and all others as they are."
+)
+
+
+def group_rows(report: Report) -> list[tuple[str, ...]]:
+    """What became of every group, in the network's order."""
+    return [
+        (
+            name,
+            f"{group.before} -> {group.after}",
+            "" if group.saliency is None else f"{group.saliency:.1%}",
+            f"{group.saved_ms:.4f}" if group.after < group.before else "",
+            "least" if group.at_minimum else "",
+        )
+        for name, group in report.groups.items()
+    ]
 
 
 def _ms(median: float, interval: tuple[float, float]) -> str:
@@ -95,10 +118,14 @@ def to_markdown(report: Report) -> str:
             what = f"{grid.what}s (first, middle and last)"
             lines += ["", f"## Training: {what}", "", *_table(grid.head, grid.rows)]
     lines += ["", "## Widths", ""]
-    lines += _table(
-        ("group", "before", "after"),
-        [(name, str(before), str(after)) for name, (before, after) in report.widths.items()],
-    )
+    if report.groups:
+        lines += _table(GROUP_HEAD, group_rows(report))
+        lines += ["", GROUP_NOTE]
+    else:
+        lines += _table(
+            ("group", "before", "after"),
+            [(name, str(before), str(after)) for name, (before, after) in report.widths.items()],
+        )
     if report.frozen:
         lines += ["", "## Not prunable", ""]
         lines += _table(("group", "why"), list(report.frozen.items()))

@@ -76,6 +76,20 @@ class AllocationPart(_Part):
     granularity: int
 
 
+class GroupPart(_Part):
+    """One channel group of the plan.
+
+    ``saved_ms`` is predicted: what the network would take longer with this group whole again.
+    ``saliency`` is the share of the group's scores that is kept, None where there are none.
+    """
+
+    before: int
+    after: int
+    saliency: float | None
+    saved_ms: float
+    at_minimum: bool
+
+
 class AttemptPart(_Part):
     """One plan of the measured loop; ``asked`` is 0 for the smallest plan there is."""
 
@@ -138,12 +152,15 @@ class Report(_Part):
     accuracy: AccuracyPart
     macs: Pair
     params: Pair
+    memory: Pair | None = None
+    """Bytes of weights and of activations at their peak, in fp32: computed, not measured."""
     file_bytes: Pair
     training_cost: TrainingPart
     allocation: AllocationPart
     landing: tuple[AttemptPart, ...]
     table: TablePart
     widths: dict[str, tuple[int, int]]
+    groups: dict[str, GroupPart] = Field(default_factory=dict)
     frozen: dict[str, str]
     artifacts: dict[str, str]
     digests: dict[str, str]

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prunekit.allocation import Allocator, Joint, Limit, Problem, Term, Uniform, Variable
+from prunekit.allocation import Allocator, Joint, Limit, Problem, Solution, Uniform, Variable
 from prunekit.budget import Budget
-from prunekit.costs import CostModel, LatencyCost, MacsCost, ParamsCost, layer_cost, total
+from prunekit.costs import CostModel, LatencyCost, MacsCost, ParamsCost, WeightBytes, total
 from prunekit.errors import InfeasibleError, UsageError
-from prunekit.graph import ChannelGraph, ChannelGroup, Layer
+from prunekit.graph import ChannelGraph, ChannelGroup
 from prunekit.latency import LatencyTable
 from prunekit.plan import ChannelPlan
 from prunekit.scores import Scores
+from prunekit.sparsify.memory import MemoryBudget
+from prunekit.sparsify.terms import layer_term, together_term
 
 TOGETHER = 4.0
 """The price of an impossible plan, in dense networks."""
@@ -60,20 +63,22 @@ def allocate(
     """The widths that keep the most saliency within ``budget``, and the plan that keeps the best.
 
     With ``depth`` whole residual blocks may go too: a group inside of one then has width zero. And
-    within ``limits``, further budgets such as ``params=1.5M`` (solvers joint and milp).
+    within ``limits``, further budgets such as ``params=1.5M`` or ``memory=8MiB`` (solvers joint and
+    milp).
 
-    ``costs`` is a latency table, a cost model, or None for a MACs or parameters budget. Widths
+    ``costs`` is a latency table, a cost model, or None for another budget than latency. Widths
     are multiples of ``granularity`` (default: the table's, else 1) and of the group's own, or the
     full width; ``at_most`` and ``at_least`` bound them. ``locked`` channels stay, so that only
     the others compete. Raises `InfeasibleError` with the smallest reachable cost.
     """
     model, block = cost_model(costs, budget, granularity)
-    dense = total(graph, {}, model)
+    dense = cost_of(graph, {}, budget, model)
     limit = budget.limit(dense)
     bounds = Bounds(at_most or {}, at_least or {}, locked or {})
     problem = build_problem(graph, scores, model, limit, block, bounds, depth=depth)
-    problem = replace(problem, limits=tuple(_limit(graph, costs, other) for other in limits))
-    solution = (solver or Joint()).solve(problem)
+    plain = tuple(_limit(graph, costs, other) for other in limits if other.kind != "memory")
+    solution = _solve(graph, replace(problem, limits=plain), budget, limits, solver or Joint())
+    cost = cost_of(graph, solution.widths, budget, model)
     if solution.status == "infeasible" and limits:
         asked = ", ".join(map(str, limits))
         raise InfeasibleError(
@@ -82,18 +87,18 @@ def allocate(
     if solution.status == "infeasible":
         raise InfeasibleError(
             f"{budget} ({limit:.4g} {model.unit}) is below what is reachable: the smallest plan "
-            f"costs {solution.cost:.4g} {model.unit}, {solution.cost / dense:.1%} of the dense "
+            f"costs {cost:.4g} {model.unit}, {cost / dense:.1%} of the dense "
             f"{dense:.4g}; ask for at least that"
         )
     best = sum(v.values[-1] for v in problem.variables)
     plan = ChannelPlan.from_widths(graph, solution.widths, scores, locked)
-    predicted = {f"{budget.kind}_{model.unit}".lower(): solution.cost}
+    predicted = {f"{budget.kind}_{model.unit}".lower(): cost}
     plan = replace(plan, predicted=predicted)
     return Allocation(
         plan=plan,
         widths=solution.widths,
         value=solution.value / best if best else 1.0,
-        cost=solution.cost,
+        cost=cost,
         dense_cost=dense,
         limit=limit,
         unit=model.unit,
@@ -101,6 +106,33 @@ def allocate(
         status=solution.status,
         solver=solution.solver,
     )
+
+
+def _solve(
+    graph: ChannelGraph,
+    problem: Problem,
+    budget: Budget,
+    limits: Sequence[Budget],
+    solver: Allocator,
+) -> Solution:
+    """The solver's answer, within budgets of memory too."""
+    solve = solver.solve
+    for other in limits:
+        if other.kind == "memory":
+            memory = MemoryBudget(graph, other.limit(graph.memory({})), str(other))
+            solve = partial(memory.solve, solve=solve)
+    if budget.kind == "memory":
+        return MemoryBudget(graph, problem.budget).solve(problem, solve, main=True)
+    return solve(problem)
+
+
+def cost_of(
+    graph: ChannelGraph, widths: Mapping[str, int], budget: Budget, costs: CostModel
+) -> float:
+    """What the network costs at the given widths, in the budget's own unit."""
+    if budget.kind == "memory":
+        return float(graph.memory(widths))
+    return total(graph, widths, costs)
 
 
 def cost_model(
@@ -114,7 +146,12 @@ def cost_model(
     if costs is not None and not isinstance(costs, LatencyTable):
         return costs, block
     if budget.kind != "latency":
-        return (MacsCost() if budget.kind == "macs" else ParamsCost()), block
+        of_kind: dict[str, CostModel] = {
+            "macs": MacsCost(),
+            "params": ParamsCost(),
+            "memory": WeightBytes(),
+        }
+        return of_kind[budget.kind], block
     if table is None:
         raise UsageError("a latency budget needs a latency table; run `prunekit profile`")
     return LatencyCost(table), block
@@ -123,7 +160,7 @@ def cost_model(
 def _limit(graph: ChannelGraph, costs: LatencyTable | CostModel | None, budget: Budget) -> Limit:
     table = costs if isinstance(costs, LatencyTable) else getattr(costs, "table", None)
     model, _ = cost_model(table, budget, None)
-    terms = tuple(_term(layer, model) for layer in graph.layers)
+    terms = tuple(layer_term(layer, model) for layer in graph.layers)
     return Limit(str(budget), terms, budget.limit(total(graph, {}, model)), model.constant)
 
 
@@ -185,40 +222,11 @@ def build_problem(
             ranked[: len(fixed)] = 0.0
         sums = np.concatenate([[0.0], np.cumsum(ranked)])
         variables.append(Variable(group.id, widths, tuple(float(sums[w]) for w in widths)))
-    terms = [_term(layer, costs) for layer in graph.layers]
+    terms = [layer_term(layer, costs) for layer in graph.layers]
     together = TOGETHER * total(graph, {}, costs)
     for block, groups in blocks.items():
-        terms += [_together(block, *pair, together) for pair in pairwise(groups)]
+        terms += [together_term(block, *pair, together) for pair in pairwise(groups)]
     return Problem(tuple(variables), tuple(terms), limit, costs.constant)
-
-
-def _together(block: str, one: str, other: str, price: float) -> Term:
-    """Makes plans impossible in which one of two groups is gone and the other is not."""
-
-    def cost(cin: NDArray[np.int64], cout: NDArray[np.int64]) -> NDArray[np.float64]:
-        return np.where((cin == 0) != (cout == 0), price, 0.0)
-
-    return Term(f"{block} as a whole", ((one, 1),), 0, ((other, 1),), 0, cost)
-
-
-def _term(layer: Layer, costs: CostModel) -> Term:
-    known: dict[tuple[int, int], NDArray[np.float64]] = {}
-
-    def cost(cin: NDArray[np.int64], cout: NDArray[np.int64]) -> NDArray[np.float64]:
-        if cin.ndim or cout.ndim:
-            return layer_cost(costs, layer, cin, cout)
-        pair = int(cin), int(cout)  # solvers ask for the same single widths over and over
-        if pair not in known:
-            known[pair] = layer_cost(costs, layer, cin, cout)
-        return known[pair]
-
-    sides = {
-        side: tuple((span.group, span.repeat) for span in spans)
-        for side, spans in (("in", layer.in_spans), ("out", layer.out_spans))
-    }
-    fixed_in = layer.in_channels - sum(s.size * s.repeat for s in layer.in_spans)
-    fixed_out = layer.out_channels - sum(s.size * s.repeat for s in layer.out_spans)
-    return Term(layer.name, sides["in"], fixed_in, sides["out"], fixed_out, cost)
 
 
 def uniform(

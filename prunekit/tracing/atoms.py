@@ -14,6 +14,7 @@ from prunekit.errors import ModelError
 from prunekit.tracing import operators  # noqa: F401 - registers what is known of operators
 from prunekit.tracing.calls import flat
 from prunekit.tracing.flow import Flow, Operation
+from prunekit.tracing.memory import Ledger
 from prunekit.tracing.nodes import Atom
 from prunekit.tracing.values import call, comparable, tensors
 from prunekit.tracing.ways import Exports, chance, turns, variants
@@ -31,6 +32,8 @@ class Followed:
     operations: list[Operation]
     shapes: list[tuple[int, ...]]
     """Of the outputs in evaluation mode."""
+    ledger: Ledger | None
+    """What was alive when."""
     notes: tuple[str, ...] = ()
     """What one forward does not show, in words."""
 
@@ -57,8 +60,11 @@ def follow(
             out = call(model, example)
             drawn = before != chance()
             operations, values = list(flow.operations), list(flow.values)
+            ledger, flow.ledger = flow.ledger, None
             others = _other_ways(flow, model, example, training_example)
         _refuse_nothing(example, out)
+        if ledger is not None:
+            ledger.keep(tensors(out))
         flow.finish(tensors([out, *others]))
         if drawn:
             flow.freeze([flow.nodes.everything()], "the model's way depends on Python's chance")
@@ -82,7 +88,7 @@ def follow(
         *((f"its way may depend on values, in {where}",) if values else ()),
         *((f"no input tried came to {', '.join(idle)}: not cut, may fail",) if idle else ()),
     )
-    return Followed(flow, flow.nodes.atoms(), operations, shapes, notes)
+    return Followed(flow, flow.nodes.atoms(), operations, shapes, ledger, notes)
 
 
 def _other_ways(flow: Flow, model: nn.Module, example: Any, training_example: Any) -> list[Any]:

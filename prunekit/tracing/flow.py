@@ -25,6 +25,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from prunekit.errors import ModelError
 from prunekit.surgery import is_depthwise
 from prunekit.tracing.calls import HANDLERS, Call, flat
+from prunekit.tracing.memory import Ledger
 from prunekit.tracing.nodes import Nodes, Slot
 
 Part = Tensor
@@ -72,6 +73,8 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Whether a head of an attention goes as a whole, or channels go from every head."""
         self.deadline = deadline
         self.operations: list[Operation] = []
+        self.ledger: Ledger | None = Ledger()
+        """Notes what is alive when; None once the forward in evaluation mode is over."""
         self.splits: list[Split] = []
         self.pieces: list[Part] = []
         """What goes together position by position, stacked; joined when the forward is over."""
@@ -316,6 +319,8 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.uses.setdefault((name, attribute), set()).add(call.name)
         if given:
             self._follow(call, given)
+        if self.ledger is not None:
+            self.ledger.note(self, call)
         return out
 
     def _ask(self, call: Call) -> None:

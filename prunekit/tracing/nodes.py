@@ -38,16 +38,18 @@ class Nodes:
         self._first: dict[Slot, tuple[int, int]] = {}
         self._reasons: dict[int, str] = {}
 
-    def of(self, slot: Slot, size: int) -> Tensor:
-        """The nodes of ``slot``'s positions, made on first use, shape (size,)."""
+    def of(self, slot: Slot, size: int | None = None) -> Tensor:
+        """The nodes of ``slot``'s positions, made on first use if ``size`` is given; (size,)."""
         if slot not in self._first:
+            if size is None:
+                raise KeyError(slot)
             start = len(self._parent)
             self._first[slot] = start, size
             self._parent = np.concatenate([self._parent, np.arange(start, start + size)])
         start, there = self._first[slot]
-        if there != size:
+        if size not in (None, there):
             raise ValueError(f"{slot} has {there} positions, not {size}")
-        return torch.arange(start, start + size)
+        return torch.arange(start, start + there)
 
     def modules(self) -> set[str]:
         """The modules that have nodes."""

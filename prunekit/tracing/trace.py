@@ -92,6 +92,7 @@ def trace(
         input_shapes=tuple(tuple(t.shape) for t in _inputs(example)),
         notes=notes,
         removable=removable(followed, working, example),
+        buffers=followed.ledger.buffers(followed.flow, groups) if followed.ledger else (),
     )
     del working, followed  # a large model's copies are what takes memory
     return prove(model, graph, example, train_mode=bool(unused)) if validate else graph

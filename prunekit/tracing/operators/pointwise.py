@@ -24,6 +24,8 @@ BINARY = """
     logical_and logical_or logical_xor bitwise_and bitwise_or addcmul addcdiv lerp atan2 fmod
     remainder floor_divide masked_fill hypot _prelu_kernel copysign xlogy
 """
+IN_PLACE = frozenset((UNARY + BINARY).split())
+"""Operators that a runtime lets write over what they read."""
 
 
 @handles(UNARY + BINARY)
