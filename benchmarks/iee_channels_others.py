@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,7 @@ def scores(model: nn.Module, case: Any) -> dict[str, float]:
     return {"test": evaluate(model.eval(), test_set(case))}
 
 
+@cache
 def test_set(case: Any) -> Any:
     """Images that chose nothing; digits have no third part, so there it is the validation's."""
     if case.data == "digits":
