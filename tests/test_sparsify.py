@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -319,3 +320,48 @@ def test_budgets_stop_at_the_floor():
     graph = pk.trace(Residual(), image())
     rule = Halp(graph, pk.Magnitude(), None, 0.25, Schedule(4, 1), floor=0.4)
     assert rule.budgets == pytest.approx([0.25**0.25, 0.5, 0.4, 0.4])
+
+
+def one_per_channel(graph, **other):
+    return Scores({g.id: np.ones(g.size) for g in graph.groups if g.prunable} | other, "by hand")
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ({"locked": {"stem": [9]}}, "`locked` names channel 9 of group 'stem', which has 8"),
+        ({"locked": {"stem": [-1]}}, "`locked` names channel -1 of group 'stem'"),
+        ({"locked": {"stem": [1, 1]}}, "names a channel of group 'stem' twice"),
+        ({"locked": {"trunk": [1]}}, "no channel group 'trunk'"),
+        ({"at_least": {"trunk": 1}}, "no channel group 'trunk'"),
+        ({"at_least": {"stem": 9}}, "`at_least` asks for 9 channels of group 'stem', which has 8"),
+        (
+            {"at_least": {"stem": 6}, "at_most": {"stem": 2}},
+            "`at_least` 6 and `at_most` 2 of group 'stem' exclude each other",
+        ),
+        (
+            {"locked": {"stem": [0, 1, 2]}, "at_most": {"stem": 2}},
+            "3 channels of group 'stem' are `locked` but `at_most` 2 may stay",
+        ),
+        ({"granularity": 0}, "`granularity` is 0; the least is 1"),
+    ],
+)
+def test_bounds_that_no_width_can_keep_to_are_named(bounds, message):
+    graph = pk.trace(Residual().eval(), image())
+    with pytest.raises(UsageError, match=re.escape(message)):
+        allocate(graph, one_per_channel(graph), None, pk.Budget.parse("macs=50%"), **bounds)
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ({"stem": np.full(8, np.nan)}, "by hand scores of group 'stem' are not finite"),
+        ({"stem": -np.ones(8)}, "by hand scores of group 'stem' are negative"),
+        ({"stem": np.ones(7)}, "have shape (7,), not one per channel: (8,)"),
+        ({"trunk": np.ones(8)}, "no channel group 'trunk'"),
+    ],
+)
+def test_scores_that_do_not_fit_are_named(scores, message):
+    graph = pk.trace(Residual().eval(), image())
+    with pytest.raises(UsageError, match=re.escape(message)):
+        allocate(graph, one_per_channel(graph, **scores), None, pk.Budget.parse("macs=50%"))

@@ -75,6 +75,8 @@ def allocate(
     dense = cost_of(graph, {}, budget, model)
     limit = budget.limit(dense)
     bounds = Bounds(at_most or {}, at_least or {}, locked or {})
+    bounds.check(graph)
+    _check(graph, scores, granularity)
     problem = build_problem(graph, scores, model, limit, block, bounds, depth=depth)
     plain = tuple(_limit(graph, costs, other) for other in limits if other.kind != "memory")
     solution = _solve(graph, replace(problem, limits=plain), budget, limits, solver or Joint())
@@ -106,6 +108,18 @@ def allocate(
         status=solution.status,
         solver=solution.solver,
     )
+
+
+def _check(graph: ChannelGraph, scores: Scores, granularity: int | None) -> None:
+    if granularity is not None and granularity < 1:
+        raise UsageError(f"`granularity` is {granularity}; the least is 1")
+    for name, values in scores.by_group.items():
+        size = graph.group(name).size
+        if values.shape != (size,):
+            raise UsageError(
+                f"{scores.criterion} scores of group {name!r} have shape {values.shape}, not one "
+                f"per channel: ({size},)"
+            )
 
 
 def _solve(
@@ -171,6 +185,39 @@ class Bounds:
     at_most: Mapping[str, int] = field(default_factory=dict)
     at_least: Mapping[str, int] = field(default_factory=dict)
     locked: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    def check(self, graph: ChannelGraph) -> None:
+        """Raise UsageError, naming the group, where no width can keep to this."""
+        for group in (*self.at_most, *self.at_least, *self.locked):
+            graph.group(group)
+        for name, locked in self.locked.items():
+            size = graph.group(name).size
+            wrong = sorted({i for i in locked if not 0 <= i < size})
+            if wrong:
+                raise UsageError(
+                    f"`locked` names channel {wrong[0]} of group {name!r}, which has {size}"
+                )
+            if len(set(locked)) != len(locked):
+                raise UsageError(
+                    f"`locked` names a channel of group {name!r} twice; once is enough"
+                )
+            most = self.at_most.get(name, size)
+            if len(locked) > most:
+                raise UsageError(
+                    f"{len(locked)} channels of group {name!r} are `locked` but `at_most` {most} "
+                    "may stay; unlock some, or allow more"
+                )
+        for name, least in self.at_least.items():
+            size = graph.group(name).size
+            if least > size:
+                raise UsageError(
+                    f"`at_least` asks for {least} channels of group {name!r}, which has {size}"
+                )
+            if least > self.at_most.get(name, size):
+                raise UsageError(
+                    f"`at_least` {least} and `at_most` {self.at_most[name]} of group {name!r} "
+                    "exclude each other"
+                )
 
     def widths(self, group: ChannelGroup, granularity: int) -> tuple[int, ...]:
         """The widths that ``group`` may take; where its steps leave none, the one nearest."""
