@@ -1,9 +1,13 @@
-"""The allocators against brute force, and the joint one on network-sized problems."""
+"""The allocators against brute force, and the joint one on network-sized problems.
+
+`PRUNEKIT_EXAMPLES=20` tries twenty times as many random problems.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
+import os
 
 import numpy as np
 import pytest
@@ -26,6 +30,7 @@ from prunekit.errors import UsageError
 
 # eighths add up without rounding, so that budgets met exactly are met exactly
 EIGHTH = 0.125
+TIMES = int(os.environ.get("PRUNEKIT_EXAMPLES", "1"))
 
 
 def plans(problem):
@@ -100,7 +105,7 @@ def problems(draw):
     return Problem(problem.variables, problem.terms, budget, problem.constant, start)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300 * TIMES, deadline=None)
 @given(problems(), st.sampled_from([0.0, 1e-4, 0.05]), st.sampled_from([3, 400]))
 def test_joint_against_brute_force(problem, gap, iterations):
     solution = Joint(gap=gap, iterations=iterations).solve(problem)
@@ -124,7 +129,7 @@ def test_joint_against_brute_force(problem, gap, iterations):
         assert solution.status == "optimal"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150 * TIMES, deadline=None)
 @given(problems())
 def test_milp_agrees_with_brute_force(problem):
     solution = Milp().solve(problem)
@@ -139,7 +144,7 @@ def test_milp_agrees_with_brute_force(problem):
     assert solution.bound >= best - 1e-6
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200 * TIMES, deadline=None)
 @given(problems(), st.booleans())
 def test_greedy_lands_within_the_budget_or_where_nothing_saves(problem, jumps):
     solution = Greedy(jumps=jumps).solve(problem)
@@ -186,7 +191,7 @@ def limited(draw):
     return Problem(first.variables, first.terms, first.budget, first.constant, limits=tuple(limits))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200 * TIMES, deadline=None)
 @given(limited())
 def test_several_budgets_against_brute_force(problem):
     solution = Joint(iterations=60).solve(problem)
@@ -289,7 +294,7 @@ def test_greedy_with_jumps_gets_over_steps_that_save_nothing():
     assert plain.value < jumps.value == joint.value
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200 * TIMES, deadline=None)
 @given(problems())
 def test_knapsack_is_exact_in_its_own_model(problem):
     prices, fixed = marginal_prices(problem)
