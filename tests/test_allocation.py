@@ -25,7 +25,11 @@ from prunekit.allocation import (
     Uniform,
     Variable,
 )
+from prunekit.allocation.elimination import Elimination
+from prunekit.allocation.factors import compile_graph
+from prunekit.allocation.joint import _Search
 from prunekit.allocation.knapsack import marginal_prices
+from prunekit.allocation.problem import relative_gap
 from prunekit.errors import UsageError
 
 # eighths add up without rounding, so that budgets met exactly are met exactly
@@ -127,6 +131,49 @@ def test_joint_against_brute_force(problem, gap, iterations):
     assert (solution.status == "optimal") == (solution.gap <= gap)
     if iterations == 400:
         assert solution.status == "optimal"
+
+
+@settings(max_examples=150 * TIMES, deadline=None)
+@given(problems(), st.sampled_from([0.0, 0.3, 2.0]))
+def test_what_each_width_allows_at_best(problem, price):
+    """Max-marginals against the best of all plans with that width."""
+    graph = compile_graph(problem)
+    found = Elimination(graph).marginals(1.0, (price,))
+    expected = [np.full(len(value), -np.inf) for value in graph.values]
+    for choice in itertools.product(*(range(len(value)) for value in graph.values)):
+        at = np.array(choice, dtype=np.int64)
+        worth = graph.value(at) - graph.fixed_value
+        worth -= price * (graph.cost(at) - graph.fixed_costs[0])
+        for most, index in zip(expected, choice, strict=True):
+            most[index] = max(most[index], worth)
+    for left, right in zip(found, expected, strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-9)
+
+
+def test_a_duality_gap_is_closed_by_dropping_widths():
+    """Ripples on every layer's cost: tangents alone leave half a percent."""
+    rng = np.random.default_rng(3)
+    widths = tuple(range(8, 129, 8))
+    variables = tuple(
+        Variable(f"g{i}", widths, tuple(np.cumsum(-np.sort(-rng.random(16))).tolist()))
+        for i in range(12)
+    )
+
+    def rippled(cin, cout):
+        return cin * np.ceil(cout / 64) * 64 * (1 + 0.05 * np.sin(0.7 * cin + 1.3 * cout)) / 1e4
+
+    terms = tuple(
+        Term(f"t{i}", ((f"g{i}", 1),), 0, ((f"g{(i + 1) % 12}", 1),), 0, rippled) for i in range(12)
+    )
+    full = Problem(variables, terms, math.inf).cost({v.name: 128 for v in variables})
+    problem = Problem(variables, terms, 0.3 * full)
+    search = _Search(problem, 1e-5, 60)
+    cheapest = search.evaluate(0.0, 1.0)[0]
+    search.offer(cheapest)
+    bound = search.run(cheapest)
+    assert relative_gap(search.best.value, bound) <= 1e-5
+    reference = Milp().solve(problem)
+    assert search.best.value == pytest.approx(reference.value, rel=2e-5)
 
 
 @settings(max_examples=150 * TIMES, deadline=None)

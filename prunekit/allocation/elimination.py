@@ -46,9 +46,59 @@ class _Step:
     shape: tuple[int, ...]  # over the scope
     axes: tuple[tuple[int, ...], ...]  # per factor: its axes, the node's first
     shapes: tuple[tuple[int, ...], ...]  # per factor: broadcastable to (node, *scope)
+    present: tuple[tuple[bool, ...], ...]  # per factor: which of (node, *scope) it spans
     resolver: Index | None = None  # the node's index over the scope, when a link determines it
     barrier: Array | None = None  # minus infinity where no index fits
     gather: tuple[tuple[Index, ...], ...] = ()  # per factor: its indices over the scope
+
+    def take(self, tables: dict[int, Array]) -> list[Array]:
+        """Its factors, taken out of ``tables``, broadcastable to (node, *scope) if they join."""
+        inputs = [tables.pop(factor) for factor in self.factors]
+        if self.resolver is not None:
+            return inputs
+        return [
+            np.ascontiguousarray(table.transpose(axes)).reshape(shape)
+            for table, axes, shape in zip(inputs, self.axes, self.shapes, strict=True)
+        ]
+
+    def result(self, inputs: list[Array]) -> Array:
+        """What is left when the node is gone, over the scope."""
+        return _join_max(inputs, self.shape) if self.resolver is None else self.joint(inputs)
+
+    def joint(self, inputs: list[Array]) -> Array:
+        """The sum of its factors over (node, *scope), or the scope where a link gives the node."""
+        if self.resolver is None:
+            return np.asarray(sum(inputs[1:], np.broadcast_to(inputs[0], self.whole)))
+        total = np.asarray(self.barrier)
+        for table, at in zip(inputs, self.gather, strict=True):
+            total = total + table[at]
+        return np.broadcast_to(total, self.shape)
+
+    @property
+    def whole(self) -> tuple[int, ...]:
+        """The shape of :meth:`joint`."""
+        if self.resolver is not None:
+            return self.shape
+        return np.broadcast_shapes(*self.shapes, (1, *self.shape))
+
+    def back(self, joint: Array, inputs: list[Array], k: int) -> Array:
+        """The maximum of ``joint`` at each entry of factor ``k``."""
+        if self.resolver is None:
+            away = tuple(axis for axis, there in enumerate(self.present[k]) if not there)
+            return self.unfold(joint.max(axis=away, keepdims=True), k)
+        found = np.full(inputs[k].shape, -np.inf)
+        at = tuple(np.broadcast_to(index, joint.shape) for index in self.gather[k])
+        np.maximum.at(found, at, joint)
+        return found
+
+    def unfold(self, table: Array, k: int) -> Array:
+        """Factor ``k`` with its own axes again, after :meth:`take`."""
+        if self.resolver is not None:
+            return table
+        axes = self.axes[k]
+        held = sorted(range(len(axes)), key=lambda axis: axes[axis])
+        sizes = [n for n, there in zip(table.shape, self.present[k], strict=True) if there]
+        return table.reshape(sizes).transpose(held)
 
 
 class Elimination:
@@ -77,34 +127,15 @@ class Elimination:
         start <= i < stop. The constants of the graph are left out of the maximum.
         """
         graph = self.graph
-        tables: dict[int, Array] = {}
-        for i, value in enumerate(graph.values):
-            start, stop = ranges[i] if ranges is not None else (0, len(value))
-            tables[i] = np.full(len(value), -np.inf)
-            tables[i][start:stop] = weight * value[start:stop]
-        for i, scope in enumerate(graph.scopes, len(graph.values)):
-            costs = zip(prices, graph.resources, strict=True)
-            priced = [-price * tables_of[scope] for price, tables_of in costs if scope in tables_of]
-            tables[i] = priced[0] if len(priced) == 1 else np.sum(priced, axis=0)
-        tables |= self._spelled
         joined: list[list[Array]] = []
+        tables = self._tables(weight, prices, ranges)
         best = 0.0
         for number, step in enumerate(self._steps, len(self._base)):
-            inputs = [tables.pop(factor) for factor in step.factors]
+            inputs = step.take(tables)
             if step.resolver is None:
-                inputs = _absorb(
-                    [
-                        np.ascontiguousarray(table.transpose(axes)).reshape(shape)
-                        for table, axes, shape in zip(inputs, step.axes, step.shapes, strict=True)
-                    ]
-                )
-                result = _join_max(inputs, step.shape)
-            else:
-                result = np.asarray(step.barrier)
-                for table, at in zip(inputs, step.gather, strict=True):
-                    result = result + table[at]
-                inputs = []
-            joined.append(inputs)
+                inputs = _absorb(inputs)
+            result = step.result(inputs)
+            joined.append(inputs if step.resolver is None else [])
             if step.scope:
                 tables[number] = result
             else:
@@ -119,6 +150,66 @@ class Elimination:
             else:
                 place[step.node] = step.resolver[_clip(chosen, step.resolver.shape)]
         return place[: len(graph.values)], best
+
+    def marginals(self, weight: float, prices: Sequence[float]) -> list[Array]:
+        """Per variable, the maximum over all choices with each of its indices in turn.
+
+        In the unit of :meth:`maximise`, whose maximum is the maximum of each. One pass forth, whose
+        tables are kept, and one back: what a table is worth from outside is the maximum of all it
+        was joined with, less itself.
+        """
+        tables = self._tables(weight, prices, None)
+        taken: list[list[Array]] = []
+        best, alone = 0.0, {}
+        for number, step in enumerate(self._steps, len(self._base)):
+            taken.append(step.take(tables))
+            result = step.result(taken[-1])
+            if step.scope:
+                tables[number] = result
+            else:
+                alone[number] = float(result)
+                best += float(result)
+        count, base = len(self.graph.values), len(self._base)
+        found: list[Array] = [np.zeros(0)] * count
+        outside: dict[int, Array] = {}
+        for number in reversed(range(base, base + len(self._steps))):
+            step, inputs = self._steps[number - base], taken.pop()
+            beyond = outside.pop(number) if step.scope else np.asarray(best - alone[number])
+            joint = step.joint(inputs) + (beyond if step.resolver is not None else beyond[None])
+            for k, factor in enumerate(step.factors):
+                if factor >= base or 0 <= factor < count:
+                    most = step.back(joint, inputs, k)
+                    if factor < count:
+                        found[factor] = most
+                    else:
+                        mine = step.unfold(inputs[k], k)
+                        there = np.isfinite(mine)
+                        outside[factor] = np.where(there, most - np.where(there, mine, 0), -np.inf)
+        return found
+
+    @property
+    def joint_size(self) -> float:
+        """Entries of the largest table that :meth:`marginals` spells out."""
+        return max((math.prod(step.whole) for step in self._steps), default=0)
+
+    def _tables(
+        self,
+        weight: float,
+        prices: Sequence[float],
+        ranges: Sequence[tuple[int, int]] | None,
+    ) -> dict[int, Array]:
+        """Values, priced costs and links, by number."""
+        graph = self.graph
+        tables: dict[int, Array] = {}
+        for i, value in enumerate(graph.values):
+            start, stop = ranges[i] if ranges is not None else (0, len(value))
+            tables[i] = np.full(len(value), -np.inf)
+            tables[i][start:stop] = weight * value[start:stop]
+        for i, scope in enumerate(graph.scopes, len(graph.values)):
+            costs = zip(prices, graph.resources, strict=True)
+            priced = [-price * tables_of[scope] for price, tables_of in costs if scope in tables_of]
+            tables[i] = priced[0] if len(priced) == 1 else np.sum(priced, axis=0)
+        return tables | self._spelled
 
     def _order(self, by_work: bool) -> list[_Bucket]:
         """Greedy order: always the node that is cheapest to eliminate (or leaves the least)."""
@@ -171,8 +262,9 @@ class Elimination:
         shapes = tuple(
             tuple(self._sizes[i] if i in nodes else 1 for i in whole) for _, nodes in bucket.factors
         )
+        present = tuple(tuple(i in nodes for i in whole) for _, nodes in bucket.factors)
         if bucket.resolver is None:
-            return _Step(node, numbers, scope, shape, axes, shapes)
+            return _Step(node, numbers, scope, shape, axes, shapes, present)
         first, second, index = self.graph.links[bucket.resolver].resolve(node)
         if first > second:
             first, second, index = second, first, index.T
@@ -181,7 +273,7 @@ class Elimination:
         grid[node] = np.maximum(index, 0)
         gather = tuple(tuple(grid[i] for i in nodes) for _, nodes in bucket.factors)
         barrier = np.where(index < 0, -np.inf, 0.0)
-        return _Step(node, numbers, scope, shape, axes, shapes, index, barrier, gather)
+        return _Step(node, numbers, scope, shape, axes, shapes, present, index, barrier, gather)
 
 
 def _clip(chosen: Index, shape: tuple[int, ...]) -> tuple[int, ...]:

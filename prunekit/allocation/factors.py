@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -114,6 +114,12 @@ class Graph:
         """The width of every group, those without a choice included."""
         chosen = zip(self.names, self.nodes, choice, strict=False)
         return self.fixed_widths | {name: int(node.widths[i]) for name, node, i in chosen}
+
+    def choice(self, widths: Mapping[str, int]) -> Index:
+        """The index of every group's width; the other way round than :meth:`widths`."""
+        chosen = zip(self.names, self.nodes, strict=False)
+        places = [int(np.searchsorted(node.widths, widths[name])) for name, node in chosen]
+        return np.array(places, dtype=np.int64)
 
 
 def compile_graph(problem: Problem) -> Graph:

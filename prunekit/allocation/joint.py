@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,13 +19,19 @@ ROUNDING = 1e-12  # relative: smaller differences between sums of floats mean no
 TINY = 1e-60  # prices below and above its inverse are not worth a try
 
 
+REDUCIBLE = 2**24  # entries of a table, 128 MiB, up to which it is spelled out to drop widths
+POLISHED = 24  # regions whose ends are improved; by then the best plan is found as a rule
+LONGER = 20  # times as many multipliers, at most, where dropped widths make them cheap
+
+
 @dataclass(frozen=True)
 class Joint:
     """Lagrangian search, exact for each multiplier by variable elimination.
 
-    Tangents at two multipliers give the next one; where duality leaves a gap, the widths are
-    split and both halves searched. Stops once the gap between the best plan and the bound is at
-    most ``gap``, or after ``iterations`` multipliers. Deterministic.
+    Tangents at two multipliers give the next one. Where duality leaves a gap, widths are dropped
+    that no plan better than the best one can have (their best Lagrangian proves it), what is left
+    is split, and both halves are searched. Stops once the gap between the best plan and the bound
+    is at most ``gap``, or after the work of ``iterations`` multipliers. Deterministic.
     """
 
     gap: float = 1e-4
@@ -85,6 +91,8 @@ class _Region:
     ranges: tuple[tuple[int, int], ...]
     bound: float
     price: float
+    lowest: float = 0.0
+    """The price that gave the bound."""
     over: _Point | None = None
     under: _Point | None = None
 
@@ -118,6 +126,9 @@ class _Search:
         root.over = point
         self._tighten(root)
         self._polish_ends(root)
+        inner = self._reduced(root)
+        if inner is not None:
+            return inner
 
         heap = [(-root.bound, 0, root)]
         count = 0
@@ -127,7 +138,7 @@ class _Search:
             region = heapq.heappop(heap)[2]
             for child in self._split(region):
                 self._tighten(child)
-                if child.bound > self.best.value:
+                if child.bound > self.best.value and count < POLISHED:
                     self._polish_ends(child)
                 if child.bound > self.best.value:
                     count += 1
@@ -191,7 +202,8 @@ class _Search:
             step = min(step * step, 256.0)
             self._left -= 1
             point, bound = self.evaluate(1.0, price, region.ranges)
-            region.bound = min(region.bound, bound)
+            if bound < region.bound:
+                region.bound, region.lowest = bound, price
             region.price = price
             fits = self.offer(point)
             if over is not None and under is not None:
@@ -205,6 +217,46 @@ class _Search:
                     return
             else:
                 region.over = point
+
+    def _reduced(self, root: _Region) -> float | None:
+        """The bound after a search without the widths that are proved to be no better.
+
+        None where the gap is closed already, nothing was left out, or the proof takes too much.
+        """
+        if self._left < 1 or relative_gap(self.best.value, root.bound) <= self._gap:
+            return None
+        elimination, price = self._elimination, root.lowest
+        if not math.isfinite(self.best.value) or elimination.joint_size > REDUCIBLE:
+            return None
+        budget = self.problem.budget - self.graph.fixed_costs[0]
+        constant = self.graph.fixed_value + price * budget
+        margin = ROUNDING * (abs(root.bound) + abs(price * self.problem.budget))
+        allowed: dict[str, Index] = {}
+        for variable, most in enumerate(elimination.marginals(1.0, (price,))):
+            stays = most + constant > self.best.value - margin
+            stays[self.best.choice[variable]] = True
+            allowed[self.graph.names[variable]] = np.flatnonzero(stays)
+        if all(len(a) == len(v) for a, v in zip(allowed.values(), self.graph.values, strict=True)):
+            return None
+        variables = tuple(
+            replace(
+                v,
+                widths=tuple(v.widths[i] for i in allowed[v.name]),
+                values=tuple(v.values[i] for i in allowed[v.name]),
+            )
+            if v.name in allowed
+            else v
+            for v in self.problem.variables
+        )
+        inner = _Search(replace(self.problem, variables=variables), self._gap, 0)
+        cheaper = elimination.work / max(inner._elimination.work, 1.0)
+        inner._left = int(self._left * min(LONGER, max(1.0, cheaper)))
+        start = inner.graph.choice(self.graph.widths(self.best.choice))
+        inner.offer(_Point(start, inner.graph.value(start), inner.graph.cost(start)))
+        bound = min(root.bound, inner.run(inner.evaluate(0.0, 1.0)[0]))
+        found = self.graph.choice(inner.graph.widths(inner.best.choice))
+        self.offer(_Point(found, self.graph.value(found), self.graph.cost(found)))
+        return max(bound, self.best.value)
 
     def _split(self, region: _Region) -> list[_Region]:
         """Two regions that part the point over the budget from the one within it."""
