@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prunekit import sparsify
     from prunekit.allocation import Joint, Knapsack
     from prunekit.artifact import Artifact
     from prunekit.benching import BenchResult, bench
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
     from prunekit.report import Report
     from prunekit.runs import load, save
     from prunekit.scores import Scores
-    from prunekit.sparsify import IEE, IEESchedule, allocate
+    from prunekit.sparsify import IEESchedule, allocate
+    from prunekit.sparsify.iee import IEE
+    from prunekit.sparsity import SparsityPlan
     from prunekit.surgery import slim
     from prunekit.target import Environment, Target
     from prunekit.timing import Measurement
@@ -50,7 +53,7 @@ _WHERE = {
     "ChannelPlan": "plan",
     "Environment": "target",
     "FPGM": "criteria",
-    "IEE": "sparsify",
+    "IEE": "sparsify.iee",
     "IEESchedule": "sparsify",
     "Joint": "allocation",
     "Knapsack": "allocation",
@@ -62,6 +65,7 @@ _WHERE = {
     "Random": "criteria",
     "Report": "report",
     "Scores": "scores",
+    "SparsityPlan": "sparsity",
     "Target": "target",
     "Taylor": "criteria",
     "TaylorWeight": "criteria",
@@ -100,6 +104,7 @@ __all__ = [
     "Random",
     "Report",
     "Scores",
+    "SparsityPlan",
     "Target",
     "Taylor",
     "TaylorWeight",
@@ -114,11 +119,14 @@ __all__ = [
     "save",
     "score",
     "slim",
+    "sparsify",
     "trace",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "sparsify":  # a package whose methods are used by its name
+        return importlib.import_module("prunekit.sparsify")
     if name not in _WHERE:
         raise AttributeError(f"module 'prunekit' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"prunekit.{_WHERE[name]}"), name)

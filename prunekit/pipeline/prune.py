@@ -38,9 +38,9 @@ from prunekit.report import Report, to_html
 from prunekit.runs import save, save_weights
 from prunekit.scores import Scores
 from prunekit.serialize import load_json, read_object, save_json, write_text
-from prunekit.sparsify import IEE, Allocation, Halp, IEESchedule, allocate
+from prunekit.sparsify import Allocation, Halp, IEESchedule, allocate
 from prunekit.sparsify.halp import Schedule
-from prunekit.sparsify.iee import Update
+from prunekit.sparsify.iee import IEE, Update
 from prunekit.surgery import slim
 from prunekit.target import usable_cores
 from prunekit.train import FitResult, TrainConfig, fit, loader
