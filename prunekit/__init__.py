@@ -80,6 +80,7 @@ _WHERE = {
     "save": "runs",
     "score": "criteria",
     "slim": "surgery",
+    "sparsify": "sparsify",
     "trace": "tracing",
 }
 
@@ -125,11 +126,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "sparsify":  # a package whose methods are used by its name
-        return importlib.import_module("prunekit.sparsify")
     if name not in _WHERE:
         raise AttributeError(f"module 'prunekit' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"prunekit.{_WHERE[name]}"), name)
+    module = importlib.import_module(f"prunekit.{_WHERE[name]}")
+    # `sparsify` is a package, whose methods are used by its name
+    value = module if _WHERE[name] == name else getattr(module, name)
     globals()[name] = value
     return value
 

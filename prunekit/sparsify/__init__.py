@@ -16,6 +16,7 @@ from prunekit.sparsify.weights import (
     Sparsifier,
     SparsitySchedule,
     Static,
+    verify,
 )
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "Static",
     "allocate",
     "uniform",
+    "verify",
 ]
