@@ -25,10 +25,11 @@ class Masks:
         self.active = active
         """Booleans, as decisions are made on them."""
         self._factors = [on.to(w.dtype) for on, w in zip(active, weights, strict=True)]
+        self._counts: list[int] = []
 
     def set_(self, active: list[Tensor]) -> None:
         """Exchange the structure; weights and gradients are as they were."""
-        self.active = active
+        self.active, self._counts = active, []
         for factor, on in zip(self._factors, active, strict=True):
             factor.copy_(on)
 
@@ -40,7 +41,9 @@ class Masks:
 
     def counts(self) -> list[int]:
         """Active weights per tensor."""
-        return torch.stack([on.sum() for on in self.active]).tolist()
+        if not self._counts:
+            self._counts = [int(torch.count_nonzero(on)) for on in self.active]
+        return list(self._counts)
 
     @torch.no_grad()
     def zero_(self) -> None:
