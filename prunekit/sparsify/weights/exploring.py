@@ -117,7 +117,7 @@ class IEE(Sparsifier):
     def _open(self, awake: list[Tensor]) -> None:
         self._awake = awake
         counted = zip(self._masks.counts(), awake, strict=True)
-        self._wide_counts = [n + int(back.sum()) for n, back in counted]
+        self._wide_counts = [n + int(torch.count_nonzero(back)) for n, back in counted]
         trained = awake
         if not self.schedule.freeze:
             trained = [on | back for on, back in zip(self._left_over, awake, strict=True)]

@@ -49,8 +49,7 @@ class Masks:
     def zero_(self) -> None:
         """Zero inactive weights."""
         torch._foreach_mul_(self.weights, self._factors)
-        for weight, on in zip(self.weights, self.active, strict=True):
-            weight.masked_fill_(~on, 0.0)  # also what is not finite, and no negative zeros
+        torch._foreach_add_(self.weights, 0.0)  # negative zeros become plain ones
 
     @torch.no_grad()
     def clear_gradients_(self) -> None:

@@ -59,7 +59,7 @@ class Record:
 
 def count(parts: list[Tensor]) -> int:
     """How many are set."""
-    return sum(int(part.sum()) for part in parts)
+    return sum(int(torch.count_nonzero(part)) for part in parts)
 
 
 def share(of: list[Tensor], inside: list[Tensor]) -> float | None:
@@ -71,6 +71,5 @@ def share(of: list[Tensor], inside: list[Tensor]) -> float | None:
 
 def overlap(one: list[Tensor], other: list[Tensor]) -> float:
     """Intersection over union."""
-    both = sum(int(torch.sum(a & b)) for a, b in zip(one, other, strict=True))
-    either = sum(int(torch.sum(a | b)) for a, b in zip(one, other, strict=True))
-    return both / either
+    both = count([a & b for a, b in zip(one, other, strict=True)])
+    return both / (count(one) + count(other) - both)
