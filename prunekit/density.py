@@ -62,13 +62,14 @@ class Pattern:
 
     def check(self, layers: Sequence[LayerShape]) -> None:
         """Raise UsageError naming a layer whose inputs cannot be grouped by M."""
-        for layer in layers:
-            if self.structured and layer.shape[1] % self.m:
-                raise UsageError(
-                    f"pattern {self} does not divide layer {layer.name}, which has "
-                    f"{layer.shape[1]} inputs, no multiple of {self.m}; "
-                    f"keep it dense (--dense {layer.name}) or use another pattern"
-                )
+        wrong = [layer for layer in layers if self.structured and layer.shape[1] % self.m]
+        if wrong:
+            first, more = wrong[0], f" (nor {len(wrong) - 1} others)" if len(wrong) > 1 else ""
+            raise UsageError(
+                f"pattern {self} does not divide layer {first.name}, which has "
+                f"{first.shape[1]} inputs, no multiple of {self.m}{more}; "
+                f"keep it dense (--dense {first.name}) or use another pattern"
+            )
 
     def __str__(self) -> str:
         return f"{self.n}:{self.m}" if self.structured else "unstructured"

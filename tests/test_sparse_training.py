@@ -343,14 +343,14 @@ def test_other_criteria(method, criterion):
 
 def test_taylor_scores_are_averages_over_the_stage():
     loop = Loop("set", criterion=pk.Taylor(), every=3).run(2)
-    sums = [part.clone() for part in loop.sparse._sums]
+    sums = [part.clone() for part in loop.sparse._scorer.sums]
     images, labels = batch(loop.done)
     nn.functional.cross_entropy(loop.model(images), labels).backward()
     found = [loop.weight(n).detach() * loop.weight(n).grad for n in loop.sparse.masks]
     loop.sparse.after_backward(loop.model, 2)
-    for before, after, term in zip(sums, loop.sparse._sums, found, strict=True):
+    for before, after, term in zip(sums, loop.sparse._scorer.sums, found, strict=True):
         assert torch.allclose(after, before + term.abs())
-    assert loop.sparse._scored == 3
+    assert loop.sparse._scorer.added == 3
 
 
 def test_gradients_that_overflow_put_an_exchange_off():

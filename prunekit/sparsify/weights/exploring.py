@@ -128,7 +128,7 @@ class IEE(Sparsifier):
         asleep = [~on for on in self._left_over]
         if self.schedule.reactivate == 1:
             return asleep
-        scores = self._gradients or self._draws(1 + self._cycle)
+        scores = self._gradients or self._scorer.draws(1 + self._cycle)
         found = []
         for part, rest, before in zip(scores, asleep, self._before, strict=True):
             growing = int((before & rest).sum())
@@ -138,13 +138,10 @@ class IEE(Sparsifier):
 
     def _sleep(self) -> None:
         """Stage 4 ends: score what explored, put it by, and bring everything else back."""
+        scores = self._scorer.result() if self._lengths[2] else self._scorer.now()
         self._explored = [
             part.masked_fill(~awake, choose.ABSENT)
-            for part, awake in zip(
-                self._scores() if self._lengths[2] else self._weight_scores(),
-                self._awake,
-                strict=True,
-            )
+            for part, awake in zip(scores, self._awake, strict=True)
         ]
         if self.schedule.source == "explored":
             for held, weight, awake in zip(self._asleep, self._weights, self._awake, strict=True):
@@ -196,11 +193,12 @@ class IEE(Sparsifier):
         if self.schedule.freeze:
             torch._foreach_add_(self._weights, self._values)
 
-    def step_work(self) -> float:
+    def count_step(self) -> None:
         """An exploring step runs all weights that are back."""
         if self._stage == "explore":
-            return self._share_of(self._wide_counts)
-        return super().step_work()
+            self._work.add(self._wide_counts)
+        else:
+            super().count_step()
 
     def _exchange_state(self, new: State) -> State:
         """Give the optimizer ``new`` for the sparse weights; what it had comes back."""

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -16,10 +15,12 @@ from prunekit.density import Distribution, Pattern, counts, parse_sparsity
 from prunekit.errors import TrainingError, UsageError
 from prunekit.ranks import average_
 from prunekit.sparsify.weights import choose
-from prunekit.sparsify.weights.layers import FIRST, find_layers, layer_macs
+from prunekit.sparsify.weights.layers import FIRST, find_layers
 from prunekit.sparsify.weights.masks import Masks
 from prunekit.sparsify.weights.record import Record, share
 from prunekit.sparsify.weights.schedule import SparsitySchedule
+from prunekit.sparsify.weights.scoring import Scorer, finite
+from prunekit.sparsify.weights.work import Work
 from prunekit.sparsity import SparseLayer, SparsityPlan
 
 PATIENCE = 16
@@ -43,8 +44,8 @@ class Sparsifier:
     batch. ``example`` is needed for :attr:`work` alone.
 
     ``start`` is ``random``, or ``scores`` for the weights that the criterion ranks highest, as for
-    a trained network. With ``ranking`` = ``global`` the weights of all layers compete and layers'
-    densities drift; their total does not.
+    a trained network (by magnitude where the criterion needs gradients). With ``ranking`` =
+    ``global`` the weights of all layers compete and layers' densities drift; their total does not.
     """
 
     name: ClassVar[str]
@@ -91,15 +92,10 @@ class Sparsifier:
         shapes = [layer.shape for layer in sparse]
         self.target = list(counts(shapes, sparsity, distribution, self.pattern).values())
         """Weights that each sparse layer keeps, as the distribution says."""
-        macs = layer_macs(model, example) if example is not None else {}
-        self._macs = [macs.get(name, 0) for name in self._names]
-        self._dense_macs = sum(macs.values())
-        self._work = 0.0
+        self._work = Work(model, self._names, self._weights, example)
+        self._scorer = Scorer(self.criterion, self._names, self._weights, schedule.seed)
         self._optimizer: Optimizer | None = None
         self._record = Record()
-        self._sums: list[Tensor] = []
-        """Accumulated scores of the stage, for criteria that need gradients."""
-        self._scored = 0
         self._gradients: list[Tensor] = []
         """Of all weights, at the step that an exchange reads them."""
         self._lengths = schedule.lengths(exploring=self.explores)
@@ -155,9 +151,9 @@ class Sparsifier:
         Forward and backward count three forwards, of the active weights only, as the literature
         counts; a step whose growth reads dense gradients, two sparse and a dense one.
         """
-        if not self._dense_macs:
+        if not self._work.whole:
             raise UsageError(f"the work of {self.name} needs an `example` input; give it")
-        return self._work
+        return self._work.done
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -222,10 +218,10 @@ class Sparsifier:
         """Add this batch's scores, read dense gradients when due, and clear the inactive ones'."""
         del model, step
         if self.criterion.needs_gradients and self._stage in ("train", "explore"):
-            self._add_scores()
+            self._scorer.add()
         if self._left == 1 and self.reads_gradients:
             self._gradients = [_gradient(weight).abs() for weight in self._weights]
-            if not _finite(self._gradients):
+            if not finite(self._gradients):
                 self._gradients = []
                 self._wait()
         self.mask_gradients_()
@@ -235,11 +231,11 @@ class Sparsifier:
         """Keep inactive weights at zero, and exchange when it is due."""
         del model, step
         self.hold_(optimizer)
-        self._work += self.step_work()
+        self.count_step()
         self._done += 1
         self._left -= 1
         if self._left == 0 and self._stage != "final":
-            if self.criterion.needs_gradients and not self._scored and self._stage != "improve":
+            if self._scorer.waits and self._stage != "improve":
                 self._wait()
                 return
             self._waited = 0
@@ -265,6 +261,10 @@ class Sparsifier:
             n - min(round(part * n), n - 1, size - n) for n, size in zip(active, sizes, strict=True)
         ]
 
+    def drop_scores(self) -> list[Tensor]:
+        """Scores of the stage that ends, by which active weights stay."""
+        return self._scorer.result()
+
     def growth_scores(self) -> list[Tensor] | None:
         """Scores by which inactive weights grow, or None where nothing grows."""
         return None
@@ -282,10 +282,9 @@ class Sparsifier:
         """Put back what this stage does not train."""
         self._masks.after_step_(optimizer)
 
-    def step_work(self) -> float:
-        """The step just made, in steps of the dense network."""
-        share = self._active_share()
-        return (2 * share + 1) / 3 if self._gradients else share
+    def count_step(self) -> None:
+        """Add the cost of the step just made."""
+        self._work.add(self._masks.counts(), dense_gradient=bool(self._gradients))
 
     def _next(self) -> None:
         """Drop, then grow at once."""
@@ -296,20 +295,13 @@ class Sparsifier:
 
     def _first(self) -> list[Tensor]:
         counted = self.first_counts()
-        if self.start == "scores":
-            if self.criterion.needs_gradients:
-                scores = [weight.detach().abs() for weight in self._weights]
-            else:
-                scores = self._weight_scores()
-        else:
-            scores = self._draws(0)
         if all(n == w.numel() for n, w in zip(counted, self._weights, strict=True)):
             return [torch.ones_like(weight, dtype=torch.bool) for weight in self._weights]
-        return choose.start(scores, counted, self.pattern)
+        return choose.start(self._scorer.first(self.start), counted, self.pattern)
 
     def _drop(self) -> None:
         """The lowest-scored active weights leave, with their values and momentum."""
-        scores = self._scores()
+        scores = self.drop_scores()
         self._before = list(self._masks.active)
         keep = self.counts_after_drop()
         self._left_over = choose.stay(scores, self._before, keep, together=self.ranking == "global")
@@ -341,8 +333,8 @@ class Sparsifier:
                 )
             },
         }
-        if self._dense_macs:
-            facts["relative_flops"] = self._work / self.schedule.steps
+        if self._work.whole:
+            facts["relative_flops"] = self._work.done / self.schedule.steps
         iou = self._record.note(self._before, self._left_over, after, facts)
         self._cycle += 1
         if self._is_last(iou):
@@ -358,7 +350,7 @@ class Sparsifier:
 
     def _enter(self, stage: str, steps: int) -> None:
         self._stage, self._left = stage, steps
-        self._sums, self._scored = [], 0
+        self._scorer.reset()
 
     def _set(self, active: list[Tensor]) -> None:
         """Make ``active`` the structure: all other weights and their momentum become zero."""
@@ -366,49 +358,6 @@ class Sparsifier:
         self._masks.zero_()
         if self._optimizer is not None:
             self._masks.clear_state_(self._optimizer)
-
-    # --- scores ---------------------------------------------------------------------------------
-
-    def _weight_scores(self) -> list[Tensor]:
-        return [
-            self.criterion.weight_scores(name, weight, weight.grad).float()
-            for name, weight in zip(self._names, self._weights, strict=True)
-        ]
-
-    def _add_scores(self) -> None:
-        found = self._weight_scores()
-        if not _finite(found):
-            return
-        if self._sums:
-            torch._foreach_add_(self._sums, found)
-        else:
-            self._sums = found
-        self._scored += 1
-
-    def _scores(self) -> list[Tensor]:
-        """Of the stage that ends: averages over its steps, or of the weights as they are."""
-        if self.criterion.needs_gradients:
-            found = [part / self._scored for part in self._sums]
-        else:
-            found = self._weight_scores()
-            if not _finite(found):
-                raise TrainingError(
-                    f"{self.criterion.name} scores are not finite after step {self._done}; "
-                    "lower the learning rate or set `clip_norm`"
-                )
-        average_(found)
-        return found
-
-    def _draws(self, number: int) -> list[Tensor]:
-        """Random scores, a function of seed, ``number`` and layer alone."""
-        return [
-            torch.from_numpy(
-                np.random.default_rng([self.schedule.seed, number, i]).random(
-                    tuple(weight.shape), dtype=np.float32
-                )
-            ).to(weight.device)
-            for i, weight in enumerate(self._weights)
-        ]
 
     def _wait(self) -> None:
         """One step more, for gradients that are finite."""
@@ -419,19 +368,6 @@ class Sparsifier:
                 "lower the learning rate or set `clip_norm`"
             )
         self._left += 1
-
-    def _active_share(self) -> float:
-        return self._share_of(self._masks.counts())
-
-    def _share_of(self, active: list[int]) -> float:
-        """The share of the dense network's work with so many weights active in each layer."""
-        if not self._dense_macs:
-            return 0.0
-        saved = sum(
-            macs * (1 - n / weight.numel())
-            for macs, n, weight in zip(self._macs, active, self._weights, strict=True)
-        )
-        return 1 - saved / self._dense_macs
 
     # --- going on after a restart ---------------------------------------------------------------
 
@@ -452,7 +388,7 @@ class Sparsifier:
         tensors |= {f"mask.{i}": part for i, part in enumerate(self._masks.active)}
         tensors |= {f"before.{i}": part for i, part in enumerate(self._before)}
         tensors |= {f"left.{i}": part for i, part in enumerate(self._left_over)}
-        tensors |= {f"sum.{i}": part for i, part in enumerate(self._sums)}
+        tensors |= {f"sum.{i}": part for i, part in enumerate(self._scorer.sums)}
         tensors |= {f"gradient.{i}": part for i, part in enumerate(self._gradients)}
         facts = {
             "settings": self._settings(),
@@ -461,8 +397,8 @@ class Sparsifier:
             "done": self._done,
             "cycle": self._cycle,
             "waited": self._waited,
-            "work": self._work,
-            "scored": self._scored,
+            "work": self._work.done,
+            "scored": self._scorer.added,
             "record": record,
         }
         return tensors, facts
@@ -477,10 +413,10 @@ class Sparsifier:
                 )
         self._stage, self._left = str(facts["stage"]), int(facts["left"])
         self._done, self._cycle = int(facts["done"]), int(facts["cycle"])
-        self._waited, self._scored = int(facts["waited"]), int(facts["scored"])
-        self._work = float(facts["work"])
+        self._waited, self._scorer.added = int(facts["waited"]), int(facts["scored"])
+        self._work.done = float(facts["work"])
         self._record.load_state(tensors, facts["record"])
-        masks, before, left, self._sums, self._gradients = (
+        masks, before, left, self._scorer.sums, self._gradients = (
             numbered(tensors, kind) for kind in ("mask", "before", "left", "sum", "gradient")
         )
         self._masks.to_()
@@ -508,8 +444,3 @@ def _check(made: Sparsifier) -> None:
 
 def _gradient(weight: Tensor) -> Tensor:
     return torch.zeros_like(weight) if weight.grad is None else weight.grad.detach()
-
-
-def _finite(parts: list[Tensor]) -> bool:
-    # a sum is finite where all of it is, and ten times as fast to tell
-    return all(bool(torch.isfinite(part.sum())) for part in parts)

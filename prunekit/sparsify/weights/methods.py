@@ -23,7 +23,7 @@ class SET(Sparsifier):
 
     def growth_scores(self) -> list[Tensor]:
         """Draws of this exchange."""
-        return self._draws(1 + self._cycle)
+        return self._scorer.draws(1 + self._cycle)
 
 
 class RigL(Sparsifier):
@@ -69,9 +69,9 @@ class GMP(Sparsifier):
         del iou  # the target is reached at the last exchange, and not before
         return self._cycle >= self._updates
 
-    def _scores(self) -> list[Tensor]:
+    def drop_scores(self) -> list[Tensor]:
         """Under an N:M pattern the best N of each M may not go."""
-        found = super()._scores()
+        found = super().drop_scores()
         if not self.pattern.structured:
             return found
         held = [
