@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from prunekit import sparsify
     from prunekit.allocation import Joint, Knapsack
     from prunekit.artifact import Artifact
     from prunekit.benching import BenchResult, bench
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
     from prunekit.report import Report
     from prunekit.runs import load, save
     from prunekit.scores import Scores
-    from prunekit.sparsify import IEE, IEESchedule, allocate, explain
+    from prunekit.sparsify import IEESchedule, allocate, explain
+    from prunekit.sparsify.iee import IEE
+    from prunekit.sparsity import SparsityPlan
     from prunekit.surgery import slim
     from prunekit.target import Environment, Target
     from prunekit.timing import Measurement
@@ -50,7 +53,7 @@ _WHERE = {
     "ChannelPlan": "plan",
     "Environment": "target",
     "FPGM": "criteria",
-    "IEE": "sparsify",
+    "IEE": "sparsify.iee",
     "IEESchedule": "sparsify",
     "Joint": "allocation",
     "Knapsack": "allocation",
@@ -62,6 +65,7 @@ _WHERE = {
     "Random": "criteria",
     "Report": "report",
     "Scores": "scores",
+    "SparsityPlan": "sparsity",
     "Target": "target",
     "Taylor": "criteria",
     "TaylorWeight": "criteria",
@@ -77,6 +81,7 @@ _WHERE = {
     "save": "runs",
     "score": "criteria",
     "slim": "surgery",
+    "sparsify": "sparsify",
     "trace": "tracing",
 }
 
@@ -101,6 +106,7 @@ __all__ = [
     "Random",
     "Report",
     "Scores",
+    "SparsityPlan",
     "Target",
     "Taylor",
     "TaylorWeight",
@@ -116,6 +122,7 @@ __all__ = [
     "save",
     "score",
     "slim",
+    "sparsify",
     "trace",
 ]
 
@@ -123,7 +130,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'prunekit' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"prunekit.{_WHERE[name]}"), name)
+    module = importlib.import_module(f"prunekit.{_WHERE[name]}")
+    # `sparsify` is a package, whose methods are used by its name
+    value = module if _WHERE[name] == name else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -1,4 +1,4 @@
-"""A pruned model on disk: ``plan.json`` and ``model.safetensors``, no pickle anywhere."""
+"""A pruned or sparse model on disk: plans as JSON and ``model.safetensors``, no pickle anywhere."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ from prunekit.folding import folded_blocks, reparameterize
 from prunekit.models import BuiltModel, build, is_library, load_weights, rebuild
 from prunekit.plan import Base, ChannelPlan
 from prunekit.serialize import replacing, sha256_file
+from prunekit.sparsify.weights import verify
+from prunekit.sparsity import SparsityPlan
 from prunekit.surgery import model_fingerprint, slim
 from prunekit.target import package_version
 
 WEIGHTS = "model.safetensors"
 PLAN = "plan.json"
+SPARSITY = "sparsity.json"
+"""Beside the plan of a sparse network, whose channels are all there."""
 _RUN = "run:"
 """In front of a base that is a run folder itself, by its path from the run that names it."""
 
@@ -29,18 +33,24 @@ _RUN = "run:"
 def save(
     run: str | Path,
     small: nn.Module,
-    plan: ChannelPlan,
+    plan: ChannelPlan | SparsityPlan,
     base: str,
     arguments: dict[str, int] | None = None,
     input_shapes: tuple[tuple[int, ...], ...] = (),
 ) -> None:
-    """Write the slim network's weights and its plan into the folder ``run``.
+    """Write the network's weights and its plan into the folder ``run``.
+
+    A `SparsityPlan` is compared with the weights first (ModelError where they differ).
 
     ``base`` names the dense model (``torchvision:resnet50``, ``path/file.py:factory``, a run
     folder, ...) and ``arguments`` what its factory was called with. Where ``small`` has folded
     blocks (:func:`prunekit.reparameterize`), loading folds that model's too.
     """
     run = Path(run)
+    if isinstance(plan, SparsityPlan):
+        verify(small, plan)
+        plan.save(run / SPARSITY)
+        plan = ChannelPlan(model_fingerprint(small), keep={}, cuts={}, sizes={})
     save_weights(small, run / WEIGHTS)
     record = Base(
         spec=_from_run(run, base) if is_run(base) else base,
@@ -91,6 +101,11 @@ def _load(run: Path, model: nn.Module | str | None, opened: tuple[Path, ...]) ->
         raise FileError(f"{weights} was edited or damaged: its checksum does not match plan.json")
     small = slim(_dense(run, plan, plan.base, model, (*opened, run.resolve())), plan)
     load_weights(small, weights)
+    if is_sparse(run):
+        try:
+            verify(small, SparsityPlan.load(run / SPARSITY))
+        except ModelError as error:
+            raise FileError(f"{run / SPARSITY} is not of {weights}: {error}") from error
     return small.eval()
 
 
@@ -148,6 +163,11 @@ def _built(
 def is_run(path: str | Path) -> bool:
     """Whether ``path`` is a folder with a plan in it."""
     return (Path(path) / PLAN).is_file()
+
+
+def is_sparse(path: str | Path) -> bool:
+    """Whether ``path`` is a run folder of a sparse network."""
+    return is_run(path) and (Path(path) / SPARSITY).is_file()
 
 
 def open_model(spec: str, **options: Any) -> BuiltModel:

@@ -181,9 +181,9 @@ def resnet56(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
     return _ResNet(9, 16, num_classes, in_channels)
 
 
-def wrn22_2(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
+def wrn22_2(num_classes: int = 10, in_channels: int = 3, widen: int = 2) -> nn.Module:
     """Wide ResNet 22-2, pre-activation (Zagoruyko and Komodakis 2016)."""
-    return _WideResNet(3, 2, num_classes, in_channels)
+    return _WideResNet(3, widen, num_classes, in_channels)
 
 
 def vgg11_bn(num_classes: int = 10, in_channels: int = 3, width: float = 1.0) -> nn.Module:

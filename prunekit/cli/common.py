@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -116,3 +117,25 @@ def refuse_existing(path: Path, overwrite: bool, resume: bool = False) -> None:
         raise UsageError("--overwrite and --resume exclude each other; keep one")
     if path.exists() and not (overwrite or resume):
         raise UsageError(f"output {path} exists; use --overwrite or another -o")
+
+
+@contextmanager
+def resumable(output: Path) -> Iterator[None]:
+    """What stops a run inside the block says what is kept in ``output`` and how to go on."""
+    from prunekit.errors import FileError, InterruptedRunError
+    from prunekit.pipeline.folder import RECIPE
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise InterruptedRunError(
+            f"interrupted; finished rounds and epochs are in {output}: same command with --resume"
+            if (output / RECIPE).is_file()
+            else "interrupted before anything was finished; nothing is kept"
+        ) from None
+    except FileError as error:
+        if not (output / RECIPE).is_file():
+            raise
+        raise FileError(
+            f"{error}; finished epochs are in {output}: same command with --resume"
+        ) from error

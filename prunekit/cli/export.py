@@ -39,6 +39,10 @@ def export(
         str | None,
         typer.Option("--model", help="The dense model, where the run's is your own code."),
     ] = None,
+    sparse_initializers: Annotated[
+        bool,
+        typer.Option("--sparse-initializers", help="Leave zeros out of a sparse run's ONNX file."),
+    ] = False,
     reparameterize: Reparameterize = True,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -50,20 +54,25 @@ def export(
     from prunekit.errors import UsageError
     from prunekit.exporting import export as write_onnx
     from prunekit.exporting import export_openvino
+    from prunekit.exporting.sparse import export_sparse
     from prunekit.folding import reparameterize as fold
     from prunekit.pipeline.setup import example_input, say_folded
     from prunekit.plan import ChannelPlan
-    from prunekit.runs import PLAN, is_run, load, open_model
+    from prunekit.runs import PLAN, SPARSITY, is_run, is_sparse, load, open_model
+    from prunekit.sparsity import SparsityPlan
 
     kinds = {"onnx": (write_onnx, ".onnx"), "openvino": (export_openvino, ".xml")}
     if format not in kinds:
         raise UsageError(f"unknown format {format!r}; this version exports {' and '.join(kinds)}")
     write, suffix = kinds[format]
+    sparse = is_sparse(run) and format == "onnx"
+    if sparse_initializers and not sparse:
+        raise UsageError("--sparse-initializers is for the ONNX file of a sparse run; leave it out")
     shape = input
     if is_run(run):
-        plan = ChannelPlan.load(Path(run) / PLAN)
-        if shape is None and plan.base is not None and plan.base.input_shapes:
-            shape = "x".join(map(str, plan.base.input_shapes[0]))
+        base = ChannelPlan.load(Path(run) / PLAN).base
+        if shape is None and base is not None and base.input_shapes:
+            shape = "x".join(map(str, base.input_shapes[0]))
         module = load(run, model)
         path = output or Path(run) / f"model{suffix}"
     else:
@@ -78,7 +87,13 @@ def export(
     if reparameterize and not is_run(run):
         whole, module = module, fold(module, example)
         say_folded(whole, module)
-    artifact = write(module, example, path, precision)
+    if sparse:
+        plan = SparsityPlan.load(Path(run) / SPARSITY)
+        artifact = export_sparse(
+            module, example, path, plan, precision, sparse_initializers=sparse_initializers
+        )
+    else:
+        artifact = write(module, example, path, precision)
     if json:
         print_json({"path": artifact.path, "format": format, "sha256": artifact.sha256})
     else:

@@ -18,6 +18,7 @@ from prunekit.cli import (
     profile_,
     prune,
     report,
+    sparsify,
     sweep,
     table,
     targets,
@@ -40,7 +41,7 @@ app = typer.Typer(
     ),
 )
 
-for command in (targets, inspect, profile_, sweep, prune, export, bench, check, report):
+for command in (targets, inspect, profile_, sweep, prune, sparsify, export, bench, check, report):
     command.register(app)
 table.register(app)
 

@@ -17,7 +17,36 @@ from prunekit.cli.common import (
     print_json,
     print_table,
     print_text,
+    resumable,
     set_verbosity,
+)
+from prunekit.cli.training import (
+    BatchSize,
+    ClipNorm,
+    Config,
+    DataText,
+    Device,
+    Distill,
+    DistillTemperature,
+    Ema,
+    FineTuneLr,
+    LabelSmoothing,
+    Lr,
+    MaybeInput,
+    MaybeModel,
+    MaybeReparameterize,
+    MaybeSeed,
+    MaybeThreads,
+    MixedPrecision,
+    Momentum,
+    Optimizer,
+    Output,
+    Pretrained,
+    Tensorboard,
+    WarmupEpochs,
+    WeightDecay,
+    Weights,
+    Workers,
 )
 
 
@@ -28,29 +57,13 @@ def register(app: typer.Typer) -> None:
 
 def prune(
     context: typer.Context,
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="MODEL",
-            help=(
-                "torchvision:NAME, timm:NAME, zoo:NAME, path/file.py:factory, "
-                "package.module:factory or a run folder"
-            ),
-        ),
-    ] = None,
-    output: Annotated[Path, option("The run folder to make.", "-o", "--output")] = Path("run"),
-    config: Annotated[
-        Path | None, option("A recipe (TOML) with the same settings; flags win.", "--config")
-    ] = None,
-    data: Annotated[
-        str | None,
-        option(
-            "digits, imagefolder:PATH, cifar10:PATH, ..., package.module:factory; none: untrained."
-        ),
-    ] = None,
-    input: Annotated[str | None, option("Input shape, batch first.", "--input")] = None,  # noqa: A002
+    model: MaybeModel = None,
+    output: Output = Path("run"),
+    config: Config = None,
+    data: DataText = None,
+    input: MaybeInput = None,  # noqa: A002
     target: Annotated[str | None, option("runtime[:device][:precision].")] = None,
-    threads: Annotated[int | None, option("Threads of the target (1).")] = None,
+    threads: MaybeThreads = None,
     target_latency: Annotated[
         str | None, option("50% of dense, 12.5ms, or 2x faster (50%).")
     ] = None,
@@ -103,39 +116,27 @@ def prune(
     dense_epochs: Annotated[
         int | None, option("Epochs of that (as --epochs), or on given weights (0).")
     ] = None,
-    pretrained: Annotated[
-        bool | None, option("torchvision's or timm's weights.", "--pretrained")
-    ] = None,
-    weights: Annotated[str | None, option("Dense weights, a .safetensors file.")] = None,
-    reparameterize: Annotated[
-        bool | None,
-        option(
-            "Fold blocks that train with branches, as they are deployed (yes).",
-            "--reparameterize/--no-reparameterize",
-        ),
-    ] = None,
+    pretrained: Pretrained = None,
+    weights: Weights = None,
+    reparameterize: MaybeReparameterize = None,
     epochs: Annotated[int | None, option("Epochs of pruning and fine-tuning (15).")] = None,
-    batch_size: Annotated[int | None, option("Training batch over all processes (64).")] = None,
-    optimizer: Annotated[str | None, option("sgd or adamw (sgd).")] = None,
-    lr: Annotated[float | None, option("Learning rate of dense training.")] = None,
-    fine_tune_lr: Annotated[float | None, option("Learning rate after it (a fifth).")] = None,
-    momentum: Annotated[float | None, option("SGD momentum (0.9).")] = None,
-    weight_decay: Annotated[float | None, option("Weight decay (0.0005).")] = None,
-    warmup_epochs: Annotated[float | None, option("Linear warm-up (1).")] = None,
-    label_smoothing: Annotated[float | None, option("Label smoothing (0).")] = None,
-    ema: Annotated[float | None, option("Decay of averaged weights; 0 is off (0).")] = None,
-    mixed_precision: Annotated[str | None, option("no, fp16 or bf16 (no).")] = None,
-    clip_norm: Annotated[float | None, option("Gradient norm limit; 0 is off (0).")] = None,
-    distill: Annotated[
-        float | None, option("Share of the dense teacher's term in the loss, 0 to 1 (0).")
-    ] = None,
-    distill_temperature: Annotated[float | None, option("Its temperature (4).")] = None,
-    workers: Annotated[int | None, option("Data-loading processes (0).")] = None,
-    device: Annotated[str | None, option("Training device: auto, cpu or cuda (auto).")] = None,
-    seed: Annotated[int | None, option("Seed of everything random (0).")] = None,
-    tensorboard: Annotated[
-        bool | None, option("Also log to OUTPUT/tensorboard.", "--tensorboard")
-    ] = None,
+    batch_size: BatchSize = None,
+    optimizer: Optimizer = None,
+    lr: Lr = None,
+    fine_tune_lr: FineTuneLr = None,
+    momentum: Momentum = None,
+    weight_decay: WeightDecay = None,
+    warmup_epochs: WarmupEpochs = None,
+    label_smoothing: LabelSmoothing = None,
+    ema: Ema = None,
+    mixed_precision: MixedPrecision = None,
+    clip_norm: ClipNorm = None,
+    distill: Distill = None,
+    distill_temperature: DistillTemperature = None,
+    workers: Workers = None,
+    device: Device = None,
+    seed: MaybeSeed = None,
+    tensorboard: Tensorboard = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -147,8 +148,7 @@ def prune(
     The target is met only by a measurement of the exported artifact against the dense one.
     """
     set_verbosity(verbose, quiet)
-    from prunekit.errors import FileError, InterruptedRunError
-    from prunekit.pipeline.folder import RECIPE, check_folder
+    from prunekit.pipeline.folder import check_folder
     from prunekit.pipeline.prune import prune as run_pipeline
     from prunekit.pipeline.recipe import Recipe, make_recipe, pairs
     from prunekit.pipeline.setup import set_up
@@ -162,21 +162,9 @@ def prune(
     if rank() > 0:
         set_verbosity(verbose=False, quiet=True)
     from_main(lambda: check_folder(output, recipe, overwrite=overwrite, resume=resume))
-    try:
+    with resumable(output):
         job = set_up(recipe)
         report = run_pipeline(job, output, overwrite=overwrite, resume=resume)
-    except KeyboardInterrupt:
-        raise InterruptedRunError(
-            f"interrupted; finished rounds and epochs are in {output}: same command with --resume"
-            if (output / RECIPE).is_file()
-            else "interrupted before anything was finished; nothing is kept"
-        ) from None
-    except FileError as error:
-        if not (output / RECIPE).is_file():
-            raise
-        raise FileError(
-            f"{error}; finished epochs are in {output}: same command with --resume"
-        ) from error
     if rank() > 0:  # one of several processes speaks
         pass
     elif json:

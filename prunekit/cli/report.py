@@ -21,15 +21,29 @@ def report(
 ) -> None:
     """Show a finished run's report as Markdown (or JSON), and write report.html beside it."""
     from prunekit.errors import UsageError
-    from prunekit.report import Report, to_html, to_markdown
+    from prunekit.report import (
+        Report,
+        SparsityReport,
+        sparsity_html,
+        sparsity_markdown,
+        to_html,
+        to_markdown,
+    )
+    from prunekit.runs import is_sparse
     from prunekit.serialize import write_text
 
     path = run / "report.json"
     if run.is_dir() and not path.is_file():
         raise UsageError(f"{run} has no report.json; is the run finished?")
-    found = Report.load(path)
-    write_text(run / "report.html", to_html(found))
+    found: Report | SparsityReport
+    if is_sparse(run):
+        found = SparsityReport.load(path)
+        page, text = sparsity_html(found), sparsity_markdown(found)
+    else:
+        found = Report.load(path)
+        page, text = to_html(found), to_markdown(found)
+    write_text(run / "report.html", page)
     if json:
         print_json(found.model_dump(mode="json"))
     else:
-        print_text(to_markdown(found))
+        print_text(text)

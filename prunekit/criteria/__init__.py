@@ -1,6 +1,6 @@
 """Saliency criteria: what a channel is worth."""
 
-from prunekit.criteria.base import Accumulator, Criterion, score
+from prunekit.criteria.base import Accumulator, Criterion, WeightCriterion, score
 from prunekit.criteria.bn_scale import BNScale
 from prunekit.criteria.control import Random
 from prunekit.criteria.fpgm import FPGM
@@ -19,5 +19,6 @@ __all__ = [
     "Random",
     "Taylor",
     "TaylorWeight",
+    "WeightCriterion",
     "score",
 ]

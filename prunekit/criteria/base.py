@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -35,6 +35,25 @@ class Criterion(Protocol):
 
     def normalised(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Scores of one group made comparable with other groups', after averaging."""
+        ...
+
+
+@runtime_checkable
+class WeightCriterion(Protocol):
+    """A criterion that scores single weights too."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in scores and reports."""
+        ...
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether it needs a backward pass; otherwise the weights alone tell."""
+        ...
+
+    def weight_scores(self, name: str, weight: Tensor, gradient: Tensor | None) -> Tensor:
+        """Non-negative scores of the weights of layer ``name``, of the weight's shape."""
         ...
 
 

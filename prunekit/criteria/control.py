@@ -38,11 +38,19 @@ class Random:
         """Draws per channel, shape (size,)."""
         live = alive(weights(group, modules)).cpu()
         _, first = writers(group, modules)[0]
+        return torch.from_numpy(self._draws(group.id, first, group.size)) * live
+
+    def weight_scores(self, name: str, weight: Tensor, gradient: Tensor | None) -> Tensor:
+        """Draws per weight."""
+        del gradient
+        draws = torch.from_numpy(self._draws(name, weight, weight.numel()))
+        return draws.view(weight.shape).to(weight.device, torch.float32)
+
+    def _draws(self, name: str, weight: Tensor, count: int) -> NDArray[np.float64]:
         # as bytes, which every floating-point type has
-        stored = first.detach().cpu().contiguous().view(torch.uint8).numpy()
-        key = [self.seed, zlib.crc32(group.id.encode()), zlib.crc32(stored.tobytes())]
-        draws = 1 - np.random.default_rng(key).random(group.size)
-        return torch.from_numpy(draws) * live
+        stored = weight.detach().cpu().contiguous().view(torch.uint8).numpy()
+        key = [self.seed, zlib.crc32(name.encode()), zlib.crc32(stored.tobytes())]
+        return 1 - np.random.default_rng(key).random(count)
 
     def normalised(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Draws are comparable as they are."""

@@ -39,6 +39,11 @@ class Magnitude:
         ]
         return reduced(norms, self.reduce)
 
+    def weight_scores(self, name: str, weight: Tensor, gradient: Tensor | None) -> Tensor:
+        """|w| of every weight, of whatever norm the channels' scores are."""
+        del name, gradient
+        return weight.detach().abs()
+
     def normalised(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Scores over the mean of the channels that are there (removed ones weigh nothing)."""
         return normalise(scores, self.normalize)

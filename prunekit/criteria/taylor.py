@@ -51,6 +51,10 @@ class Taylor:
         terms = [_signed(modules[m.module], m) for m in members]
         return share * torch.stack(terms).sum(dim=0).abs()
 
+    def weight_scores(self, name: str, weight: Tensor, gradient: Tensor | None) -> Tensor:
+        """|w * g| of every weight alone."""
+        return _change(name, weight, gradient).abs()
+
     def normalised(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Scores divided as ``normalize`` says."""
         return normalise(scores, self.normalize)
@@ -96,9 +100,20 @@ class TaylorWeight:
                 parts.append((terms.abs() if self.form == "abs" else terms.square()).sum(dim=1))
         return reduced(parts, self.reduce)
 
+    def weight_scores(self, name: str, weight: Tensor, gradient: Tensor | None) -> Tensor:
+        """|w * g| of every weight alone, or its square unless ``form`` is ``abs``."""
+        change = _change(name, weight, gradient)
+        return change.abs() if self.form == "abs" else change.square()
+
     def normalised(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
         """Scores divided as ``normalize`` says."""
         return normalise(scores, self.normalize)
+
+
+def _change(name: str, weight: Tensor, gradient: Tensor | None) -> Tensor:
+    if gradient is None:
+        raise UsageError(f"no gradient for {name}; Taylor scores need a backward pass first")
+    return weight.detach() * gradient
 
 
 def _signed(module: nn.Module, member: Member) -> Tensor:

@@ -8,6 +8,7 @@ import io
 import logging
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +34,22 @@ def export(
     path: str | Path,
     precision: str = "fp32",
     plan: str | None = None,
+    finish: Callable[[Path], None] | None = None,
 ) -> Artifact:
     """Write ``model`` as one ONNX file (weights inside, dynamic batch) and compare its outputs.
 
     ``example`` is a tensor, a tuple or a dict of inputs whose first dimension is the batch. The
     file appears at ``path`` only after ONNX Runtime gave PyTorch's outputs at batches 1 and 2 to
-    a relative :data:`TOLERANCE`; otherwise a `ModelError` says how far they are apart.
+    a relative :data:`TOLERANCE`; otherwise a `ModelError` says how far they are apart. ``finish``
+    may change the file before that.
     """
     if precision != "fp32":
         raise UsageError(f"ONNX export has precision fp32 for now, not {precision}")
     working, inputs, pair = _prepared(model, example)
     with replacing(path) as temporary:
         _write(working, pair, temporary, is_dict=isinstance(example, dict))
+        if finish is not None:
+            finish(temporary)
         shapes = {name: (-1, *value.shape[1:]) for name, value in inputs.items()}
         found = Artifact(str(temporary), "onnx", precision, input_shapes=shapes)
         target = Target.parse("onnxruntime:cpu")

@@ -12,14 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from prunekit.errors import FileError, UsageError
-from prunekit.pipeline.recipe import Recipe, make_recipe
+from prunekit.pipeline.recipe import TrainingRecipe, read_recipe
 
 RECIPE = "config.toml"
 TABLE = "table.json"
 JOURNAL = "profile.jsonl"
 FILES = {
     *(RECIPE, TABLE, "dense.safetensors", "dense.onnx", "model.onnx", "model.safetensors"),
-    *("plan.json", "report.json", "report.html", "log.jsonl", "tensorboard", "work"),
+    *(
+        "plan.json",
+        "sparsity.json",
+        "report.json",
+        "report.html",
+        "log.jsonl",
+        "tensorboard",
+        "work",
+    ),
 }
 """Everything a run writes into its folder; ``work`` is gone when it is done."""
 
@@ -80,7 +88,7 @@ def rounds_in(journal: Path) -> int:
 
 @contextmanager
 def open_folder(
-    path: Path, recipe: Recipe, *, overwrite: bool, resume: bool
+    path: Path, recipe: TrainingRecipe, *, overwrite: bool, resume: bool
 ) -> Iterator[RunFolder]:
     """Make or reopen the folder of a run, and put the recipe there.
 
@@ -113,7 +121,7 @@ def open_folder(
         raise
 
 
-def check_folder(path: Path, recipe: Recipe, *, overwrite: bool, resume: bool) -> None:
+def check_folder(path: Path, recipe: TrainingRecipe, *, overwrite: bool, resume: bool) -> None:
     """Refuse, before any work, an output folder that cannot be used."""
     if overwrite and resume:
         raise UsageError("--overwrite and --resume exclude each other; keep one")
@@ -128,7 +136,7 @@ def check_folder(path: Path, recipe: Recipe, *, overwrite: bool, resume: bool) -
     if not (path / RECIPE).is_file():
         raise UsageError(f"{path} is not a prunekit run ({RECIPE} is missing); give another -o")
     if resume:
-        before = make_recipe({}, path / RECIPE)
+        before = read_recipe(type(recipe), {}, path / RECIPE)
         if difference := recipe.first_difference(before):
             raise UsageError(f"cannot resume {path}: {difference}; use the same settings")
         return
@@ -139,7 +147,7 @@ def check_folder(path: Path, recipe: Recipe, *, overwrite: bool, resume: bool) -
             "remove; give another -o"
         )
     for setting in ("model", "table", "weights"):
-        value = getattr(recipe, setting)
+        value = getattr(recipe, setting, None)
         if value and Path(value).resolve().is_relative_to(path.resolve()):
             raise UsageError(
                 f"`{setting}` {value} lies in {path}, which --overwrite removes; give another -o"

@@ -25,10 +25,11 @@ from prunekit.pipeline.folder import JOURNAL, TABLE, RunFolder, open_folder
 from prunekit.pipeline.landing import AIM, Attempt, Landing, land
 from prunekit.pipeline.reporting import make_report, onnx_accuracy
 from prunekit.pipeline.scoring import criterion_of, dense_scores
-from prunekit.pipeline.setup import Job, train_config
+from prunekit.pipeline.setup import Job, fine_tune_lr, train_config
 from prunekit.pipeline.stopwatch import Stopwatch
 from prunekit.pipeline.tables import load_table, make_table
 from prunekit.pipeline.tensorboard import Board
+from prunekit.pipeline.trainer import Trainer
 from prunekit.plan import ChannelPlan
 from prunekit.profiling import HarvestPlan
 from prunekit.progress import say
@@ -38,13 +39,13 @@ from prunekit.report import Report, to_html
 from prunekit.runs import save, save_weights
 from prunekit.scores import Scores
 from prunekit.serialize import load_json, read_object, save_json, write_text
-from prunekit.sparsify import IEE, Allocation, Halp, IEESchedule, allocate
+from prunekit.sparsify import Allocation, Halp, IEESchedule, allocate
 from prunekit.sparsify.halp import Schedule
-from prunekit.sparsify.iee import Update
+from prunekit.sparsify.iee import IEE, Update
 from prunekit.surgery import slim
 from prunekit.target import usable_cores
 from prunekit.timing import PairedRatio
-from prunekit.train import FitResult, TrainConfig, fit, loader
+from prunekit.train import FitResult, TrainConfig, loader
 
 MAX_AGAIN = 2
 """How often a final miss is answered with another landing, where nothing was trained since."""
@@ -113,6 +114,7 @@ class _Pipeline:
         self.watch = Stopwatch(job, folder, self.budget)
         wanted = job.recipe.tensorboard and rank() == 0
         self.board = Board(folder.path / "tensorboard") if wanted else None
+        self.trainer = Trainer(job.data, folder, resume, self.board)
         self.chosen_by: tuple[Scores, dict[str, int] | None] = (Scores({}, "none"), None)
 
     def run(self) -> Report:
@@ -158,32 +160,11 @@ class _Pipeline:
         """The training settings of the recipe."""
         return train_config(self.recipe, epochs, lr, **changes)
 
-    def fit(self, model: nn.Module, stage: str, config: TrainConfig, **more: Any) -> FitResult:
-        """Train with checkpoints in the run's work folder."""
-        if self.job.data is None:
-            raise UsageError("training needs data; add --data")
-        return fit(
-            model,
-            self.job.data,
-            config,
-            folder=self.folder.work / stage,
-            resume=self.resume,
-            log=self.log,
-            title=stage.replace("-", " "),
-            **more,
-        )
-
-    def log(self, row: dict[str, Any]) -> None:
-        """One line of ``log.jsonl``, and of the board where there is one."""
-        self.folder.log(row)
-        if self.board is not None:
-            self.board.log(row)
-
     def train_dense(self) -> None:
         """``--from-scratch`` or ``--dense-epochs``: the dense network first."""
         epochs = self.recipe.dense_epochs or max(1, self.recipe.epochs)
         config = self.config(epochs, self.recipe.lr, distill=0.0)
-        self.trained.dense = self.fit(self.job.module, "dense-training", config)
+        self.trained.dense = self.trainer.fit(self.job.module, "dense-training", config)
 
         def keep() -> None:
             save_weights(self.job.module, self.folder.path / "dense.safetensors")
@@ -193,8 +174,8 @@ class _Pipeline:
 
     @property
     def fine_tune_lr(self) -> float:
-        """A fifth of the training's learning rate unless given: the weights are good already."""
-        return self.recipe.fine_tune_lr or 0.2 * self.config(1, self.recipe.lr).base_lr
+        """The learning rate after dense training."""
+        return fine_tune_lr(self.recipe)
 
     @property
     def pruning_epochs(self) -> int:
@@ -207,7 +188,9 @@ class _Pipeline:
         if self.job.data is None or epochs < 1:
             return small.eval()
         config = self.config(epochs, self.fine_tune_lr)
-        self.trained.fine_tuning = self.fit(small, "fine-tuning", config, teacher=self.teacher)
+        self.trained.fine_tuning = self.trainer.fit(
+            small, "fine-tuning", config, teacher=self.teacher
+        )
         return small
 
     # --- measuring ----------------------------------------------------------------------------
@@ -347,7 +330,7 @@ class _Pipeline:
         config = self.config(
             self.pruning_epochs, self.fine_tune_lr, schedule="constant", warmup_epochs=0.0, ema=0.0
         )
-        self.trained.pruning = self.fit(
+        self.trained.pruning = self.trainer.fit(
             self.job.module, "pruning", config, rule=rule, teacher=self.teacher
         )
         return rule
@@ -364,14 +347,9 @@ class _Pipeline:
     @cached_property
     def schedule(self) -> IEESchedule:
         """The course of method iee."""
-        options = {"start": "dense" if self.dense_is_trained else "uniform"}
+        options = {"start": "dense" if self.recipe.dense_is_trained else "uniform"}
         given = {**options, "seed": self.recipe.seed, **self.recipe.iee}
         return IEESchedule.parse(self.recipe.epochs * self.per_epoch, given)
-
-    @property
-    def dense_is_trained(self) -> bool:
-        """Whether pruning begins with a trained network; method iee need not."""
-        return self.recipe.dense_training or not self.recipe.from_scratch
 
     def explore(self, table: LatencyTable, target: float) -> tuple[nn.Module, Landing]:
         """IEE over all epochs; its last update is the measured landing."""
@@ -404,9 +382,9 @@ class _Pipeline:
             granularity=recipe.granularity,
             settle=settle,
         )
-        lr = self.fine_tune_lr if self.dense_is_trained else recipe.lr
+        lr = self.fine_tune_lr if self.recipe.dense_is_trained else recipe.lr
         config = self.config(recipe.epochs, lr)
-        found = self.fit(self.job.module, "iee", config, rule=rule, teacher=self.teacher)
+        found = self.trainer.fit(self.job.module, "iee", config, rule=rule, teacher=self.teacher)
         # the landing happens between two steps and is no training
         took = read_object(self.folder.work / "measuring.json", "measuring")["seconds"]
         self.trained.pruning = replace(found, seconds=max(0.0, found.seconds - float(took)))
@@ -479,7 +457,7 @@ class _Pipeline:
             pruning_epochs=self.pruning_epochs,
             accuracy=(
                 # random weights have no accuracy worth telling
-                self.accuracy(run / "dense.onnx") if self.dense_is_trained else None,
+                self.accuracy(run / "dense.onnx") if self.recipe.dense_is_trained else None,
                 self.accuracy(run / "model.onnx"),
             ),
             small=small,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -20,36 +20,20 @@ else:
     import tomli as tomllib
 
 
-class Recipe(BaseModel):
-    """Settings of ``prunekit prune``; field names are the flags' names with underscores."""
+R = TypeVar("R", bound="TrainingRecipe")
+
+
+class TrainingRecipe(BaseModel):
+    """What recipes of all commands that train have in common; see `prunekit.train.TrainConfig`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str
     input: str = "1x3x224x224"
     data: str | None = None
-    target: str = "onnxruntime:cpu"
     threads: int = Field(1, ge=1)
-    target_latency: str = "50%"
-    limit: tuple[str, ...] = ()
-    """Further budgets that the plan has to keep, such as ``macs=40%`` or ``params=1.5M``."""
-    table: str | None = None
-    method: Literal["oneshot", "halp", "iee"] | None = None
-    iee: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    """Options of method ``iee``: fields of `prunekit.IEESchedule` but ``steps``."""
-    criterion: str | None = None
-    solver: str = "joint"
-    granularity: int | None = Field(None, ge=1)
-    depth: bool = False
-    """Whole residual blocks may go as well."""
-    heads: Literal["whole", "width"] = "whole"
-    """What goes of attentions: whole heads, or channels of all heads alike."""
-    score_batches: int = Field(8, ge=1)
-    pruning_steps: int = Field(8, ge=1)
-    profile_nets: int = Field(12, ge=4)
-    profile_seconds: float = Field(120.0, gt=0)
     measure_seconds: float = Field(8.0, gt=0)
-    """Time limit of one measurement while landing; the last one takes 2.5 times as long."""
+    """Time limit of one measurement; the last one of ``prune`` takes 2.5 times as long."""
 
     from_scratch: bool = False
     pretrained: bool = False
@@ -58,7 +42,7 @@ class Recipe(BaseModel):
     """Fold blocks that train with branches before anything else; see `prunekit.reparameterize`."""
 
     dense_epochs: int | None = Field(None, ge=1)
-    """Dense training before pruning: from scratch (as ``epochs`` by default), or fine-tuning."""
+    """Dense training before anything goes: from scratch, or fine-tuning."""
 
     epochs: int = Field(15, ge=0)
     batch_size: int = Field(64, ge=2)
@@ -78,6 +62,82 @@ class Recipe(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: int = Field(0, ge=0)
     tensorboard: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The input's shape, batch first."""
+        return parse_shape(self.input)
+
+    @property
+    def dense_training(self) -> bool:
+        """Whether the dense network is trained first."""
+        return self.dense_epochs is not None
+
+    @property
+    def dense_is_trained(self) -> bool:
+        """Whether what is made smaller begins as a trained network."""
+        return self.dense_training or not self.from_scratch
+
+    def check(self) -> None:
+        """Raise UsageError for combinations that cannot work."""
+        _ = self.shape
+        sources = [
+            flag
+            for flag, on in (
+                ("--from-scratch", self.from_scratch),
+                ("--pretrained", self.pretrained),
+                ("--weights", self.weights is not None),
+            )
+            if on
+        ]
+        if len(sources) > 1:
+            raise UsageError(f"{' and '.join(sources)} exclude each other; keep one")
+        if self.dense_epochs is not None and not sources:
+            raise UsageError(
+                "--dense-epochs is for --from-scratch, --pretrained or --weights; give one of them"
+            )
+
+    def needs_data(self, *flags: tuple[str, bool]) -> None:
+        """Raise UsageError for the first of ``flags`` that is on, where there is no data."""
+        for flag, wrong in flags if self.data is None else ():
+            if wrong:
+                raise UsageError(f"{flag} needs data; add --data (digits, imagefolder:PATH, ...)")
+
+    def save(self, path: Path) -> None:
+        """Write the complete recipe as TOML."""
+        write_text(path, tomli_w.dumps(self.model_dump(exclude_none=True)))
+
+    def first_difference(self, other: TrainingRecipe) -> str | None:
+        """The first setting that differs, in words, or None."""
+        for name in type(self).model_fields:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                return f"`{name}` is {mine!r} now and was {theirs!r}"
+        return None
+
+
+class Recipe(TrainingRecipe):
+    """Settings of ``prunekit prune``; field names are the flags' names with underscores."""
+
+    target: str = "onnxruntime:cpu"
+    target_latency: str = "50%"
+    limit: tuple[str, ...] = ()
+    """Further budgets that the plan has to keep, such as ``macs=40%`` or ``params=1.5M``."""
+    table: str | None = None
+    method: Literal["oneshot", "halp", "iee"] | None = None
+    iee: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Options of method ``iee``: fields of `prunekit.IEESchedule` but ``steps``."""
+    criterion: str | None = None
+    solver: str = "joint"
+    granularity: int | None = Field(None, ge=1)
+    depth: bool = False
+    """Whole residual blocks may go as well."""
+    heads: Literal["whole", "width"] = "whole"
+    """What goes of attentions: whole heads, or channels of all heads alike."""
+    score_batches: int = Field(8, ge=1)
+    pruning_steps: int = Field(8, ge=1)
+    profile_nets: int = Field(12, ge=4)
+    profile_seconds: float = Field(120.0, gt=0)
 
     @field_validator("target_latency")
     @classmethod
@@ -109,11 +169,6 @@ class Recipe(BaseModel):
             self.from_scratch and self.resolved_method() != "iee"
         )
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The input's shape, batch first."""
-        return parse_shape(self.input)
-
     def resolved_target(self) -> Target:
         """The target with the input's batch and the threads."""
         return Target.parse(self.target, batch=self.shape[0], threads=self.threads)
@@ -127,21 +182,61 @@ class Recipe(BaseModel):
         """The criterion asked for, or Taylor where there is data, else magnitude."""
         return self.criterion or ("taylor" if self.data is not None else "magnitude")
 
-    def save(self, path: Path) -> None:
-        """Write the complete recipe as TOML."""
-        write_text(path, tomli_w.dumps(self.model_dump(exclude_none=True)))
-
-    def first_difference(self, other: Recipe) -> str | None:
-        """The first setting that differs, in words, or None."""
-        for name in type(self).model_fields:
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
-                return f"`{name}` is {mine!r} now and was {theirs!r}"
-        return None
+    def check(self) -> None:
+        """Raise UsageError for combinations that cannot work."""
+        super().check()
+        _ = self.resolved_target()
+        self.needs_data(
+            ("--from-scratch", self.from_scratch),
+            ("--dense-epochs", self.dense_epochs is not None),
+            ("--criterion taylor", self.criterion == "taylor"),
+            ("--method halp", self.method == "halp"),
+            ("--method iee", self.method == "iee"),
+            ("--distill", self.distill > 0),
+        )
+        if self.method in ("halp", "iee") and self.epochs < 2:
+            raise UsageError(
+                f"method {self.method} prunes while it trains; "
+                "give --epochs 2 or more, or --method oneshot"
+            )
+        if self.resolved_method() == "iee" and self.ema:
+            raise UsageError(
+                "--ema averages one network, and method iee trains several in turn; leave it out"
+            )
+        untrained = self.from_scratch and not self.dense_training
+        if untrained and self.distill:
+            raise UsageError(
+                "--distill needs a trained dense network, which --from-scratch with method iee "
+                "never makes; add --dense-epochs, or leave --distill out"
+            )
+        if self.resolved_method() == "iee" and self.heads == "width":
+            raise UsageError(
+                "method iee removes whole heads only; leave --heads out, or use another --method"
+            )
+        if self.depth and self.resolved_method() != "oneshot":
+            raise UsageError(
+                f"--depth is for method oneshot, and this is {self.resolved_method()}; "
+                "add --method oneshot, or leave --depth out"
+            )
+        if self.limit and self.resolved_method() == "iee":
+            raise UsageError(
+                "--limit is for methods oneshot and halp; leave it out, or use another"
+            )
+        if self.limit and self.solver.partition(":")[0] in ("knapsack", "greedy", "uniform"):
+            raise UsageError(
+                f"the solver {self.solver} takes one budget only; use joint with --limit"
+            )
+        if self.iee and self.resolved_method() != "iee":
+            raise UsageError("--iee has the options of method iee; add --method iee")
 
 
 def make_recipe(flags: dict[str, Any], config: Path | None = None) -> Recipe:
     """Flags over the ``config`` file over the defaults; a wrong setting is named."""
+    return read_recipe(Recipe, flags, config)
+
+
+def read_recipe(kind: type[R], flags: dict[str, Any], config: Path | None = None) -> R:
+    """:func:`make_recipe` for any command's recipe."""
     settings = read_toml(config) if config is not None else {}
     settings |= {name: value for name, value in flags.items() if value is not None}
     where = f"{config} or the flags" if config is not None else "the flags"
@@ -149,77 +244,14 @@ def make_recipe(flags: dict[str, Any], config: Path | None = None) -> Recipe:
         there = "" if config is None else f" in {config} or the flags"
         raise UsageError(f"no model given{there}; name one, such as zoo:resnet20_w32")
     try:
-        recipe = Recipe(**settings)
+        recipe = kind(**settings)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         cause = first["msg"].removeprefix("Value error, ")
         raise UsageError(f"`{name}` in {where}: {cause}") from error
-    _check(recipe)
+    recipe.check()
     return recipe
-
-
-def _check(recipe: Recipe) -> None:
-    """Combinations that cannot work."""
-    _ = recipe.shape, recipe.resolved_target()
-    sources = [
-        flag
-        for flag, on in (
-            ("--from-scratch", recipe.from_scratch),
-            ("--pretrained", recipe.pretrained),
-            ("--weights", recipe.weights is not None),
-        )
-        if on
-    ]
-    if len(sources) > 1:
-        raise UsageError(f"{' and '.join(sources)} exclude each other; keep one")
-    if recipe.dense_epochs is not None and not sources:
-        raise UsageError(
-            "--dense-epochs is for --from-scratch, --pretrained or --weights; give one of them"
-        )
-    if recipe.data is None:
-        for flag, wrong in (
-            ("--from-scratch", recipe.from_scratch),
-            ("--dense-epochs", recipe.dense_epochs is not None),
-            ("--criterion taylor", recipe.criterion == "taylor"),
-            ("--method halp", recipe.method == "halp"),
-            ("--method iee", recipe.method == "iee"),
-            ("--distill", recipe.distill > 0),
-        ):
-            if wrong:
-                raise UsageError(f"{flag} needs data; add --data (digits, imagefolder:PATH, ...)")
-    if recipe.method in ("halp", "iee") and recipe.epochs < 2:
-        raise UsageError(
-            f"method {recipe.method} prunes while it trains; "
-            "give --epochs 2 or more, or --method oneshot"
-        )
-    if recipe.resolved_method() == "iee" and recipe.ema:
-        raise UsageError(
-            "--ema averages one network, and method iee trains several in turn; leave it out"
-        )
-    untrained = recipe.from_scratch and not recipe.dense_training
-    if untrained and recipe.distill:
-        raise UsageError(
-            "--distill needs a trained dense network, which --from-scratch with method iee never "
-            "makes; add --dense-epochs, or leave --distill out"
-        )
-    if recipe.resolved_method() == "iee" and recipe.heads == "width":
-        raise UsageError(
-            "method iee removes whole heads only; leave --heads out, or use another --method"
-        )
-    if recipe.depth and recipe.resolved_method() != "oneshot":
-        raise UsageError(
-            f"--depth is for method oneshot, and this is {recipe.resolved_method()}; "
-            "add --method oneshot, or leave --depth out"
-        )
-    if recipe.limit and recipe.resolved_method() == "iee":
-        raise UsageError("--limit is for methods oneshot and halp; leave it out, or use another")
-    if recipe.limit and recipe.solver.partition(":")[0] in ("knapsack", "greedy", "uniform"):
-        raise UsageError(
-            f"the solver {recipe.solver} takes one budget only; use joint with --limit"
-        )
-    if recipe.iee and recipe.resolved_method() != "iee":
-        raise UsageError("--iee has the options of method iee; add --method iee")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -243,12 +275,12 @@ def parse_shape(text: str) -> tuple[int, ...]:
     return shape
 
 
-def pairs(given: list[str], flag: str) -> dict[str, str]:
+def pairs(given: list[str], flag: str, example: str = "omega=0.3") -> dict[str, str]:
     """``["omega=0.3", ...]`` as a dictionary."""
     found = {}
     for text in given:
         key, equals, value = text.partition("=")
         if not (key and equals and value):
-            raise UsageError(f"cannot read {flag} {text!r}; write KEY=VALUE, such as omega=0.3")
+            raise UsageError(f"cannot read {flag} {text!r}; write KEY=VALUE, such as {example}")
         found[key.strip().replace("-", "_")] = value.strip()
     return found

@@ -15,7 +15,7 @@ from prunekit.errors import DataError, UsageError
 from prunekit.folding import folded_blocks, reparameterize
 from prunekit.graph import ChannelGraph
 from prunekit.models import BuiltModel, is_library, load_weights, read_safetensors
-from prunekit.pipeline.recipe import Recipe, parse_shape
+from prunekit.pipeline.recipe import Recipe, TrainingRecipe, parse_shape
 from prunekit.progress import bar, say
 from prunekit.ranks import from_main
 from prunekit.runs import is_run, open_model
@@ -48,14 +48,12 @@ def set_up(recipe: Recipe) -> Job:
     """Target, data, model and channel graph of ``recipe``."""
     target = recipe.resolved_target()
     runtime = runtime_for(target)
-    config = train_config(recipe, recipe.epochs, recipe.lr)
-    if resolve_device(config.device).type == "cpu" and config.mixed_precision == "fp16":
-        raise UsageError("`mixed_precision` fp16 needs a GPU; use bf16 or no")
-    data = _data(recipe)
+    check_training(recipe)
+    data = open_data(recipe)
     torch.manual_seed(recipe.seed)
     model = open_dense(recipe, data)
     if data is not None:
-        _note_untrained(recipe)
+        note_untrained(recipe)
     example = example_input(recipe.input)
     with bar("tracing", 1) if sys.stderr.isatty() else nullcontext():
         graph = from_main(lambda: trace(model.module, example, heads=recipe.heads))
@@ -67,14 +65,29 @@ def set_up(recipe: Recipe) -> Job:
     return Job(recipe, target, runtime, model, graph, example, data)
 
 
-def train_config(recipe: Recipe, epochs: int, lr: float | None, **changes: Any) -> TrainConfig:
+def train_config(
+    recipe: TrainingRecipe, epochs: int, lr: float | None, **changes: Any
+) -> TrainConfig:
     """The training settings of ``recipe``; a value that cannot be used is named."""
-    names = set(TrainConfig.__dataclass_fields__) & set(Recipe.model_fields)
+    names = set(TrainConfig.__dataclass_fields__) & set(TrainingRecipe.model_fields)
     settings = {name: getattr(recipe, name) for name in names}
     return TrainConfig(**{**settings, "epochs": epochs, "lr": lr, **changes})
 
 
-def _data(recipe: Recipe) -> Data | None:
+def check_training(recipe: TrainingRecipe) -> None:
+    """Refuse settings that no training here could use."""
+    config = train_config(recipe, recipe.epochs, recipe.lr)
+    if resolve_device(config.device).type == "cpu" and config.mixed_precision == "fp16":
+        raise UsageError("`mixed_precision` fp16 needs a GPU; use bf16 or no")
+
+
+def fine_tune_lr(recipe: TrainingRecipe) -> float:
+    """A fifth of the training's learning rate unless given: the weights are good already."""
+    return recipe.fine_tune_lr or 0.2 * train_config(recipe, 1, recipe.lr).base_lr
+
+
+def open_data(recipe: TrainingRecipe) -> Data | None:
+    """The data that the recipe names, at its input's shape."""
     if recipe.data is None:
         return None
     if len(recipe.shape) != 4:
@@ -83,7 +96,7 @@ def _data(recipe: Recipe) -> Data | None:
     return load_data(recipe.data, (channels, height, width), recipe.seed)
 
 
-def open_dense(recipe: Recipe, data: Data | None = None) -> BuiltModel:
+def open_dense(recipe: TrainingRecipe, data: Data | None = None) -> BuiltModel:
     """The dense model with its weights, in evaluation mode.
 
     Blocks with branches are folded once the weights are loaded, unless the recipe says not to, also
@@ -124,7 +137,7 @@ def say_folded(before: nn.Module, module: nn.Module) -> None:
     say(f"note: folded: {', '.join(blocks)}", 1)
 
 
-def _note_untrained(recipe: Recipe) -> None:
+def note_untrained(recipe: TrainingRecipe) -> None:
     """Say that the dense network has random weights, unless something trains or loads it."""
     trained = recipe.from_scratch or recipe.pretrained or recipe.weights is not None
     if not trained and not is_run(recipe.model):

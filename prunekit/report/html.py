@@ -14,9 +14,10 @@ from urllib.parse import quote
 import tomli_w
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from prunekit import target
 from prunekit.report.markdown import summary_rows, verdict
 from prunekit.report.scale import Scale, scale_around, tick_texts
-from prunekit.report.schema import GroupPart, Report
+from prunekit.report.schema import GroupPart, Report, TrainingPart
 from prunekit.report.training import training
 from prunekit.report.words import duration, share
 
@@ -28,8 +29,9 @@ TWO_COLUMNS_FROM = 24
 
 def to_html(report: Report) -> str:
     """The whole report as one page, nothing loaded from elsewhere."""
-    return _template().render(
+    return template("report.html.j2").render(
         report=report,
+        command="prunekit prune",
         verdict=verdict(report),
         doubt=_doubt(report),
         gauge=_gauge(report),
@@ -40,13 +42,14 @@ def to_html(report: Report) -> str:
         training=training(report),
         frozen=_halves(list(report.frozen.items())),
         facts=_facts(report),
-        recipe=tomli_w.dumps({k: v for k, v in report.recipe.items() if v is not None}).strip(),
-        artifacts=_artifacts(report),
+        recipe=recipe_text(report.recipe),
+        artifacts=artifact_links(report.artifacts),
     )
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """One of the package's templates."""
     environment = Environment(
         loader=PackageLoader("prunekit.report", "."),
         autoescape=True,
@@ -55,7 +58,12 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters["share"] = share
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
+
+
+def recipe_text(recipe: dict[str, Any]) -> str:
+    """The recipe as TOML."""
+    return tomli_w.dumps({k: v for k, v in recipe.items() if v is not None}).strip()
 
 
 # --- the parts of the page ------------------------------------------------------------------------
@@ -281,34 +289,9 @@ Facts = list[tuple[str, str]]
 def _facts(report: Report) -> list[tuple[str, Facts]]:
     """What it takes to believe a run or to repeat it, in titled lists; empty facts are left out."""
     latency, allocation, table = report.latency, report.allocation, report.table
-    environment, cost = report.environment, report.training_cost
     off = latency.predicted_ms / latency.pruned_ms - 1
-    training = (
-        [("training", "none")]
-        if cost.relative_flops is None
-        else [("compute", f"{cost.relative_flops:.2f}x the FLOPs of one dense training run")]
-    )
-    if cost.seconds:
-        training.append(("time", duration(cost.seconds)))
-    if cost.dense_seconds:
-        training.append(("of it, dense", duration(cost.dense_seconds)))
     sections = [
-        (
-            "Environment",
-            [
-                ("device", environment.device_name),
-                ("runtime", environment.runtime_version),
-                ("driver", environment.driver),
-                ("clocks", environment.clocks),
-                ("machine", environment.machine),
-                ("cores", str(environment.cores or "")),
-                ("vector sets", " ".join(environment.isa)),
-                ("system", environment.os),
-                ("Python", environment.python),
-                *environment.packages.items(),
-                ("measured", environment.created.replace("T", " ").replace("Z", " UTC")),
-            ],
-        ),
+        ("Environment", environment_facts(report.environment)),
         (
             "Measurement",
             [
@@ -342,10 +325,44 @@ def _facts(report: Report) -> list[tuple[str, Facts]]:
                 ("seed", str(report.seed)),
             ],
         ),
-        ("Training cost", training),
+        ("Training cost", cost_facts(report.training_cost)),
         ("Versions", list(report.versions.items())),
     ]
+    return without_empty(sections)
+
+
+def without_empty(sections: list[tuple[str, Facts]]) -> list[tuple[str, Facts]]:
+    """The sections without facts that say nothing."""
     return [(title, [fact for fact in facts if fact[1]]) for title, facts in sections]
+
+
+def cost_facts(cost: TrainingPart) -> Facts:
+    """What the training took."""
+    if cost.relative_flops is None:
+        return [("training", "none")]
+    found = [("compute", f"{cost.relative_flops:.2f}x the FLOPs of one dense training run")]
+    if cost.seconds:
+        found.append(("time", duration(cost.seconds)))
+    if cost.dense_seconds:
+        found.append(("of it, dense", duration(cost.dense_seconds)))
+    return found
+
+
+def environment_facts(where: target.Environment) -> Facts:
+    """The machine and the runtime."""
+    return [
+        ("device", where.device_name),
+        ("runtime", where.runtime_version),
+        ("driver", where.driver),
+        ("clocks", where.clocks),
+        ("machine", where.machine),
+        ("cores", str(where.cores or "")),
+        ("vector sets", " ".join(where.isa)),
+        ("system", where.os),
+        ("Python", where.python),
+        *where.packages.items(),
+        ("measured", where.created.replace("T", " ").replace("Z", " UTC")),
+    ]
 
 
 class _Artifact(NamedTuple):
@@ -354,9 +371,9 @@ class _Artifact(NamedTuple):
     link: str
 
 
-def _artifacts(report: Report) -> list[_Artifact]:
+def artifact_links(artifacts: dict[str, str]) -> list[_Artifact]:
     """Files of the run folder by their relative path, as links; the folder may have moved since."""
-    paths = {what: PurePath(path) for what, path in report.artifacts.items()}
+    paths = {what: PurePath(path) for what, path in artifacts.items()}
     known = [paths[what] for what in ("recipe", "plan", "onnx", "weights") if what in paths]
     run = known[0].parent if known else None
     found = []

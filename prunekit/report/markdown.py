@@ -82,7 +82,7 @@ def verdict(report: Report) -> str:
 def to_markdown(report: Report) -> str:
     """The whole report for a person, GitHub-flavoured."""
     lines = [f"# {report.model}", "", f"**{verdict(report)}**", ""]
-    lines += _table(("", "dense", "pruned", "pruned / dense"), summary_rows(report))
+    lines += markdown_table(("", "dense", "pruned", "pruned / dense"), summary_rows(report))
     cost = report.training_cost
     flops = "none" if cost.relative_flops is None else f"x{cost.relative_flops:.2f} of a dense run"
     allocation, table, environment = report.allocation, report.table, report.environment
@@ -101,7 +101,7 @@ def to_markdown(report: Report) -> str:
         "## Landing",
         "",
     ]
-    lines += _table(
+    lines += markdown_table(
         ("asked (predicted)", "predicted", "measured", "chosen"),
         [
             (
@@ -116,21 +116,21 @@ def to_markdown(report: Report) -> str:
     for grid in (epoch_grid(few(report.epochs)), update_grid(few(report.updates))):
         if grid.rows:
             what = f"{grid.what}s (first, middle and last)"
-            lines += ["", f"## Training: {what}", "", *_table(grid.head, grid.rows)]
+            lines += ["", f"## Training: {what}", "", *markdown_table(grid.head, grid.rows)]
     lines += ["", "## Widths", ""]
     if report.groups:
-        lines += _table(GROUP_HEAD, group_rows(report))
+        lines += markdown_table(GROUP_HEAD, group_rows(report))
         lines += ["", GROUP_NOTE]
     else:
-        lines += _table(
+        lines += markdown_table(
             ("group", "before", "after"),
             [(name, str(before), str(after)) for name, (before, after) in report.widths.items()],
         )
     if report.frozen:
         lines += ["", "## Not prunable", ""]
-        lines += _table(("group", "why"), list(report.frozen.items()))
+        lines += markdown_table(("group", "why"), list(report.frozen.items()))
     lines += ["", "## Artifacts", ""]
-    lines += _table(("what", "where"), list(report.artifacts.items()))
+    lines += markdown_table(("what", "where"), list(report.artifacts.items()))
     return "\n".join(lines) + "\n"
 
 
@@ -139,7 +139,8 @@ def _cell(text: str) -> str:
     return " ".join(text.replace("|", "\\|").split())
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table, line by line."""
     return [
         f"| {' | '.join(head)} |",
         f"|{'|'.join(' --- ' for _ in head)}|",

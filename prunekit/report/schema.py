@@ -13,11 +13,13 @@ from prunekit.target import Environment, Target
 REPORT_VERSION = 1
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A part of a report: fixed, and of known fields only."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class BudgetPart(_Part):
+class BudgetPart(Part):
     """What was asked: ``limit_ms`` is the limit in this run's milliseconds."""
 
     kind: str
@@ -25,7 +27,7 @@ class BudgetPart(_Part):
     limit_ms: float
 
 
-class LatencyPart(_Part):
+class LatencyPart(Part):
     """Medians of interleaved runs on the target; ``met`` is decided by the measured ratio."""
 
     dense_ms: float
@@ -41,7 +43,7 @@ class LatencyPart(_Part):
     met: bool
 
 
-class AccuracyPart(_Part):
+class AccuracyPart(Part):
     """Of the ONNX artifacts on the validation set, 0 to 1; None without data."""
 
     dense: float | None
@@ -49,14 +51,14 @@ class AccuracyPart(_Part):
     metric: str = "top-1"
 
 
-class Pair(_Part):
+class Pair(Part):
     """A count before and after."""
 
     dense: int
     pruned: int
 
 
-class TrainingPart(_Part):
+class TrainingPart(Part):
     """``relative_flops``: all training over one dense training run; None without training."""
 
     relative_flops: float | None
@@ -64,7 +66,7 @@ class TrainingPart(_Part):
     dense_seconds: float
 
 
-class AllocationPart(_Part):
+class AllocationPart(Part):
     """How the widths were chosen."""
 
     solver: str
@@ -76,7 +78,7 @@ class AllocationPart(_Part):
     granularity: int
 
 
-class GroupPart(_Part):
+class GroupPart(Part):
     """One channel group of the plan.
 
     ``saved_ms`` is predicted: what the network would take longer with this group whole again.
@@ -90,7 +92,7 @@ class GroupPart(_Part):
     at_minimum: bool
 
 
-class AttemptPart(_Part):
+class AttemptPart(Part):
     """One plan of the measured loop; ``asked`` is 0 for the smallest plan there is."""
 
     asked: float
@@ -100,7 +102,7 @@ class AttemptPart(_Part):
     chosen: bool
 
 
-class TablePart(_Part):
+class TablePart(Part):
     """The latency table behind the predictions and its error on networks left out of the fit."""
 
     source: str
@@ -110,7 +112,7 @@ class TablePart(_Part):
     worst: float
 
 
-class EpochPart(_Part):
+class EpochPart(Part):
     """One epoch of a training stage; ``step`` and ``seconds`` count from the stage's beginning."""
 
     stage: str
@@ -122,7 +124,7 @@ class EpochPart(_Part):
     seconds: float | None = None
 
 
-class UpdatePart(_Part):
+class UpdatePart(Part):
     """One change of the structure while training goes on; ``stage`` is the one it happened in.
 
     ``iou`` compares the structure with the one before, ``survival`` is the share of the channels
@@ -141,7 +143,7 @@ class UpdatePart(_Part):
     widths: dict[str, int] = Field(default_factory=dict)
 
 
-class Report(_Part):
+class Report(Part):
     """Everything a reader or a tool needs to believe a run, or to repeat it."""
 
     model: str

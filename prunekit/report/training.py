@@ -105,7 +105,16 @@ class Training(NamedTuple):
 
 def training(report: Report) -> Training | None:
     """The section's charts and tables; None where nothing was trained and nothing changed."""
-    epochs, updates = report.epochs, report.updates
+    return charts(report.epochs, report.updates, _predicted(report), _heat(report))
+
+
+def charts(
+    epochs: tuple[EpochPart, ...],
+    updates: tuple[UpdatePart, ...],
+    predicted: Panel | None = None,
+    heat: HeatMap | None = None,
+) -> Training | None:
+    """:func:`training` of any run, whose structure may have no latency and no widths."""
     if not (epochs or updates):
         return None
     panels = [
@@ -114,7 +123,7 @@ def training(report: Report) -> Training | None:
             *("accuracy", "Validation accuracy", epochs),
             *(lambda e: e.accuracy, lambda v: f"{v:.2%}", _share_scale),
         ),
-        _predicted(report),
+        predicted,
         _structure(updates),
     ]
     return Training(
@@ -124,7 +133,7 @@ def training(report: Report) -> Training | None:
             for stage, first, last in _stages(epochs)
         ],
         panels=[panel for panel in panels if panel is not None],
-        heat=_heat(report),
+        heat=heat,
         grids=[grid for grid in (epoch_grid(epochs), update_grid(updates)) if grid.rows],
     )
 
@@ -317,7 +326,7 @@ def _structure(updates: tuple[UpdatePart, ...]) -> Panel | None:
         (
             "second",
             "survival",
-            "survival of grown channels",
+            "survival of what grew",
             [u.survival for u in updates],
         ),
     ]

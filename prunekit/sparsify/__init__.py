@@ -1,18 +1,40 @@
-"""Pruning methods as rules that a training loop calls; none has a training loop of its own."""
+"""Pruning methods as rules that a training loop calls; none has a training loop of its own.
+
+`IEE`, `RigL`, `SET`, `GMP` and `Static` here are the methods for single weights; IEE for channels
+is `prunekit.IEE`.
+"""
 
 from prunekit.sparsify.explain import GroupChange, explain
 from prunekit.sparsify.halp import Halp
-from prunekit.sparsify.iee import IEE
 from prunekit.sparsify.schedule import IEESchedule
 from prunekit.sparsify.solve import Allocation, allocate, uniform
+from prunekit.sparsify.weights import (
+    GMP,
+    IEE,
+    METHODS,
+    SET,
+    RigL,
+    Sparsifier,
+    SparsitySchedule,
+    Static,
+    verify,
+)
 
 __all__ = [
+    "GMP",
     "IEE",
+    "METHODS",
+    "SET",
     "Allocation",
     "GroupChange",
     "Halp",
     "IEESchedule",
+    "RigL",
+    "Sparsifier",
+    "SparsitySchedule",
+    "Static",
     "allocate",
     "explain",
     "uniform",
+    "verify",
 ]

@@ -1,0 +1,459 @@
+"""Sparse training: static, SET, RigL, GMP and IEE at equal steps and at equal training FLOPs.
+
+    python benchmarks/sparse_training.py                 everything, resumed where it stopped
+    python benchmarks/sparse_training.py --subset        under a minute, for CI
+    python benchmarks/sparse_training.py --only mlp steps --jobs 1
+    python benchmarks/sparse_training.py --summary       only the tables and plots of what is there
+    python benchmarks/sparse_training.py --plan          how many trainings, and their epochs
+
+Every training is one line of results/sparse_training_runs.jsonl, and is not repeated while its
+settings stay the same. All methods of a case train for the same epochs with the same data order
+from the same weights; `long` runs train for a multiple of them, for the comparison at equal FLOPs.
+Accuracies are on the test images, which are drawn in fonts of their own; settings were not tuned
+on them. Step times are measured interleaved in one process, alone (`--only steps`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+HERE = Path(__file__).parent
+NAME = "sparse_training"
+LEVELS = ("80%", "90%", "95%", "98%")
+METHODS = ("static", "set", "rigl", "gmp", "iee")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network on a data set, and how it is trained."""
+
+    model: str
+    data: str = "glyphs64"
+    epochs: int = 6
+    batch_size: int = 128
+    lr: float = 0.1
+    size: int = 16
+    dense: tuple[str, ...] = ("first",)
+    seeds: int = 3
+
+
+CASES = {
+    # the first layer has half of the weights: it is made sparse like the others
+    "mlp": Case("glyph_mlp", dense=(), seeds=5),
+    "resnet20": Case("resnet20", epochs=3, batch_size=64),
+    "wrn22_1": Case("wrn22_1", epochs=3, batch_size=64),
+    "subset": Case("glyph_mlp", data="digits", epochs=4, batch_size=64, dense=(), seeds=1),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: everything that decides its result."""
+
+    case: str
+    method: str
+    seed: int
+    level: str = ""
+    distribution: str = "erk"
+    pattern: str = "unstructured"
+    length: int = 1
+    from_dense: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def key(self) -> str:
+        """A name for this run and the settings of its case."""
+        facts = {**asdict(self), "settings": asdict(CASES[self.case])}
+        facts.pop("note")
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
+        parts = [self.case, self.method, self.level.rstrip("%") or self.pattern, str(self.seed)]
+        return "-".join([*parts, digest])
+
+    @property
+    def epochs(self) -> int:
+        """In the case's epochs, dense ones included."""
+        return self.length + (self.from_dense and self.method != "dense")
+
+
+# --- which runs ---------------------------------------------------------------------------------
+
+CHEAPER: dict[str, dict[str, Any]] = {
+    "a third of Q": {"explore": "third"},
+    "half reactivated": {"reactivate": 0.5},
+    "a quarter reactivated": {"reactivate": 0.25},
+    "a tenth reactivated": {"reactivate": 0.1},
+    "a tenth reactivated, by gradient": {"reactivate": 0.1, "sample": "gradient"},
+    "a twentieth reactivated, by gradient": {"reactivate": 0.05, "sample": "gradient"},
+    "updates stop at IoU 0.9": {"stop_iou": 0.9},
+}
+"""The search for a cheaper exploration."""
+TWICE = ("a tenth reactivated, by gradient", "a quarter reactivated")
+"""Cheaper forms that train twice as long too."""
+ABLATION: dict[str, dict[str, Any]] = {
+    "no exploration (stage 4), MRU growth": {"source": "mru", "explore": 0},
+    "no freezing": {"freeze": False},
+    "no improvement (stage 3)": {"improve": 0},
+    "grown at zero": {"grow": "zero"},
+    "P from zero each time": {"source": "zero"},
+    "P from MRU": {"source": "mru"},
+    "P keeps its momentum": {"momentum": "kept"},
+    "global ranking": {"ranking": "global"},
+    "Taylor": {"criterion": "taylor"},
+}
+LONGER = {"80%": (2, 4), "90%": (2, 4), "95%": (2, 4, 8), "98%": (2, 4, 8)}
+"""Lengths of RigL for its curve of accuracy over FLOPs; small nets do with the first two."""
+
+
+def matrix(case: str) -> Iterator[Run]:
+    """Everything about one network, the comparisons of most interest first."""
+    seeds, small = range(CASES[case].seeds), case != "mlp"
+    for seed in seeds:
+        yield Run(case, "dense", seed)
+        for level in LEVELS:
+            for method in METHODS:
+                yield Run(case, method, seed, level)
+        for method in METHODS:
+            yield Run(case, method, seed, "90%", "uniform")
+    for seed in seeds:
+        for level in ("90%", "98%") if small else LEVELS:
+            for length in LONGER[level][: 2 if small else None]:
+                yield Run(case, "rigl", seed, level, length=length)
+            for note, options in CHEAPER.items():
+                if small and note not in TWICE:
+                    continue
+                yield Run(case, "iee", seed, level, options=options, note=note)
+                if note in TWICE and not small:
+                    yield Run(case, "iee", seed, level, length=2, options=options, note=note)
+        for start, length in ((True, 1), (False, 2)):
+            for method in ("static", "iee"):
+                if small and not start:
+                    continue
+                yield Run(case, method, seed, pattern="2:4", length=length, from_dense=start)
+    for seed in seeds if not small else ():
+        for level in ("90%", "98%"):
+            for note, options in ABLATION.items():
+                yield Run(case, "iee", seed, level, options=options, note=note)
+
+
+# --- carrying a run out -------------------------------------------------------------------------
+
+
+def datasets(case: Case) -> tuple[Any, Any]:
+    """Data with the validation images, and with the test images."""
+    from prunekit.train import load_data
+
+    if case.data == "digits":
+        data = load_data("digits", (3, case.size, case.size), 0)
+        return data, data
+    import glyphs
+
+    shape = (3, case.size, case.size)
+    return glyphs.glyphs(shape, False, 64), glyphs.glyphs(shape, True, 64)
+
+
+def build(case: Case, classes: int, seed: int) -> Any:
+    """The case's network with the seed's weights."""
+    import nets
+    import torch
+
+    from prunekit import zoo
+
+    torch.manual_seed(seed)
+    make: Callable[..., Any] = getattr(nets, case.model, None) or getattr(zoo, case.model)
+    return make(classes, 3)
+
+
+def sparsifier(run: Run, model: Any, steps: int) -> Any:
+    """The run's method on ``model``."""
+    import torch
+
+    import prunekit as pk
+
+    case, options = CASES[run.case], dict(run.options)
+    criterion = {"taylor": pk.Taylor}.get(options.pop("criterion", ""), pk.Magnitude)()
+    ranking = options.pop("ranking", "layer")
+    schedule = pk.sparsify.SparsitySchedule(steps, seed=run.seed)
+    if options.get("explore") == "third":
+        options["explore"] = max(1, schedule.lengths(exploring=True)[2] // 3)
+    return pk.sparsify.METHODS[run.method](
+        model,
+        run.level or None,
+        pk.sparsify.SparsitySchedule(steps, seed=run.seed, **options),
+        distribution=run.distribution,
+        pattern=run.pattern,
+        criterion=criterion,
+        ranking=ranking,
+        dense=case.dense,
+        start="scores" if run.from_dense else "random",
+        example=torch.randn(1, 3, case.size, case.size),
+    )
+
+
+def carry_out(run: Run) -> dict[str, Any]:
+    """Train and test; in a process of its own."""
+    import torch
+
+    from prunekit.progress import verbosity
+    from prunekit.sparsify import verify
+    from prunekit.train import TrainConfig, evaluate, fit, loader
+
+    verbosity.level = -1
+    torch.set_num_threads(1)
+    case = CASES[run.case]
+    data, test = datasets(case)
+    model = build(case, data.num_classes, run.seed)
+    per_epoch = len(loader(data.train, case.batch_size, run.seed))
+    config = {"batch_size": case.batch_size, "seed": run.seed}
+    seconds = work = 0.0
+    if run.from_dense or run.method == "dense":
+        found = fit(model, data, TrainConfig(epochs=case.epochs, lr=case.lr, **config))
+        seconds, work = found.seconds, 1.0
+    result: dict[str, Any] = {}
+    if run.method != "dense":
+        epochs = case.epochs * run.length
+        rule = sparsifier(run, model, epochs * per_epoch)
+        lr = case.lr / 5 if run.from_dense else case.lr
+        found = fit(model, data, TrainConfig(epochs=epochs, lr=lr, **config), rule=rule)
+        verify(model, rule.plan)
+        seconds += found.seconds
+        work += rule.work / (case.epochs * per_epoch)
+        rows = [row for row in rule.history if row["survival"] is not None]
+        result = {
+            "sparsity": rule.plan.sparsity,
+            "overall_sparsity": rule.plan.overall,
+            "survival": rule.survival(),
+            "next_survival": statistics.mean(r["survival"] for r in rows) if rows else None,
+            "iou": [round(row["iou"], 4) for row in rule.history],
+            "inputless": inputless(rule),
+        }
+    return {
+        "val": found.accuracy,
+        "test": evaluate(model, test.val),
+        "relative_flops": work,
+        "seconds": seconds,
+        **result,
+    }
+
+
+def inputless(rule: Any) -> float:
+    """The share of outputs of sparse layers that no weight leads to."""
+    dead = sum(int((~mask.flatten(1).any(1)).sum()) for mask in rule.masks.values())
+    return dead / sum(len(mask) for mask in rule.masks.values())
+
+
+def environment() -> dict[str, Any]:
+    """The machine, and what is installed."""
+    from prunekit.runtimes import runtime_for
+    from prunekit.target import Target, package_version
+
+    target = Target.parse("onnxruntime:cpu", threads=1)
+    return {**asdict(runtime_for(target).environment(target)), "torch": package_version("torch")}
+
+
+# --- step times ---------------------------------------------------------------------------------
+
+
+def step_times(case_name: str, rounds: int = 9, steps: int = 60) -> list[dict[str, Any]]:
+    """Every method's step over a dense one, in blocks of ``steps`` that take turns."""
+    import torch
+    from torch.nn import functional as F
+
+    from prunekit.train import loader
+
+    torch.set_num_threads(1)
+    case = CASES[case_name]
+    data, _ = datasets(case)
+    batches = []
+    for _, batch in zip(range(8), loader(data.train, case.batch_size, 0), strict=False):
+        batches.append(batch)
+    trainings = {}
+    for method in ("dense", *METHODS):
+        model = build(case, data.num_classes, 0)
+        optimizer = torch.optim.SGD(
+            model.parameters(), 0.05, momentum=0.9, nesterov=True, weight_decay=5e-4
+        )
+        rule = None
+        if method != "dense":
+            # RigL and SET exchange every 20 steps here, IEE has stages of 10: more than in a run
+            options = {"every": 10 if method == "iee" else 20, "until": 1.0}
+            options |= {"improve": 10, "explore": 10} if method == "iee" else {}
+            run = Run(case_name, method, 0, "90%", options=options)
+            rule = sparsifier(run, model, 10 * rounds * steps)
+        trainings[method] = (model, optimizer, rule)
+
+    def block(method: str) -> tuple[float, float]:
+        model, optimizer, rule = trainings[method]
+        model.train()
+        began, exploring = time.perf_counter(), 0.0
+        for step in range(steps):
+            started = time.perf_counter()
+            explores = rule is not None and rule.stage == "explore"
+            images, labels = batches[step % len(batches)]
+            F.cross_entropy(model(images), labels).backward()
+            if rule is None:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            else:
+                rule.step(optimizer)
+            exploring += explores * (time.perf_counter() - started)
+        return time.perf_counter() - began, exploring
+
+    times: dict[str, list[tuple[float, float]]] = {method: [] for method in trainings}
+    for number in range(rounds + 1):
+        order = [*trainings] if number % 2 else [*reversed(trainings)]
+        for method in order:
+            found = block(method)
+            if number:  # the first one warms up
+                times[method].append(found)
+    rows = []
+    for method in METHODS:
+        pairs = zip(times[method], times["dense"], strict=True)
+        ratios = sorted(mine[0] / dense[0] for mine, dense in pairs)
+        explored = [spent / whole for whole, spent in times[method]]
+        rows.append(
+            {
+                "case": case_name,
+                "method": method,
+                "dense_step_ms": 1e3 * statistics.median(t for t, _ in times["dense"]) / steps,
+                "ratio": statistics.median(ratios),
+                "ratio_range": [ratios[0], ratios[-1]],
+                "exploring_share": statistics.median(explored),
+            }
+        )
+    return rows
+
+
+# --- the whole ----------------------------------------------------------------------------------
+
+
+def read(path: Path) -> dict[str, dict[str, Any]]:
+    """All results so far, by key."""
+    if not path.is_file():
+        return {}
+    return {row["key"]: row for row in map(json.loads, path.read_text().splitlines())}
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def carry_out_all(runs: list[Run], path: Path, jobs: int) -> None:
+    """Every run that has no result yet."""
+    done = read(path)
+    left = [run for run in {run.key: run for run in runs}.values() if run.key not in done]
+    if left:
+        datasets(CASES[left[0].case])  # rendered once, before the processes start
+    here = environment()
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        waiting = {pool.submit(carry_out, run): run for run in left}
+        failed = 0
+        for number, future in enumerate(as_completed(waiting), 1):
+            run = waiting[future]
+            try:
+                result = future.result()
+            except Exception as error:
+                failed += 1
+                print(f"{run.key} failed: {error}", file=sys.stderr, flush=True)
+                continue
+            append(path, {"key": run.key, **asdict(run), **result, "environment": here})
+            print(f"[{number}/{len(left)}] {run.key}: {result['test']:.4f}", flush=True)
+    if failed:
+        raise SystemExit(f"{failed} of {len(left)} runs failed; the others are kept")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    names = [name for name in CASES if name != "subset"]
+    parser.add_argument("--only", nargs="*", default=[*names, "steps"], choices=[*names, "steps"])
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--subset", action="store_true", help="a few short runs, kept nowhere")
+    parser.add_argument("--summary", action="store_true", help="only sum up what is there")
+    parser.add_argument("--plan", action="store_true", help="count the trainings, do none")
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    arguments = parser.parse_args()
+    cases = [name for name in arguments.only if name in names]
+    if arguments.subset:
+        subset()
+        return
+    if arguments.plan:
+        for name in cases:
+            runs = list(matrix(name))
+            epochs = sum(run.epochs for run in runs) * CASES[name].epochs
+            print(f"{name}: {len(runs)} trainings, {epochs} epochs")
+        return
+    path = arguments.results / f"{NAME}_runs.jsonl"
+    if not arguments.summary:
+        if "steps" in arguments.only:  # first, while nothing else runs
+            done = {row["case"] for row in steps_of(arguments.results)}
+            for name in [case for case in names if case not in done]:
+                here = environment()
+                for row in step_times(name):
+                    append(arguments.results / f"{NAME}_steps.jsonl", {**row, "environment": here})
+        # case by case, so that what is there is complete for some
+        for name in cases:
+            carry_out_all(list(matrix(name)), path, arguments.jobs)
+    summarise(arguments.results)
+
+
+def steps_of(folder: Path) -> list[dict[str, Any]]:
+    path = folder / f"{NAME}_steps.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def summarise(folder: Path) -> None:
+    from sparse_training_summary import summarise as sum_up
+
+    rows = list(read(folder / f"{NAME}_runs.jsonl").values())
+    sum_up(rows, steps_of(folder), folder)
+
+
+def subset() -> None:
+    """Every kind of run once, on digits; says that they hold together."""
+    import tempfile
+
+    runs = [Run("subset", method, 0, "95%") for method in METHODS]
+    runs += [
+        Run("subset", "dense", 0),
+        Run("subset", "rigl", 0, "95%", length=2),
+        Run("subset", "iee", 0, "95%", options=CHEAPER[TWICE[0]], note=TWICE[0]),
+        Run("subset", "static", 0, pattern="2:4", from_dense=True),
+        Run("subset", "iee", 0, pattern="2:4", from_dense=True),
+        Run("subset", "iee", 0, "95%", options={"freeze": False}, note="no freezing"),
+    ]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        carry_out_all(runs, folder / f"{NAME}_runs.jsonl", 2)
+        for row in step_times("subset", rounds=2, steps=30):
+            append(folder / f"{NAME}_steps.jsonl", {**row, "environment": environment()})
+        summarise(folder)
+        print((folder / f"{NAME}.md").read_text())
+        rows = [*read(folder / f"{NAME}_runs.jsonl").values()]
+    cost = {(r["method"], r["level"], r["length"], r["note"]): r["relative_flops"] for r in rows}
+    assert cost["static", "95%", 1, ""] < cost["rigl", "95%", 1, ""] < cost["iee", "95%", 1, ""]
+    for row in rows:
+        if row["method"] != "dense":
+            wanted = 0.5 if row["pattern"] == "2:4" else 0.95
+            assert abs(row["sparsity"] - wanted) < 1e-3, row["key"]
+        if not row["level"]:
+            assert row["test"] > 0.8, row["key"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The recipe of a sparse training: every setting of ``prunekit sparsify``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from prunekit.density import Pattern, parse_sparsity
+from prunekit.errors import UsageError
+from prunekit.pipeline.recipe import TrainingRecipe
+from prunekit.runtimes import runtime_for
+from prunekit.target import Target
+
+ON_CPU = ("onnxruntime:cpu", "openvino:cpu")
+"""What a sparse network is timed on where no target is named: those of them that are here."""
+
+
+class SparseRecipe(TrainingRecipe):
+    """Settings of ``prunekit sparsify``; field names are the flags' names with underscores."""
+
+    sparsity: str | None = None
+    """``90%`` or ``0.9``: 90 % unless the pattern says it."""
+    distribution: Literal["erk", "uniform"] = "erk"
+    pattern: str = "unstructured"
+    method: Literal["iee", "rigl", "set", "gmp", "static"] = "iee"
+    criterion: str = "magnitude"
+    ranking: Literal["layer", "global"] = "layer"
+    dense: tuple[str, ...] = ("first",)
+    """Layers that stay dense: names, patterns, ``first``; or ``none`` alone."""
+    option: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Fields of `prunekit.sparsify.SparsitySchedule` but ``steps``."""
+    target: tuple[str, ...] = ()
+
+    @property
+    def share(self) -> float:
+        """The share of zeros asked for."""
+        pattern = Pattern.parse(self.pattern)
+        if self.sparsity is None:
+            return pattern.sparsity if pattern.structured else 0.9
+        return parse_sparsity(self.sparsity)
+
+    @property
+    def dense_layers(self) -> tuple[str, ...]:
+        """``dense`` as the library takes it."""
+        return () if self.dense == ("none",) else self.dense
+
+    @property
+    def trains(self) -> bool:
+        """Whether the sparse network is trained."""
+        return self.data is not None and self.epochs > 0
+
+    def targets(self) -> list[Target]:
+        """Where dense and sparse are timed, with the input's batch and the threads."""
+        named = self.target or ON_CPU
+        found = [Target.parse(text, batch=self.shape[0], threads=self.threads) for text in named]
+        if self.target:
+            for target in found:
+                runtime_for(target)
+        else:
+            from prunekit.registry import runtimes
+
+            found = [t for t in found if runtimes.get(t.runtime)().unavailable(t) is None]
+        return found
+
+    def check(self) -> None:
+        """Raise UsageError for combinations that cannot work."""
+        super().check()
+        _ = self.share
+        if "none" in self.dense and len(self.dense) > 1:
+            raise UsageError("--dense none goes alone; leave it out, or the others")
+        self.needs_data(
+            ("--from-scratch", self.from_scratch),
+            ("--dense-epochs", self.dense_epochs is not None),
+            (f"--criterion {self.criterion}", self.criterion.startswith("taylor")),
+            (f"--method {self.method}", self.method != "static"),
+            ("--distill", self.distill > 0),
+        )
+        if self.method != "static" and self.epochs < 1:
+            raise UsageError(
+                f"method {self.method} works while it trains; "
+                "give --epochs 1 or more, or --method static"
+            )
+        if self.method == "static" and self.option:
+            raise UsageError("method static exchanges nothing, so that --option has no meaning")
+        if self.method == "iee" and self.ema:
+            raise UsageError(
+                "--ema would average what method iee explores; leave it out, or use another method"
+            )
+        if self.distill and not self.dense_is_trained:
+            raise UsageError(
+                "--distill needs a trained dense network, which --from-scratch never makes; "
+                "add --dense-epochs, or leave --distill out"
+            )

@@ -1,0 +1,109 @@
+"""Which weights stay and which grow: functions of scores alone, ties broken by position."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from prunekit.density import Pattern
+
+ABSENT = -1.0
+"""The score of what cannot be chosen; real scores are not negative."""
+
+
+SAMPLE = 16
+"""One value of so many is looked at first where there are many."""
+
+
+def top(scores: Tensor, count: int) -> Tensor:
+    """Which ``count`` elements score highest, as booleans of the same shape."""
+    flat = scores.reshape(-1)
+    if count <= 0 or count >= flat.numel():
+        return torch.full_like(scores, count > 0, dtype=torch.bool)
+    threshold = _kth_largest(flat, count)
+    chosen = flat > threshold
+    ties = (flat == threshold).nonzero()[: count - int(chosen.sum())]
+    chosen[ties] = True
+    return chosen.view(scores.shape)
+
+
+def _kth_largest(flat: Tensor, count: int) -> Tensor:
+    """The ``count``-th largest value.
+
+    Selecting among hundreds of thousands takes as long as a training step, so that a sample first
+    finds a bound that few exceed; where it was too high, all are looked through.
+    """
+    sample = flat[::SAMPLE]
+    rank = int(1.25 * count / SAMPLE) + 64
+    if rank < sample.numel() // 2:
+        rest = flat[flat >= sample.kthvalue(sample.numel() - rank + 1).values]
+        if rest.numel() >= count:
+            flat = rest
+    return flat.kthvalue(flat.numel() - count + 1).values
+
+
+def top_of_blocks(scores: Tensor, pattern: Pattern) -> Tensor:
+    """The ``n`` highest of every ``m`` in a row along axis 1, as booleans of the same shape."""
+    last = scores.movedim(1, -1)
+    blocks = last.reshape(-1, pattern.m)
+    order = blocks.sort(dim=1, descending=True, stable=True).indices[:, : pattern.n]
+    chosen = torch.zeros_like(blocks, dtype=torch.bool).scatter_(1, order, True)
+    return chosen.view(last.shape).movedim(-1, 1)
+
+
+def fits(mask: Tensor, pattern: Pattern) -> bool:
+    """Whether each ``m`` in a row along axis 1 hold at most ``n`` that are set."""
+    if not pattern.structured:
+        return True
+    blocks = mask.bool().movedim(1, -1).reshape(-1, pattern.m)
+    return bool((blocks.sum(dim=1) <= pattern.n).all())
+
+
+def start(scores: list[Tensor], counts: list[int], pattern: Pattern) -> list[Tensor]:
+    """The highest-scored structure with these counts, layer by layer."""
+    if pattern.structured:
+        return [top_of_blocks(part, pattern) for part in scores]
+    return [top(part, count) for part, count in zip(scores, counts, strict=True)]
+
+
+def stay(
+    scores: list[Tensor], active: list[Tensor], keep: list[int], *, together: bool
+) -> list[Tensor]:
+    """The active weights that are left: ``keep`` of each layer, or their sum over all layers.
+
+    Over all layers the best weight of each stays whatever it scores, so that none is cut off.
+    """
+    held = [part.float().masked_fill(~on, ABSENT) for part, on in zip(scores, active, strict=True)]
+    if not together:
+        return [top(part, count) for part, count in zip(held, keep, strict=True)]
+    for part in held:
+        part.view(-1)[part.argmax()] = torch.inf
+    return _joined(held, sum(keep))
+
+
+def grow(
+    scores: list[Tensor],
+    active: list[Tensor],
+    counts: list[int],
+    pattern: Pattern,
+    *,
+    together: bool,
+) -> list[Tensor]:
+    """``active`` and the best of the others, until each layer (or all together) has its count.
+
+    With an N:M pattern every block is filled up to N.
+    """
+    held = [
+        part.float().masked_fill(on, torch.inf) for part, on in zip(scores, active, strict=True)
+    ]
+    if pattern.structured:
+        return [top_of_blocks(part, pattern) for part in held]
+    if together:
+        return _joined(held, sum(counts))
+    return [top(part, count) for part, count in zip(held, counts, strict=True)]
+
+
+def _joined(scores: list[Tensor], count: int) -> list[Tensor]:
+    chosen = top(torch.cat([part.reshape(-1) for part in scores]), count)
+    parts = torch.split(chosen, [part.numel() for part in scores])
+    return [part.view(like.shape) for part, like in zip(parts, scores, strict=True)]

@@ -1,0 +1,114 @@
+"""When weights are exchanged and how many: settings that all methods share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from prunekit.errors import UsageError
+
+LONGEST = {"plain": 100, "exploring": 150}
+"""Steps between exchanges, and of a stage of IEE, at most: RigL's and IEE's published ones."""
+FEWEST = {"plain": 20, "exploring": 30}
+"""In short trainings there are this many exchanges instead."""
+
+
+@dataclass(frozen=True)
+class SparsitySchedule:
+    """The course of a sparse training of ``steps`` optimizer steps; UsageError for wrong settings.
+
+    Weights are exchanged after every ``every`` steps, until the share ``until`` of all steps is
+    over. ``fraction`` of the active weights changes hands at first, less and less by ``decay``.
+
+    The other settings are IEE's. A cycle is ``every`` steps with scores (H), the drop, ``improve``
+    steps (J), ``explore`` steps (Q) in which only the inactive weights learn, and the growth.
+    ``reactivate`` is the share of the inactive weights that comes back, a new ``sample`` each time:
+    ``random``, or those with the largest ``gradient``. They begin from their last ``explored``
+    values (zero before any), the most recently used ones (``mru``), or ``zero``; grown weights take
+    over what they ``explored``, or ``zero``. ``freeze`` keeps the active weights fixed meanwhile.
+    ``momentum`` of what explores is ``zero`` at first, or ``kept`` from exploration to exploration
+    and on into growth. ``stop_iou`` ends the exchanges once two structures in a row overlap by that
+    much (weights in both over weights in either).
+    """
+
+    steps: int
+    every: int | None = None
+    fraction: float = 0.3
+    decay: Literal["cosine", "exponential", "constant"] = "cosine"
+    until: float = 0.75
+    improve: int | None = None
+    explore: int | None = None
+    reactivate: float = 1.0
+    sample: Literal["random", "gradient"] = "random"
+    source: Literal["explored", "mru", "zero"] = "explored"
+    grow: Literal["explored", "zero"] = "explored"
+    freeze: bool = True
+    momentum: Literal["zero", "kept"] = "zero"
+    stop_iou: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for name in ("decay", "sample", "source", "grow", "momentum"):
+            if (value := getattr(self, name)) not in (choices := get_args(hints[name])):
+                raise UsageError(f"`{name}` must be one of {', '.join(choices)}, not {value!r}")
+        for name, low in (("steps", 1), ("every", 1), ("improve", 0), ("explore", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if value is None and hints[name] is not int:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise UsageError(
+                    f"`{name}` must be a whole number of at least {low}, not {value!r}"
+                )
+        for name in ("fraction", "until", "reactivate", "stop_iou"):
+            share = getattr(self, name)
+            if name == "stop_iou" and share is None:
+                continue
+            if not (isinstance(share, int | float) and 0 < share <= 1):
+                raise UsageError(f"`{name}` must be above 0 and at most 1, not {share!r}")
+        if self.fraction == 1:
+            raise UsageError("`fraction` must be below 1; 0.3 exchanges three weights of ten")
+        if self.explore == 0 and self.source != "mru":
+            raise UsageError(
+                "`explore` of 0 leaves nothing to grow by, unless `source` is mru (the values "
+                "weights had before they were dropped); use 1 or more"
+            )
+
+    @classmethod
+    def parse(cls, steps: int, options: Mapping[str, object]) -> SparsitySchedule:
+        """From text or values by field name; UsageError for an unknown name or a wrong value."""
+        names = [name for name in cls.__dataclass_fields__ if name != "steps"]
+        for name in options:
+            if name not in names:
+                raise UsageError(f"unknown option {name!r}; known: {', '.join(names)}")
+        try:
+            return TypeAdapter(cls).validate_python({**options, "steps": steps})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UsageError(f"option `{first['loc'][0]}`: {first['msg']}") from error
+
+    @property
+    def last_step(self) -> int:
+        """No exchange ends after this many steps."""
+        return int(self.until * self.steps)
+
+    def lengths(self, *, exploring: bool) -> tuple[int, int, int]:
+        """H, J and Q in steps; without exploration J and Q are zero."""
+        kind = "exploring" if exploring else "plain"
+        parts = 3 if exploring else 1
+        stage = max(1, min(LONGEST[kind], self.last_step // (parts * FEWEST[kind])))
+        given = (self.every, self.improve, self.explore)
+        found = [stage if length is None else length for length in given]
+        return (found[0], found[1], found[2]) if exploring else (found[0], 0, 0)
+
+    def fraction_at(self, step: int) -> float:
+        """The share of the active weights that is exchanged after ``step`` steps."""
+        done = min(1.0, step / max(1, self.last_step))
+        if self.decay == "cosine":
+            return self.fraction * 0.5 * (1 + math.cos(math.pi * done))
+        # a hundredth of what it was, at the end
+        return self.fraction * (0.01**done if self.decay == "exponential" else 1.0)
