@@ -267,11 +267,16 @@ def environment() -> dict[str, Any]:
 # --- step times ---------------------------------------------------------------------------------
 
 
-def step_times(case_name: str, rounds: int = 9, steps: int = 60) -> list[dict[str, Any]]:
-    """Every method's step over a dense one, in blocks of ``steps`` that take turns."""
+def step_times(case_name: str, rounds: int = 9) -> list[dict[str, Any]]:
+    """Every method's step over a dense one, in blocks that take turns.
+
+    Exchanges and explorations come as often as in a training of the case; a block has two exchanges
+    of RigL, and about three of IEE.
+    """
     import torch
     from torch.nn import functional as F
 
+    import prunekit as pk
     from prunekit.train import loader
 
     torch.set_num_threads(1)
@@ -280,6 +285,8 @@ def step_times(case_name: str, rounds: int = 9, steps: int = 60) -> list[dict[st
     batches = []
     for _, batch in zip(range(8), loader(data.train, case.batch_size, 0), strict=False):
         batches.append(batch)
+    total = case.epochs * len(loader(data.train, case.batch_size, 0))
+    steps = 2 * pk.sparsify.SparsitySchedule(total).lengths(exploring=False)[0]
     trainings = {}
     for method in ("dense", *METHODS):
         model = build(case, data.num_classes, 0)
@@ -288,11 +295,7 @@ def step_times(case_name: str, rounds: int = 9, steps: int = 60) -> list[dict[st
         )
         rule = None
         if method != "dense":
-            # RigL and SET exchange every 20 steps here, IEE has stages of 10: more than in a run
-            options = {"every": 10 if method == "iee" else 20, "until": 1.0}
-            options |= {"improve": 10, "explore": 10} if method == "iee" else {}
-            run = Run(case_name, method, 0, "90%", options=options)
-            rule = sparsifier(run, model, 10 * rounds * steps)
+            rule = sparsifier(Run(case_name, method, 0, "90%"), model, total)
         trainings[method] = (model, optimizer, rule)
 
     def block(method: str) -> tuple[float, float]:
@@ -440,7 +443,7 @@ def subset() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         carry_out_all(runs, folder / f"{NAME}_runs.jsonl", 2)
-        for row in step_times("subset", rounds=2, steps=30):
+        for row in step_times("subset", rounds=3):
             append(folder / f"{NAME}_steps.jsonl", {**row, "environment": environment()})
         summarise(folder)
         print((folder / f"{NAME}.md").read_text())

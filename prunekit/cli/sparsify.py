@@ -29,7 +29,6 @@ from prunekit.cli.training import (
     Distill,
     DistillTemperature,
     Ema,
-    FineTuneLr,
     LabelSmoothing,
     MaybeInput,
     MaybeModel,
@@ -99,7 +98,8 @@ def sparsify(
         list[str] | None,
         option(
             "Where dense and sparse are timed, runtime[:device][:precision]; may be repeated "
-            "(onnxruntime:cpu, and openvino:cpu where it is installed)."
+            "(onnxruntime:cpu, and openvino:cpu where it is installed).",
+            metavar="TARGET",
         ),
     ] = None,
     threads: MaybeThreads = None,
@@ -117,7 +117,9 @@ def sparsify(
     batch_size: BatchSize = None,
     optimizer: Optimizer = None,
     lr: Annotated[float | None, option("Learning rate of training from random weights.")] = None,
-    fine_tune_lr: FineTuneLr = None,
+    fine_tune_lr: Annotated[
+        float | None, option("Learning rate of training from trained weights (a fifth).")
+    ] = None,
     momentum: Momentum = None,
     weight_decay: WeightDecay = None,
     warmup_epochs: WarmupEpochs = None,

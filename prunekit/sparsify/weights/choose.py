@@ -21,9 +21,11 @@ def top(scores: Tensor, count: int) -> Tensor:
     if count <= 0 or count >= flat.numel():
         return torch.full_like(scores, count > 0, dtype=torch.bool)
     threshold = _kth_largest(flat, count)
-    chosen = flat > threshold
-    ties = (flat == threshold).nonzero()[: count - int(chosen.sum())]
-    chosen[ties] = True
+    chosen = flat >= threshold
+    if int(torch.count_nonzero(chosen)) > count:  # ties
+        chosen = flat > threshold
+        left = count - int(torch.count_nonzero(chosen))
+        chosen[(flat == threshold).nonzero()[:left]] = True
     return chosen.view(scores.shape)
 
 
@@ -48,7 +50,7 @@ def top_of_blocks(scores: Tensor, pattern: Pattern) -> Tensor:
     blocks = last.reshape(-1, pattern.m)
     order = blocks.sort(dim=1, descending=True, stable=True).indices[:, : pattern.n]
     chosen = torch.zeros_like(blocks, dtype=torch.bool).scatter_(1, order, True)
-    return chosen.view(last.shape).movedim(-1, 1)
+    return chosen.view(last.shape).movedim(-1, 1).contiguous()
 
 
 def fits(mask: Tensor, pattern: Pattern) -> bool:
@@ -73,12 +75,18 @@ def stay(
 
     Over all layers the best weight of each stays whatever it scores, so that none is cut off.
     """
-    held = [part.float().masked_fill(~on, ABSENT) for part, on in zip(scores, active, strict=True)]
-    if not together:
-        return [top(part, count) for part, count in zip(held, keep, strict=True)]
-    for part in held:
-        part.view(-1)[part.argmax()] = torch.inf
-    return _joined(held, sum(keep))
+    places = [on.reshape(-1).nonzero().squeeze(1) for on in active]
+    held = [part.reshape(-1)[at] for part, at in zip(scores, places, strict=True)]
+    if together:
+        for part in held:
+            part[part.argmax()] = torch.inf
+        chosen = _joined(held, sum(keep))
+    else:
+        chosen = [top(part, count) for part, count in zip(held, keep, strict=True)]
+    left = [torch.zeros(on.shape, dtype=torch.bool, device=on.device) for on in active]
+    for on, at, part in zip(left, places, chosen, strict=True):
+        on.view(-1)[at[part]] = True
+    return left
 
 
 def grow(
