@@ -19,7 +19,6 @@ from prunekit.benching import BenchResult
 from prunekit.budget import Budget
 from prunekit.criteria import Criterion, Magnitude, score
 from prunekit.errors import InfeasibleError, UsageError
-from prunekit.exporting import export
 from prunekit.latency import LatencyTable
 from prunekit.pipeline.folder import JOURNAL, TABLE, RunFolder, open_folder
 from prunekit.pipeline.landing import AIM, Landing, land
@@ -67,11 +66,8 @@ def prune(job: Job, output: Path, *, overwrite: bool = False, resume: bool = Fal
     that the same call with ``resume`` goes on from there.
     """
     recipe = job.recipe
-    if job.target.precision != "fp32" and not job.runtime.casts:
-        raise UsageError(
-            f"target {job.target}: ONNX export has precision fp32 for now, not "
-            f"{job.target.precision}"
-        )
+    if job.file_precision == "int8" and job.data is None:
+        raise UsageError(f"target {job.target}: int8 needs data for its ranges; add --data")
     criterion = criterion_of(job)
     solver: Allocator = allocators.make(recipe.solver)
     table = None if recipe.table is None else load_table(recipe.table, job.graph, job.target)
@@ -427,7 +423,7 @@ class _Pipeline:
         """Save and export ``small``, and time what was exported."""
         run, job, plan = self.folder.path, self.job, landing.allocation.plan
         save(run, small, plan, job.model.spec, job.model.arguments, self.graph.input_shapes)
-        onnx = export(small, job.example, run / "model.onnx", plan="plan.json")
+        onnx = self.watch.export(small, run / "model.onnx", "plan.json")
         return self.watch.final_time(small, onnx, target)
 
     def accuracy(self, onnx: Path) -> float | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,14 @@ from prunekit.pipeline.recipe import Recipe, parse_shape
 from prunekit.progress import bar, say
 from prunekit.ranks import from_main
 from prunekit.runs import is_run, open_model
-from prunekit.runtimes import Runtime, runtime_for
+from prunekit.runtimes import Runtime, file_precision, runtime_for
+from prunekit.runtimes.base import Arrays
 from prunekit.target import Target
 from prunekit.tracing import trace
-from prunekit.train import Data, TrainConfig, load_data
+from prunekit.train import Data, TrainConfig, load_data, loader
 from prunekit.train.evaluating import resolve_device
+
+CALIBRATION_BATCHES, CALIBRATION_ROWS = 8, 32
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,18 @@ class Job:
     def module(self) -> nn.Module:
         """The dense network."""
         return self.model.module
+
+    @property
+    def file_precision(self) -> str:
+        """The precision that the run's ONNX files are in."""
+        return file_precision(self.runtime, self.target)
+
+    @cached_property
+    def batches(self) -> list[Arrays]:
+        """Inputs that the ranges of files in 16 and 8 bits are taken from."""
+        if self.file_precision == "fp32" or self.data is None:
+            return []
+        return calibration(self.data, self.recipe.seed)
 
 
 def set_up(recipe: Recipe) -> Job:
@@ -65,6 +82,12 @@ def set_up(recipe: Recipe) -> Job:
     for note in graph.notes:
         say(f"note: {note}", 1)
     return Job(recipe, target, runtime, model, graph, example, data)
+
+
+def calibration(data: Data, seed: int) -> list[Arrays]:
+    """A few batches of training images, as the network's input."""
+    batches = loader(data.train, CALIBRATION_ROWS, seed)
+    return [{"input": images.numpy()} for images, _ in islice(batches, CALIBRATION_BATCHES)]
 
 
 def train_config(recipe: Recipe, epochs: int, lr: float | None, **changes: Any) -> TrainConfig:

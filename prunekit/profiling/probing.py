@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from prunekit.errors import NoLayerTimesError, PrunekitError
+from prunekit.exporting import lowered_for
 from prunekit.latency.probe import Probe, read_probe
 from prunekit.profiling.journal import head_of
 from prunekit.profiling.measuring import HarvestPlan, Rounds, layers_us, speeds
@@ -61,6 +62,7 @@ def _measure(runtime: Runtime, target: Target) -> Probe:
             for width in track(WIDTHS, "probing", len(WIDTHS)):
                 path = Path(folder) / f"stack{width}.onnx"
                 made = stack(width, side, target, live, path)
+                made = lowered_for(made, runtime, target, path.with_suffix(".lowered.onnx"))
                 if width == WIDTHS[0] and runtime.profiler(made, target) is None:
                     raise NoLayerTimesError(f"{target} tells no times of layers")
                 rounds.add(width, made)
