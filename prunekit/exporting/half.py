@@ -23,7 +23,14 @@ LARGEST = 65504.0
 ROOM = 4.0
 """Values seen in fp32 must stay this many times below it: other inputs give larger ones."""
 _EITHER = frozenset(
-    ["Abs", "Add", "And", "ArgMax", "ArgMin", "AveragePool", "Cast", "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape", "Conv", "ConvTranspose", "DepthToSpace", "Div", "Dropout", "Einsum", "Elu", "Equal", "Erf", "Expand", "Flatten", "Floor", "Gather", "Gelu", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "Greater", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Less", "MatMul", "Max", "MaxPool", "Min", "Mish", "Mul", "Neg", "Not", "Or", "PRelu", "Pad", "Range", "ReduceMax", "ReduceMin", "Relu", "Reshape", "Round", "Selu", "Shape", "Sigmoid", "Sign", "Slice", "SpaceToDepth", "Split", "Squeeze", "Sub", "Swish", "Tanh", "Tile", "TopK", "Transpose", "Unsqueeze", "Where"]
+    """
+    Abs Add And ArgMax ArgMin AveragePool Cast Ceil Clip Concat Constant ConstantOfShape Conv
+    ConvTranspose DepthToSpace Div Dropout Einsum Elu Equal Erf Expand Flatten Floor Gather
+    Gelu Gemm GlobalAveragePool GlobalMaxPool Greater HardSigmoid HardSwish Identity LeakyRelu
+    Less MatMul Max MaxPool Min Mish Mul Neg Not Or PRelu Pad Range ReduceMax ReduceMin Relu
+    Reshape Round Selu Shape Sigmoid Sign Slice SpaceToDepth Split Squeeze Sub Swish Tanh Tile
+    TopK Transpose Unsqueeze Where
+    """.split()  # noqa: SIM905 - a list of sixty would take a page
 )
 """What computes in fp16 as well as in fp32. All others stay in fp32: softmaxes, norms, powers and
 sums over axes, which overflow or lose what is small, and what nobody knows."""

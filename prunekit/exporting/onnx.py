@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from prunekit.artifact import Artifact
 from prunekit.errors import ModelError
-from prunekit.exporting.precision import lower
+from prunekit.exporting.precision import check_known, lower
 from prunekit.runtimes import runtime_for
 from prunekit.runtimes.base import Arrays
 from prunekit.serialize import replacing
@@ -58,6 +58,7 @@ def export(
     apart. ``precision`` fp16 and int8 are written into the file; int8 needs ``batches`` (inputs by
     name) for its ranges, and is compared on them. ``runtime`` is whom an int8 file is for.
     """
+    check_known(precision)
     working, inputs, pair = _prepared(model, example)
     shapes = {name: (-1, *value.shape[1:]) for name, value in inputs.items()}
     as_dict = isinstance(example, dict)

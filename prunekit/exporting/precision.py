@@ -20,6 +20,12 @@ PRECISIONS = ("fp32", "fp16", "int8")
 """What ONNX files can be written in."""
 
 
+def check_known(precision: str) -> None:
+    """Refuse a precision that no ONNX file is written in."""
+    if precision not in PRECISIONS:
+        raise UsageError(f"ONNX files are written in {', '.join(PRECISIONS)}, not {precision}")
+
+
 def lower(
     source: Artifact, path: str | Path, precision: str, batches: Sequence[Arrays], runtime: str
 ) -> Artifact:
@@ -28,8 +34,6 @@ def lower(
     ``batches`` are the inputs that ranges are taken from: what overflows in fp16 stays in fp32, and
     int8 is scaled to them. ``runtime`` is whom an int8 file is for.
     """
-    if precision not in PRECISIONS:
-        raise UsageError(f"ONNX files are written in {', '.join(PRECISIONS)}, not {precision}")
     with replacing(path) as temporary:
         if precision == "int8":
             quantise(source.path, temporary, batches, Quantiser.for_runtime(runtime))

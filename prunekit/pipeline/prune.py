@@ -22,7 +22,7 @@ from prunekit.errors import InfeasibleError, UsageError
 from prunekit.latency import LatencyTable
 from prunekit.pipeline.folder import JOURNAL, TABLE, RunFolder, open_folder
 from prunekit.pipeline.landing import AIM, Landing, land
-from prunekit.pipeline.reporting import make_report, onnx_accuracy
+from prunekit.pipeline.reporting import file_accuracy, make_report
 from prunekit.pipeline.scoring import criterion_of, dense_scores
 from prunekit.pipeline.setup import Job, train_config
 from prunekit.pipeline.stopwatch import Stopwatch
@@ -431,7 +431,7 @@ class _Pipeline:
         job, where = self.job, None
         if job.runtime.artifact_format == "onnx" and job.target.precision != "fp32":
             where = replace(job.target, threads=usable_cores())
-        return onnx_accuracy(onnx, job.data, self.recipe.workers, where)
+        return file_accuracy(onnx, job.data, self.recipe.workers, where)
 
     def finish(
         self,

@@ -98,12 +98,16 @@ def train_config(recipe: Recipe, epochs: int, lr: float | None, **changes: Any) 
 
 
 def _data(recipe: Recipe) -> Data | None:
-    if recipe.data is None:
-        return None
-    if len(recipe.shape) != 4:
-        raise DataError(f"data needs image inputs such as 1x3x32x32, not {recipe.input}")
-    _, channels, height, width = recipe.shape
-    return load_data(recipe.data, (channels, height, width), recipe.seed)
+    return None if recipe.data is None else open_data(recipe.data, recipe.shape, recipe.seed)
+
+
+def open_data(source: str, shape: tuple[int, ...], seed: int = 0) -> Data:
+    """The data called ``source`` at the size of the network's input."""
+    if len(shape) != 4:
+        given = "x".join(map(str, shape))
+        raise DataError(f"data needs image inputs such as 1x3x32x32, not {given}")
+    _, channels, height, width = shape
+    return load_data(source, (channels, height, width), seed)
 
 
 def open_dense(recipe: Recipe, data: Data | None = None) -> BuiltModel:

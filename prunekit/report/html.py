@@ -14,7 +14,7 @@ from urllib.parse import quote
 import tomli_w
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from prunekit.report.markdown import summary_rows, verdict
+from prunekit.report.markdown import export_grid, summary_rows, verdict
 from prunekit.report.scale import Scale, scale_around, tick_texts
 from prunekit.report.schema import Report
 from prunekit.report.training import training
@@ -41,6 +41,7 @@ def to_html(report: Report) -> str:
         frozen=_halves(list(report.frozen.items())),
         facts=_facts(report),
         recipe=tomli_w.dumps({k: v for k, v in report.recipe.items() if v is not None}).strip(),
+        exports=export_grid(report),
         artifacts=_artifacts(report),
     )
 

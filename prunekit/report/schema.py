@@ -96,6 +96,20 @@ class TablePart(_Part):
     worst: float
 
 
+class ExportPart(_Part):
+    """A file that was exported from the run later, with the accuracy measured on that file.
+
+    ``apart``: its outputs' distance from PyTorch's in fp32, as a share of them.
+    """
+
+    path: str
+    format: str
+    precision: str
+    sha256: str
+    apart: float | None
+    accuracy: float | None
+
+
 class EpochPart(_Part):
     """One epoch of a training stage; ``step`` and ``seconds`` count from the stage's beginning."""
 
@@ -153,6 +167,7 @@ class Report(_Part):
     versions: dict[str, str]
     epochs: tuple[EpochPart, ...] = ()
     updates: tuple[UpdatePart, ...] = ()
+    exports: tuple[ExportPart, ...] = ()
 
     def save(self, path: str | Path) -> None:
         """Write ``report.json``."""

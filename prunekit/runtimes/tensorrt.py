@@ -10,6 +10,7 @@ import atexit
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -93,11 +94,24 @@ def place_of(target: Target) -> Place:
     return Place(environment.device_name, cuda.compute_capability(number), str(sdk().__version__))
 
 
-def export_engine(onnx: Artifact, path: str | Path, target: Target, how: Build) -> Artifact:
-    """Build the engine of an ONNX file and write it to ``path`` with its description beside it."""
+def export_engine(
+    onnx: Artifact,
+    path: str | Path,
+    target: Target,
+    how: Build,
+    compare: Callable[[Artifact], float],
+) -> Artifact:
+    """Build the engine of an ONNX file; ``path`` and its description appear if ``compare`` passes.
+
+    ``compare`` gets the engine, and gives how far its outputs are from what they should be.
+    """
     plan, facts = _build(onnx, target, how)
+    shown = {"precision": facts.precision, "input_shapes": facts.inputs}
+    tried = _folder() / "tried.engine"
+    save_engine(tried, plan, facts)
+    apart = compare(Artifact.of_file(tried, **shown))
     save_engine(path, plan, facts)
-    return Artifact.of_file(path, precision=facts.precision, input_shapes=facts.inputs)
+    return Artifact.of_file(path, **shown, apart=apart)
 
 
 def _plan_of(artifact: Artifact, target: Target) -> tuple[bytes, EngineFacts]:
