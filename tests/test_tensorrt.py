@@ -197,9 +197,9 @@ def test_batches_must_rise(given):
 
 def test_the_files_precision_is_the_targets(onnx, half):
     fp16 = replace(FP32, precision="fp16")
-    with pytest.raises(UsageError, match="is in fp32, .* needs one in fp16"):
+    with pytest.raises(UsageError, match=r"is in fp32, .* needs one in fp16"):
         TensorRt().load(onnx, fp16)
-    with pytest.raises(UsageError, match="is in fp16, .* needs one in fp32"):
+    with pytest.raises(UsageError, match=r"is in fp16, .* needs one in fp32"):
         TensorRt().load(half, FP32)
     TensorRt().load(half, fp16).close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import shutil
 import tempfile
@@ -40,7 +41,7 @@ def export_package(
         made = Path(folder) / "model.pt2"
         _compile(model, inputs, made, target)
         facts = PackageFacts(
-            sha256=sha256_file(made),
+            package_sha256=sha256_file(made),
             target=str(target),
             precision=target.precision,
             device=environment.device_name,
@@ -55,12 +56,10 @@ def export_package(
             shutil.copyfile(made, package)
             shutil.copyfile(facts_path(made), description)
             path.unlink(missing_ok=True)  # an interrupt leaves no package of another description
-    return replace(found, path=str(path), sha256=facts.sha256, plan=plan, apart=apart)
+    return replace(found, path=str(path), sha256=facts.package_sha256, plan=plan, apart=apart)
 
 
 def _compile(model: nn.Module, inputs: dict[str, torch.Tensor], path: Path, target: Target) -> None:
-    import copy
-
     device, dtype = torch.device(target.device), DTYPES[target.precision]
     module = copy.deepcopy(model).eval().requires_grad_(False).to(device, dtype)
     # a batch of one would be taken for a constant

@@ -19,6 +19,7 @@ from prunekit.benching import BenchResult
 from prunekit.budget import Budget
 from prunekit.criteria import Criterion, Magnitude, score
 from prunekit.errors import InfeasibleError, UsageError
+from prunekit.exporting.precision import PRECISIONS
 from prunekit.latency import LatencyTable
 from prunekit.pipeline.folder import JOURNAL, TABLE, RunFolder, open_folder
 from prunekit.pipeline.landing import AIM, Landing, land
@@ -66,6 +67,11 @@ def prune(job: Job, output: Path, *, overwrite: bool = False, resume: bool = Fal
     that the same call with ``resume`` goes on from there.
     """
     recipe = job.recipe
+    if job.file_precision not in PRECISIONS:
+        raise UsageError(
+            f"target {job.target}: ONNX files are written in {', '.join(PRECISIONS)}, not "
+            f"{job.file_precision}"
+        )
     if job.file_precision == "int8" and job.data is None:
         raise UsageError(f"target {job.target}: int8 needs data for its ranges; add --data")
     criterion = criterion_of(job)

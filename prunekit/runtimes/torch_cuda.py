@@ -25,11 +25,11 @@ WARM_UP_RUNS = 3
 @contextmanager
 def settings(precision: str) -> Iterator[None]:
     """The fastest kernels of cuDNN, and fp32 products exact unless ``precision`` is tf32."""
-    cudnn: Any = torch.backends.cudnn
-    places: list[tuple[Any, str, Any]] = [
-        (cudnn, "benchmark", True),
-        (cudnn.conv, "fp32_precision", _products(precision)),
-        (torch.backends.cuda.matmul, "fp32_precision", _products(precision)),
+    # The older of two interfaces: torch.compile asks by it, and refuses a mixture.
+    places: list[tuple[Any, str, bool]] = [
+        (torch.backends.cudnn, "benchmark", True),
+        (torch.backends.cudnn, "allow_tf32", precision == "tf32"),
+        (torch.backends.cuda.matmul, "allow_tf32", precision == "tf32"),
     ]
     before = [getattr(place, name) for place, name, _ in places]
     for place, name, value in places:
@@ -39,10 +39,6 @@ def settings(precision: str) -> Iterator[None]:
     finally:
         for (place, name, _), value in zip(places, before, strict=True):
             setattr(place, name, value)
-
-
-def _products(precision: str) -> str:
-    return "tf32" if precision == "tf32" else "ieee"
 
 
 def event(*, external: bool = False) -> Any:

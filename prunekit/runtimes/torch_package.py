@@ -29,7 +29,7 @@ KIND = "AOTInductor package description"
 class PackageFacts:
     """What a package was compiled with and for; a size of -1 in ``inputs`` is the batch."""
 
-    sha256: str
+    package_sha256: str
     target: str
     precision: str
     device: str
@@ -91,7 +91,7 @@ def _checked(path: str, target: Target) -> PackageFacts:
             "prunekit export --format aotinductor"
         )
     facts = load_json(facts_path(path), PackageFacts, KIND, VERSION)
-    if sha256_file(path) != facts.sha256:
+    if sha256_file(path) != facts.package_sha256:
         raise FileError(
             f"{path} is not the package that {facts_path(path).name} describes (edited, damaged or "
             "of another export); export it again"
