@@ -16,6 +16,8 @@ from prunekit.artifact import Artifact
 from prunekit.errors import FileError, RuntimeUnavailableError, UsageError
 from prunekit.exporting import live_artifact
 from prunekit.exporting.package import export_package
+from prunekit.latency.probe import block_of
+from prunekit.profiling.probing import GPU_WIDTHS
 from prunekit.runtimes import runtime_for, torch_cuda
 from prunekit.runtimes.torch import Torch
 from prunekit.runtimes.torch_module import spans
@@ -108,6 +110,15 @@ def test_fp32_products_are_exact_unless_tf32_is_asked_for(precision):
 def test_a_layer_lasts_until_the_next_begins():
     stamps = [("a", 1.0), ("b", 3.0), ("a", 4.0)]
     assert spans(stamps, 0.5, 6.0) == {"a": pytest.approx(4.5e6), "b": pytest.approx(1e6)}
+
+
+@pytest.mark.parametrize("block", [8, 16, 32, 64])
+def test_the_widths_probed_on_gpus_tell_the_blocks_of_tensor_cores(block):
+    """A staircase with a slope of its own on every step, and a cost of launching."""
+    times = {w: 4.0 + -(-w // block) * block * 0.05 + 0.002 * w for w in GPU_WIDTHS}
+    assert block_of(times) == block
+    even = {w: 4.0 + 0.05 * w for w in GPU_WIDTHS}
+    assert block_of(even) == 1
 
 
 # --- a double of CUDA: the calls in their order, computed on the CPU ------------------------------
