@@ -9,7 +9,12 @@ from typing import Any
 from prunekit.errors import FileError
 from prunekit.serialize import sha256_file
 
-_FORMATS = {".onnx": "onnx", ".engine": "tensorrt", ".xml": "openvino"}
+_FORMATS = {
+    ".onnx": "onnx",
+    ".engine": "tensorrt",
+    ".xml": "openvino",
+    ".pt2": "aotinductor",
+}
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,8 @@ class Artifact:
     sha256: str = ""
     plan: str | None = None
     input_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    apart: float | None = field(default=None, compare=False)
+    """How far its outputs were from PyTorch's when it was exported, as a share of them."""
     module: Any = field(default=None, compare=False, repr=False)
     """The live module, in evaluation mode, of an artifact of format ``module``."""
 

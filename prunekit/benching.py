@@ -94,9 +94,15 @@ def bench(
     measurements = race.measurements()
     for artifact, measurement in zip(race.artifacts, measurements, strict=True):
         _warn_if_noisy(artifact, measurement, max_seconds)
+    environment = race.runtime.environment(race.target)
+    if environment.throttled:
+        say(
+            f"note: the GPU held its clocks back meanwhile ({', '.join(environment.throttled)}); "
+            "cool it, raise its power limit, or lock its clocks, and measure again"
+        )
     return BenchResult(
         race.target,
-        race.runtime.environment(race.target),
+        environment,
         race.artifacts,
         measurements,
         tuple(race.ratio(other, confidence) for other in range(1, count)),

@@ -16,7 +16,7 @@ from prunekit.errors import UsageError
 
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "int8")
 DEVICES = ("cpu", "cuda")
-_DEFAULT_DEVICE = {"tensorrt": "cuda"}
+_DEFAULT_DEVICE = {"tensorrt": "cuda", "onnxruntime_tensorrt": "cuda"}
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,8 @@ class Environment:
     cores: int = 0
     isa: tuple[str, ...] = ()
     clocks: str = ""
+    throttled: tuple[str, ...] = ()
+    """What held a GPU's clocks back while it was measured."""
     os: str = ""
     python: str = ""
     packages: dict[str, str] = field(default_factory=dict)

@@ -113,10 +113,10 @@ def test_nothing_to_prune(refuses: Refuses, home: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("nothing", "unknown runtimes name 'nothing'; known: fake, onnxruntime, openvino, torch"),
+        ("nothing", "unknown runtimes name 'nothing'; known: fake, onnxruntime, "),
         ("fake:moon", "unknown part 'moon' in target 'fake:moon'"),
         ("fake:cuda", "fake:cuda: runtime 'fake' runs on cpu, not cuda"),
-        ("onnxruntime:cpu:fp16", "runtime 'onnxruntime' has precision fp32 here, not fp16"),
+        ("onnxruntime:cpu:fp16", "ONNX Runtime's CPU kernels compute fp16 networks in fp32"),
         ("onnxruntime:cuda", "onnxruntime:cuda is unavailable: this onnxruntime"),
         ("", "empty target ''"),
     ],
@@ -133,26 +133,42 @@ def test_targets(refuses: Refuses, target: str, message: str) -> None:
     assert message in refuses("bench", "run/model.onnx", "--target", target)
 
 
-def test_precision_that_cannot_be_exported(refuses: Refuses) -> None:
-    line = refuses("prune", "net.py:tiny", *SHAPE, "--target", "fake:fp16", "-o", "new")
-    assert line == "target fake:cpu:fp16: ONNX export has precision fp32 for now, not fp16"
+def test_a_precision_that_no_file_is_written_in(refuses: Refuses) -> None:
+    line = refuses("prune", "net.py:tiny", *SHAPE, "--target", "fake:bf16", "-o", "new")
+    assert line == "target fake:cpu:bf16: ONNX files are written in fp32, fp16, int8, not bf16"
+
+
+def test_int8_without_data(refuses: Refuses) -> None:
+    line = refuses("prune", "net.py:tiny", *SHAPE, "--target", "fake:int8", "-o", "new")
+    assert line == "target fake:cpu:int8: int8 needs data for its ranges; add --data"
+
+
+def test_precision_without_gpu(refuses: Refuses) -> None:
+    for command in ("profile", "prune"):
+        line = refuses(command, "net.py:tiny", *SHAPE, "--precision", "fp16")
+        assert line == "--precision goes with --gpu; a target has its own, such as torch:cuda:fp16"
+        line = refuses(command, "net.py:tiny", *SHAPE, "--gpu", "--precision", "fp12")
+        assert line.startswith("unknown --precision 'fp12'; known: fp32, tf32")
 
 
 def test_gpu_without_a_gpu(refuses: Refuses) -> None:
-    from prunekit.cli.profile_ import best_gpu_target
     from prunekit.errors import RuntimeUnavailableError
+    from prunekit.runtimes.gpu import best_gpu
 
     try:
-        best_gpu_target()
+        best_gpu()
     except RuntimeUnavailableError:
         pass
     else:
         pytest.skip("there is a GPU runtime")
-    line = refuses("profile", "net.py:tiny", *SHAPE, "--gpu")
-    assert line.startswith("no GPU runtime here (tensorrt: ")
-    assert line.endswith("use --target onnxruntime:cpu")
-    line = refuses("profile", "net.py:tiny", *SHAPE, "--gpu", "--target", "fake")
-    assert line == "--gpu and --target exclude each other; keep one"
+    for command in ("profile", "prune"):
+        line = refuses(command, "net.py:tiny", *SHAPE, "--gpu")
+        assert line.startswith("no GPU runtime here (tensorrt: ")
+        assert "; torch: " in line
+        assert "; onnxruntime: " in line
+        assert line.endswith("--target onnxruntime:cpu works in place of --gpu")
+        line = refuses(command, "net.py:tiny", *SHAPE, "--gpu", "--target", "fake")
+        assert line == "--gpu and --target exclude each other; keep one"
 
 
 @pytest.mark.parametrize(

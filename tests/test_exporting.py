@@ -129,8 +129,8 @@ def test_what_cannot_be_exported_is_said_in_one_line(tmp_path):
     with pytest.raises(ModelError, match="cannot export Depends to ONNX: ") as caught:
         pk.export(Depends(), image(), tmp_path / "m.onnx")
     assert "\n" not in str(caught.value)
-    with pytest.raises(UsageError, match="precision fp32 for now, not fp16"):
-        pk.export(Plain(), image(), tmp_path / "m.onnx", precision="fp16")
+    with pytest.raises(UsageError, match="in fp32, fp16, int8, not bf16"):
+        pk.export(Plain(), image(), tmp_path / "m.onnx", precision="bf16")
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="cannot write"):
         pk.export(Plain(), image(), tmp_path / "file" / "m.onnx")

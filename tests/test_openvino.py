@@ -456,12 +456,12 @@ def test_a_run_from_profile_to_report(home, prunekit):
 
 def test_accuracy_is_that_of_the_precision_deployed(home):
     needs_bf16()
-    from prunekit.pipeline.reporting import onnx_accuracy
+    from prunekit.pipeline.reporting import file_accuracy
     from prunekit.train import load_data
 
     data = load_data("digits", (1, 8, 8))
-    found = onnx_accuracy(home / "run" / "model.onnx", data, target=BF16)
-    assert found == pytest.approx(onnx_accuracy(home / "run" / "model.onnx", data), abs=0.05)
+    found = file_accuracy(home / "run" / "model.onnx", data, target=BF16)
+    assert found == pytest.approx(file_accuracy(home / "run" / "model.onnx", data), abs=0.05)
 
 
 def test_ir_is_written_whole_and_gives_the_models_outputs(exported, tmp_path):

@@ -17,7 +17,7 @@ from prunekit.runtimes.base import timing_inputs
 from prunekit.runtimes.fake import Fake
 from prunekit.runtimes.onnx_graph import read
 from prunekit.runtimes.onnxruntime import OnnxRuntime, layer_of_kernel, layer_times
-from prunekit.runtimes.torch_cpu import TorchCpu
+from prunekit.runtimes.torch import Torch
 from prunekit.target import Target, cpu_isa
 
 
@@ -350,7 +350,7 @@ def test_package_missing_here_is_said(monkeypatch):
 
 
 def test_cpu_environment_and_granularity_are_the_processors():
-    for runtime in (OnnxRuntime(), TorchCpu()):
+    for runtime in (OnnxRuntime(), Torch()):
         environment = runtime.environment(Target(runtime.name))
         assert environment.runtime_version.startswith(runtime.name)
         assert environment.device_name
@@ -362,7 +362,7 @@ def test_inputs_that_do_not_fit_are_named(exported, tmp_path):
     engine = OnnxRuntime().load(artifact, ORT)
     with pytest.raises(UsageError, match=r"residual\.onnx does not run on input \[1, 4, 32, 32\]"):
         engine.run({"input": np.zeros((1, 4, 32, 32), np.float32)})
-    live = TorchCpu().load(of_module(module), Target("torch"))
+    live = Torch().load(of_module(module), Target("torch"))
     with pytest.raises(UsageError, match=r"live does not run on input \[1, 4, 32, 32\]"):
         live.run({"input": np.zeros((1, 4, 32, 32), np.float32)})
     with pytest.raises(UsageError, match="no input 'input'"):
@@ -384,7 +384,7 @@ def test_inputs_that_do_not_fit_are_named(exported, tmp_path):
 def test_torch_needs_a_live_module(exported):
     _, artifact = exported("residual")
     with pytest.raises(ModelError, match="give a run folder"):
-        TorchCpu().load(artifact, Target("torch"))
+        Torch().load(artifact, Target("torch"))
 
 
 def test_torch_leaves_module_and_threads_as_they_were(exported):
@@ -392,7 +392,7 @@ def test_torch_leaves_module_and_threads_as_they_were(exported):
     threads = torch.get_num_threads()
     target = Target("torch", precision="bf16", threads=threads + 1)
     seen = []
-    engine = TorchCpu().load(of_module(module), target)
+    engine = Torch().load(of_module(module), target)
     engine.module.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
     engine.time(2)
     assert seen == [threads + 1] * 2
@@ -400,7 +400,7 @@ def test_torch_leaves_module_and_threads_as_they_were(exported):
     assert next(module.parameters()).dtype == torch.float32
     (found,) = engine.run({"input": np.ones((1, 3, 32, 32), np.float32)})
     assert found.dtype == np.float32
-    profiler = TorchCpu().profiler(of_module(module), target)
+    profiler = Torch().profiler(of_module(module), target)
     profiler.run(2)
     profiler.finish()
     assert not any(m._forward_pre_hooks for m in module.modules())
@@ -418,11 +418,11 @@ def test_torch_profile_adds_up_to_the_forward_pass():
         def forward(self, x):
             return {"a": self.conv(self.conv(x)), "b": [x]}
 
-    profiler = TorchCpu().profiler(of_module(Twice().eval()), Target("torch"))
+    profiler = Torch().profiler(of_module(Twice().eval()), Target("torch"))
     profiler.run(4)
     runs = profiler.finish()
     assert [set(run) for run in runs] == [{"conv"}] * 3
-    engine = TorchCpu().load(of_module(Twice().eval()), Target("torch"))
+    engine = Torch().load(of_module(Twice().eval()), Target("torch"))
     assert len(engine.run({"input": np.ones((1, 3, 32, 32), np.float32)})) == 2
 
 

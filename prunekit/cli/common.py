@@ -30,6 +30,11 @@ Input = Annotated[
 TargetText = Annotated[
     str, typer.Option("--target", help="runtime[:device][:precision]; see prunekit targets.")
 ]
+Gpu = Annotated[bool, typer.Option("--gpu", help="The best GPU runtime here, as the target.")]
+GpuPrecision = Annotated[
+    str | None,
+    typer.Option("--precision", help="With --gpu: fp32 (default), tf32, fp16, bf16 or int8."),
+]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the target.")]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Batch size of the target.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
@@ -73,6 +78,23 @@ def parse_percent(text: str, flag: str) -> float:
     if not text.strip().endswith("%") or not 0 <= value < 1:
         raise UsageError(f"cannot read {flag} {text!r}; write a percentage such as 1.5%")
     return value
+
+
+def target_of(gpu: bool, target: str | None, precision: str | None) -> str | None:
+    """What ``--gpu``, ``--precision`` and ``--target`` say together; None where none is given."""
+    from prunekit.errors import UsageError
+    from prunekit.runtimes.gpu import best_gpu
+    from prunekit.target import PRECISIONS
+
+    if gpu and target is not None:
+        raise UsageError("--gpu and --target exclude each other; keep one")
+    if precision is not None and not gpu:
+        raise UsageError(
+            "--precision goes with --gpu; a target has its own, such as torch:cuda:fp16"
+        )
+    if precision is not None and precision not in PRECISIONS:
+        raise UsageError(f"unknown --precision {precision!r}; known: {', '.join(PRECISIONS)}")
+    return str(best_gpu(precision or "fp32")) if gpu else target
 
 
 def set_verbosity(verbose: bool, quiet: bool) -> None:

@@ -27,10 +27,16 @@ def register(app: typer.Typer) -> None:
 
 def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or any MODEL.")],
-    format: Annotated[str, typer.Option("--format", help="onnx, openvino.")] = "onnx",  # noqa: A002
-    precision: Annotated[str, typer.Option(help="fp32.")] = "fp32",
+    format: Annotated[  # noqa: A002
+        str, typer.Option("--format", help="onnx, openvino, tensorrt, aotinductor.")
+    ] = "onnx",
+    precision: Annotated[
+        str,
+        typer.Option(help="fp32, fp16, int8; of engines also tf32, of aotinductor all but int8."),
+    ] = "fp32",
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Default: RUN/model.onnx, or .xml.")
+        Path | None,
+        typer.Option("-o", "--output", help="Default: in RUN, named by precision and format."),
     ] = None,
     input: Annotated[  # noqa: A002
         str | None, typer.Option("--input", help="Input shape; default: the run's.")
@@ -43,6 +49,35 @@ def export(
         bool,
         typer.Option("--sparse-initializers", help="Leave zeros out of a sparse run's ONNX file."),
     ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            help="What int8 takes its ranges from, and accuracy is measured on; default: the "
+            "run's.",
+        ),
+    ] = None,
+    runtime: Annotated[
+        str,
+        typer.Option("--for", help="Whom an int8 ONNX file is for: onnxruntime or tensorrt."),
+    ] = "onnxruntime",
+    batches: Annotated[
+        str,
+        typer.Option(
+            "--batches",
+            metavar="MIN,OPT,MAX",
+            help="Batches that an engine takes; one number for all three.",
+        ),
+    ] = "1",
+    workspace: Annotated[
+        int, typer.Option(min=0, help="MiB that a layer of an engine may use; 0: no limit.")
+    ] = 0,
+    sparse: Annotated[
+        bool, typer.Option("--sparse", help="Let an engine use 2:4 sparse weights.")
+    ] = False,
+    device: Annotated[
+        str, typer.Option(help="What an aotinductor package is compiled for: cpu or cuda.")
+    ] = "cpu",
     reparameterize: Reparameterize = True,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -52,51 +87,73 @@ def export(
     """Write a deployment artifact; its outputs are compared with PyTorch's before it counts."""
     set_verbosity(verbose, quiet)
     from prunekit.errors import UsageError
-    from prunekit.exporting import export as write_onnx
-    from prunekit.exporting import export_openvino
-    from prunekit.exporting.sparse import export_sparse
     from prunekit.folding import reparameterize as fold
-    from prunekit.pipeline.setup import example_input, say_folded
+    from prunekit.pipeline.deploy import Wanted, deploy, record
+    from prunekit.pipeline.recipe import parse_shape
+    from prunekit.pipeline.setup import example_input, open_data, say_folded
     from prunekit.plan import ChannelPlan
     from prunekit.runs import PLAN, SPARSITY, is_run, is_sparse, load, open_model
+    from prunekit.serialize import read_object
     from prunekit.sparsity import SparsityPlan
 
-    kinds = {"onnx": (write_onnx, ".onnx"), "openvino": (export_openvino, ".xml")}
-    if format not in kinds:
-        raise UsageError(f"unknown format {format!r}; this version exports {' and '.join(kinds)}")
-    write, suffix = kinds[format]
-    sparse = is_sparse(run) and format == "onnx"
-    if sparse_initializers and not sparse:
-        raise UsageError("--sparse-initializers is for the ONNX file of a sparse run; leave it out")
-    shape = input
+    pattern = SparsityPlan.load(Path(run) / SPARSITY) if is_sparse(run) else None
+    if sparse_initializers and (pattern is None or (format, precision) != ("onnx", "fp32")):
+        raise UsageError(
+            "--sparse-initializers is for the fp32 ONNX file of a sparse run; leave it out"
+        )
+    wanted = Wanted(
+        *(format, precision, runtime, _batches(batches), workspace, sparse, device),
+        pattern=pattern,
+        sparse_initializers=sparse_initializers,
+    )
+    shape, told = input, None
     if is_run(run):
         base = ChannelPlan.load(Path(run) / PLAN).base
         if shape is None and base is not None and base.input_shapes:
             shape = "x".join(map(str, base.input_shapes[0]))
         module = load(run, model)
-        path = output or Path(run) / f"model{suffix}"
+        path = output or Path(run) / wanted.file_name
+        report = Path(run) / "report.json"
+        told = read_object(report, "report").get("recipe", {}).get("data")
     else:
         module = open_model(run).module
-        path = output or Path(run.split(":")[-1] + suffix)
+        name = f"{run.split(':')[-1]}{wanted.file_name.removeprefix('model')}"
+        path = output or Path(name)
     if shape is None:
         raise UsageError("the input shape is not known; give --input, such as 1x3x224x224")
-    refuse_existing(path, overwrite)
-    if format == "openvino":
-        refuse_existing(path.with_suffix(".bin"), overwrite)
+    for file in wanted.files(path):
+        refuse_existing(file, overwrite)
     example = example_input(shape)
+    # the accuracy of a plain copy is the run's own, which its report has
+    source = data or (told if wanted.precision != "fp32" or wanted.format != "onnx" else None)
+    found = None if source is None else open_data(source, parse_shape(shape))
     if reparameterize and not is_run(run):
         whole, module = module, fold(module, example)
         say_folded(whole, module)
-    if sparse:
-        plan = SparsityPlan.load(Path(run) / SPARSITY)
-        artifact = export_sparse(
-            module, example, path, plan, precision, sparse_initializers=sparse_initializers
-        )
-    else:
-        artifact = write(module, example, path, precision)
+    artifact = deploy(module, example, path, wanted, found)
+    part = record(Path(run), artifact, wanted, found)
     if json:
-        print_json({"path": artifact.path, "format": format, "sha256": artifact.sha256})
-    else:
-        files = (path, path.with_suffix(".bin")) if format == "openvino" else (path,)
-        size = sum(file.stat().st_size for file in files)
-        print_text(f"{artifact.path} ({size / 2**20:.1f} MiB, outputs equal PyTorch's)")
+        print_json(part.model_dump(mode="json"))
+        return
+    size = sum(file.stat().st_size for file in wanted.files(path))
+    apart = "outputs equal PyTorch's"
+    if wanted.precision != "fp32" and artifact.apart is not None:
+        apart = f"outputs within {artifact.apart:.1e} of PyTorch's"
+    accuracy = "" if part.accuracy is None else f", accuracy {part.accuracy:.2%}"
+    print_text(f"{artifact.path} ({size / 2**20:.1f} MiB, {apart}{accuracy})")
+
+
+def _batches(text: str) -> tuple[int, int, int]:
+    """``1,8,32``, or one number for all three."""
+    from prunekit.errors import UsageError
+
+    parts = text.split(",")
+    try:
+        numbers = [int(part) for part in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1:
+        numbers *= 3
+    if len(numbers) != 3 or not 1 <= numbers[0] <= numbers[1] <= numbers[2]:
+        raise UsageError(f"cannot read --batches {text!r}; write MIN,OPT,MAX such as 1,8,32")
+    return numbers[0], numbers[1], numbers[2]

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from prunekit.cli.common import (
+    Gpu,
+    GpuPrecision,
     Heads,
     Input,
     Json,
@@ -25,6 +27,7 @@ from prunekit.cli.common import (
     print_text,
     refuse_existing,
     set_verbosity,
+    target_of,
 )
 
 
@@ -42,7 +45,11 @@ def profile(
             "--target", help="runtime[:device][:precision] (onnxruntime:cpu); see prunekit targets."
         ),
     ] = None,
-    gpu: Annotated[bool, typer.Option("--gpu", help="The best GPU runtime here.")] = False,
+    gpu: Gpu = False,
+    precision: GpuPrecision = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Batch of the target; default: --input's.")
+    ] = None,
     threads: Threads = 1,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The table's file.")] = None,
     nets: Annotated[
@@ -100,7 +107,7 @@ def profile(
     from prunekit.latency import LatencyTable
     from prunekit.latency.shipped import find_table
     from prunekit.pipeline.folder import rounds_in
-    from prunekit.pipeline.recipe import make_recipe
+    from prunekit.pipeline.recipe import make_recipe, parse_shape
     from prunekit.pipeline.setup import set_up
     from prunekit.pipeline.tables import SOURCES, load_table, make_table
     from prunekit.profiling import HarvestPlan
@@ -109,8 +116,9 @@ def profile(
     from prunekit.ranks import world
     from prunekit.target import Target
 
-    if gpu and target is not None:
-        raise UsageError("--gpu and --target exclude each other; keep one")
+    wanted = target_of(gpu, target, precision) or "onnxruntime:cpu"
+    if batch is not None:
+        input = "x".join(map(str, (batch, *parse_shape(input)[1:])))  # noqa: A001
     if shard is not None and transfer is not None:
         raise UsageError("--shard and --transfer exclude each other; a transfer is short enough")
     if source not in ("auto", *SOURCES):
@@ -127,7 +135,6 @@ def profile(
     part = (1, 1) if shard is None else parse_shard(shard)
     if world() > 1:
         raise UsageError("several processes would measure the same networks; add --shard auto")
-    wanted = best_gpu_target() if gpu else "onnxruntime:cpu" if target is None else target
     recipe = make_recipe(
         {
             "model": model,
@@ -202,30 +209,6 @@ def profile(
         )
     else:
         print_text(f"latency table: {path}")
-
-
-def best_gpu_target() -> str:
-    """The best GPU runtime available, or an error that says what is missing."""
-    from prunekit.errors import RuntimeUnavailableError
-    from prunekit.registry import runtimes
-    from prunekit.target import Target
-
-    reasons = []
-    for name in ("tensorrt", "torch", "onnxruntime"):
-        if name not in runtimes.names():
-            reasons.append(f"{name}: not part of this version")
-            continue
-        runtime = runtimes.get(name)()
-        if "cuda" not in runtime.devices:
-            reasons.append(f"{name}: runs on {', '.join(runtime.devices)} only in this version")
-            continue
-        reason = runtime.unavailable(Target(name, "cuda"))
-        if reason is None:
-            return f"{name}:cuda"
-        reasons.append(f"{name}: {reason}")
-    raise RuntimeUnavailableError(
-        f"no GPU runtime here ({'; '.join(reasons)}); use --target onnxruntime:cpu"
-    )
 
 
 def _default_name(model: str, target: str, shape: str, threads: int) -> str:

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from prunekit.cli.common import (
+    Gpu,
+    GpuPrecision,
     Json,
     Overwrite,
     Quiet,
@@ -19,6 +21,7 @@ from prunekit.cli.common import (
     print_text,
     resumable,
     set_verbosity,
+    target_of,
 )
 from prunekit.cli.training import (
     BatchSize,
@@ -63,6 +66,8 @@ def prune(
     data: DataText = None,
     input: MaybeInput = None,  # noqa: A002
     target: Annotated[str | None, option("runtime[:device][:precision].")] = None,
+    gpu: Gpu = False,
+    precision: GpuPrecision = None,
     threads: MaybeThreads = None,
     target_latency: Annotated[
         str | None, option("50% of dense, 12.5ms, or 2x faster (50%).")
@@ -156,6 +161,7 @@ def prune(
     from prunekit.report.markdown import GROUP_HEAD, group_rows, summary_rows, verdict
 
     flags = {name: context.params.get(name) for name in Recipe.model_fields}
+    flags["target"] = target_of(gpu, target, precision)
     flags["limit"] = tuple(flags["limit"]) if flags["limit"] else None
     flags["iee"] = pairs(flags["iee"], "--iee") if flags["iee"] else None
     recipe = make_recipe(flags, config)

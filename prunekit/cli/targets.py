@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import typer
 
@@ -33,7 +33,11 @@ def targets(json: Json = False, verbose: Verbose = False, quiet: Quiet = False) 
                     "target": str(target),
                     "available": reason is None,
                     "reason": reason or "",
-                    "precisions": list(runtime.precisions),
+                    "precisions": [
+                        precision
+                        for precision in runtime.precisions
+                        if reason or not runtime.unavailable(replace(target, precision=precision))
+                    ],
                     "granularity": None if reason else runtime.granularity(target),
                     "environment": None if environment is None else asdict(environment),
                 }

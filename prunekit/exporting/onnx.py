@@ -7,25 +7,39 @@ import copy
 import io
 import logging
 import re
+import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
+from numpy.typing import NDArray
+from onnx.helper import set_model_props
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from prunekit.artifact import Artifact
-from prunekit.errors import ModelError, UsageError
+from prunekit.errors import ModelError
+from prunekit.exporting.precision import check_known, lower
 from prunekit.runtimes import runtime_for
+from prunekit.runtimes.base import Arrays
 from prunekit.serialize import replacing
 from prunekit.target import Target
 
-TOLERANCE = 1e-4
-"""Largest difference allowed between both outputs, relative to the largest output."""
-_NAMES = {"onnx": "ONNX", "openvino": "OpenVINO IR"}
+TOLERANCES = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 2e-2, "bf16": 6e-2, "int8": 0.3}
+"""How far outputs may be apart: the largest difference relative to the largest output, of int8 the
+root mean square of both."""
+_NAMES = {
+    "onnx": "ONNX",
+    "openvino": "OpenVINO IR",
+    "tensorrt": "TensorRT engine",
+    "aotinductor": "AOTInductor package",
+}
+COMPARED = 16
+"""Rows of the user's data that outputs are compared on."""
 
 
 def export(
@@ -34,36 +48,73 @@ def export(
     path: str | Path,
     precision: str = "fp32",
     plan: str | None = None,
+    *,
+    batches: Sequence[Arrays] = (),
+    runtime: str = "onnxruntime",
     finish: Callable[[Path], None] | None = None,
 ) -> Artifact:
     """Write ``model`` as one ONNX file (weights inside, dynamic batch) and compare its outputs.
 
     ``example`` is a tensor, a tuple or a dict of inputs whose first dimension is the batch. The
     file appears at ``path`` only after ONNX Runtime gave PyTorch's outputs at batches 1 and 2 to
-    a relative :data:`TOLERANCE`; otherwise a `ModelError` says how far they are apart. ``finish``
-    may change the file before that.
+    a relative tolerance (:data:`TOLERANCES`); otherwise a `ModelError` says how far they are
+    apart. ``precision`` fp16 and int8 are written into the file; int8 needs ``batches`` (inputs by
+    name) for its ranges, and is compared on them. ``runtime`` is whom an int8 file is for.
+    ``finish`` may change the file in fp32 before that; its metadata is carried over.
     """
-    if precision != "fp32":
-        raise UsageError(f"ONNX export has precision fp32 for now, not {precision}")
+    check_known(precision)
     working, inputs, pair = _prepared(model, example)
-    with replacing(path) as temporary:
-        _write(working, pair, temporary, is_dict=isinstance(example, dict))
+    shapes = {name: (-1, *value.shape[1:]) for name, value in inputs.items()}
+    as_dict = isinstance(example, dict)
+    target = Target.parse("onnxruntime:cpu")
+    with tempfile.TemporaryDirectory(prefix="prunekit-") as folder, replacing(path) as temporary:
+        exact = Path(folder) / "exact.onnx" if precision != "fp32" else temporary
+        _write(working, pair, exact, is_dict=as_dict)
         if finish is not None:
-            finish(temporary)
-        shapes = {name: (-1, *value.shape[1:]) for name, value in inputs.items()}
-        found = Artifact(str(temporary), "onnx", precision, input_shapes=shapes)
-        target = Target.parse("onnxruntime:cpu")
-        _compare(working, found, pair, target, is_dict=isinstance(example, dict))
-    return Artifact.of_file(path, precision=precision, plan=plan, input_shapes=shapes)
+            finish(exact)
+        found = Artifact(str(exact), "onnx", input_shapes=shapes)
+        feeds = _feeds(pair)
+        apart = _compare(working, found, feeds, target, is_dict=as_dict)
+        if precision != "fp32":
+            seen = [*feeds, *batches] if precision == "fp16" else batches
+            found = lower(found, temporary, precision, seen, runtime)
+            _carry_metadata(exact, temporary)
+            apart = _compare(working, found, _few(seen), target, is_dict=as_dict)
+    return Artifact.of_file(path, precision=precision, plan=plan, input_shapes=shapes, apart=apart)
 
 
-def compare_outputs(model: nn.Module, artifact: Artifact, example: Any, target: Target) -> None:
-    """Raise `ModelError` unless ``artifact`` gives ``model``'s outputs on ``target``.
+def _carry_metadata(source: Path, target: Path) -> None:
+    """Give ``target`` the properties of ``source``, which lowering to fewer bits may drop."""
+    held = {p.key: p.value for p in onnx.load(source, load_external_data=False).metadata_props}
+    if held:
+        proto = onnx.load(target)
+        set_model_props(proto, {p.key: p.value for p in proto.metadata_props} | held)
+        onnx.save(proto, target)
 
-    At batches 1 and 2, to a relative :data:`TOLERANCE`.
+
+def compare_outputs(
+    model: nn.Module,
+    artifact: Artifact,
+    example: Any,
+    target: Target,
+    batches: Sequence[Arrays] = (),
+) -> float:
+    """How far ``artifact``'s outputs on ``target`` are from ``model``'s; `ModelError` if too far.
+
+    At batches 1 and 2, of int8 on ``batches``; see :data:`TOLERANCES`.
     """
     working, _, pair = _prepared(model, example)
-    _compare(working, artifact, pair, target, is_dict=isinstance(example, dict))
+    feeds = _few(batches) if artifact.precision == "int8" else _feeds(pair)
+    return _compare(working, artifact, feeds, target, is_dict=isinstance(example, dict))
+
+
+def _feeds(pair: dict[str, Tensor]) -> list[Arrays]:
+    return [{name: value[:batch].numpy() for name, value in pair.items()} for batch in (1, 2)]
+
+
+def _few(batches: Sequence[Arrays]) -> list[Arrays]:
+    """At most :data:`COMPARED` rows of each of the first few."""
+    return [{n: v[:COMPARED] for n, v in batch.items()} for batch in batches[:4]]
 
 
 def _prepared(
@@ -136,25 +187,27 @@ def _write(model: nn.Module, inputs: dict[str, Tensor], path: Path, *, is_dict: 
 def _compare(
     model: nn.Module,
     artifact: Artifact,
-    pair: dict[str, Tensor],
+    feeds: Sequence[Arrays],
     target: Target,
     *,
     is_dict: bool,
-) -> None:
-    name = _NAMES[artifact.format]
+) -> float:
+    name, allowed = _NAMES[artifact.format], TOLERANCES[artifact.precision]
     engine = runtime_for(target).load(artifact, target)
+    furthest = 0.0
     try:
-        for batch in (1, 2):
-            given = {name: value[:batch] for name, value in pair.items()}
+        for feed in feeds:
+            given = {key: torch.from_numpy(np.asarray(value)) for key, value in feed.items()}
             with torch.no_grad():
                 out = model(**given) if is_dict else model(*given.values())
             expected = [t.numpy() for t in tree_leaves(out) if isinstance(t, Tensor)]
-            found = engine.run({name: value.numpy() for name, value in given.items()})
+            found = engine.run(feed)
             if len(found) != len(expected):
                 raise ModelError(
                     f"the exported {name} has {len(found)} outputs, {type(model).__name__} "
                     f"has {len(expected)}"
                 )
+            batch = len(next(iter(feed.values())))
             for left, right in zip(expected, found, strict=True):
                 if left.shape != right.shape:
                     raise ModelError(
@@ -163,14 +216,21 @@ def _compare(
                     )
                 if not left.size:
                     continue
-                left, right = left.astype(np.float64), right.astype(np.float64)
-                scale = max(float(np.abs(left).max()), 1e-6)
-                difference = float(np.abs(left - right).max()) / scale
-                if not difference <= TOLERANCE:  # also when it is not a number
+                difference = _apart(left, right, artifact.precision)
+                if not difference <= allowed:  # also when it is not a number
                     raise ModelError(
                         f"the exported {name} differs from {type(model).__name__} by "
                         f"{difference:.1e} of the output at batch {batch} "
-                        f"(allowed: {TOLERANCE:.0e})"
+                        f"(allowed: {allowed:.0e})"
                     )
+                furthest = max(furthest, difference)
     finally:
         engine.close()
+    return furthest
+
+
+def _apart(expected: NDArray[Any], found: NDArray[Any], precision: str) -> float:
+    left, right = expected.astype(np.float64), found.astype(np.float64)
+    if precision == "int8":
+        return float(np.linalg.norm(left - right) / max(float(np.linalg.norm(left)), 1e-6))
+    return float(np.abs(left - right).max() / max(np.abs(left).max(), 1e-6))

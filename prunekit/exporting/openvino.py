@@ -42,9 +42,10 @@ def export_openvino(
         made = Path(folder) / "model.xml"
         write_ir(onnx.path, made)
         found = replace(onnx, path=str(made), format="openvino")
-        compare_outputs(model, found, example, Target.parse("openvino:cpu"))
+        apart = compare_outputs(model, found, example, Target.parse("openvino:cpu"))
         _put(made, path)
-    return Artifact.of_file(path, precision=precision, plan=plan, input_shapes=onnx.input_shapes)
+    shapes = onnx.input_shapes
+    return Artifact.of_file(path, precision=precision, plan=plan, input_shapes=shapes, apart=apart)
 
 
 def _put(made: Path, path: Path) -> None:

@@ -32,10 +32,12 @@ def export_sparse(
     precision: str = "fp32",
     *,
     sparse_initializers: bool = False,
+    **more: Any,
 ) -> Artifact:
     """:func:`export`, with the plan's pattern checked in the file's own weights and marked there.
 
-    Weights are stored dense, zeros included, as every runtime takes them. With
+    Weights are stored dense, zeros included, as every runtime takes them; ``more`` is what
+    :func:`export` takes besides. With
     ``sparse_initializers`` those of a density below a third are stored without their zeros, which
     makes the file smaller; ONNX Runtime reads that, expands it on loading, and gains no speed.
     """
@@ -50,7 +52,7 @@ def export_sparse(
             _leave_zeros_out(proto)
         onnx.save(proto, file)
 
-    return export(model, example, path, precision, finish=finish)
+    return export(model, example, path, precision, finish=finish, **more)
 
 
 def check_pattern(proto: ModelProto, model: nn.Module, plan: SparsityPlan) -> int:

@@ -19,11 +19,11 @@ from prunekit.benching import BenchResult
 from prunekit.budget import Budget
 from prunekit.criteria import Criterion, Magnitude, score
 from prunekit.errors import InfeasibleError, UsageError
-from prunekit.exporting import export
+from prunekit.exporting.precision import PRECISIONS
 from prunekit.latency import LatencyTable
 from prunekit.pipeline.folder import JOURNAL, TABLE, RunFolder, open_folder
 from prunekit.pipeline.landing import AIM, Attempt, Landing, land
-from prunekit.pipeline.reporting import make_report, onnx_accuracy
+from prunekit.pipeline.reporting import file_accuracy, make_report
 from prunekit.pipeline.scoring import criterion_of, dense_scores
 from prunekit.pipeline.setup import Job, fine_tune_lr, train_config
 from prunekit.pipeline.stopwatch import Stopwatch
@@ -69,11 +69,13 @@ def prune(job: Job, output: Path, *, overwrite: bool = False, resume: bool = Fal
     that the same call with ``resume`` goes on from there.
     """
     recipe = job.recipe
-    if job.target.precision != "fp32" and not job.runtime.casts:
+    if job.file_precision not in PRECISIONS:
         raise UsageError(
-            f"target {job.target}: ONNX export has precision fp32 for now, not "
-            f"{job.target.precision}"
+            f"target {job.target}: ONNX files are written in {', '.join(PRECISIONS)}, not "
+            f"{job.file_precision}"
         )
+    if job.file_precision == "int8" and job.data is None:
+        raise UsageError(f"target {job.target}: int8 needs data for its ranges; add --data")
     criterion = criterion_of(job)
     solver: Allocator = allocators.make(recipe.solver)
     table = None if recipe.table is None else load_table(recipe.table, job.graph, job.target)
@@ -414,7 +416,7 @@ class _Pipeline:
         """Save and export ``small``, and time what was exported."""
         run, job, plan = self.folder.path, self.job, landing.allocation.plan
         save(run, small, plan, job.model.spec, job.model.arguments, self.graph.input_shapes)
-        onnx = export(small, job.example, run / "model.onnx", plan="plan.json")
+        onnx = self.watch.export(small, run / "model.onnx", "plan.json")
         return self.watch.final_time(small, onnx, target)
 
     def accuracy(self, onnx: Path) -> float | None:
@@ -422,7 +424,7 @@ class _Pipeline:
         job, where = self.job, None
         if job.runtime.artifact_format == "onnx" and job.target.precision != "fp32":
             where = replace(job.target, threads=usable_cores())
-        return onnx_accuracy(onnx, job.data, self.recipe.workers, where)
+        return file_accuracy(onnx, job.data, self.recipe.workers, where)
 
     def finish(
         self,

@@ -41,10 +41,10 @@ if TYPE_CHECKING:
 CONFIDENCE = 0.95
 
 
-def onnx_accuracy(
+def file_accuracy(
     path: Path, data: Data | None, workers: int = 0, target: Target | None = None
 ) -> float | None:
-    """Top-1 of an ONNX file on the validation set, run on ``target``; None without data.
+    """Top-1 of an artifact on the validation set, run on ``target``; None without data.
 
     ``target`` is ONNX Runtime on all cores unless given.
     """

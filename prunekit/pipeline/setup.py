@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,14 @@ from prunekit.pipeline.recipe import Recipe, TrainingRecipe, parse_shape
 from prunekit.progress import bar, say
 from prunekit.ranks import from_main
 from prunekit.runs import is_run, open_model
-from prunekit.runtimes import Runtime, runtime_for
+from prunekit.runtimes import Runtime, file_precision, runtime_for
+from prunekit.runtimes.base import Arrays
 from prunekit.target import Target
 from prunekit.tracing import trace
-from prunekit.train import Data, TrainConfig, load_data
+from prunekit.train import Data, TrainConfig, load_data, loader
 from prunekit.train.evaluating import resolve_device
+
+CALIBRATION_BATCHES, CALIBRATION_ROWS = 8, 32
 
 
 @dataclass(frozen=True)
@@ -43,13 +48,25 @@ class Job:
         """The dense network."""
         return self.model.module
 
+    @property
+    def file_precision(self) -> str:
+        """The precision that the run's ONNX files are in."""
+        return file_precision(self.runtime, self.target)
+
+    @cached_property
+    def batches(self) -> list[Arrays]:
+        """Inputs that the ranges of files in 16 and 8 bits are taken from."""
+        if self.file_precision == "fp32" or self.data is None:
+            return []
+        return calibration(self.data, self.recipe.seed)
+
 
 def set_up(recipe: Recipe) -> Job:
     """Target, data, model and channel graph of ``recipe``."""
     target = recipe.resolved_target()
     runtime = runtime_for(target)
     check_training(recipe)
-    data = open_data(recipe)
+    data = recipe_data(recipe)
     torch.manual_seed(recipe.seed)
     model = open_dense(recipe, data)
     if data is not None:
@@ -63,6 +80,12 @@ def set_up(recipe: Recipe) -> Job:
     for note in graph.notes:
         say(f"note: {note}", 1)
     return Job(recipe, target, runtime, model, graph, example, data)
+
+
+def calibration(data: Data, seed: int) -> list[Arrays]:
+    """A few batches of training images, as the network's input."""
+    batches = loader(data.train, CALIBRATION_ROWS, seed)
+    return [{"input": images.numpy()} for images, _ in islice(batches, CALIBRATION_BATCHES)]
 
 
 def train_config(
@@ -86,14 +109,18 @@ def fine_tune_lr(recipe: TrainingRecipe) -> float:
     return recipe.fine_tune_lr or 0.2 * train_config(recipe, 1, recipe.lr).base_lr
 
 
-def open_data(recipe: TrainingRecipe) -> Data | None:
+def recipe_data(recipe: TrainingRecipe) -> Data | None:
     """The data that the recipe names, at its input's shape."""
-    if recipe.data is None:
-        return None
-    if len(recipe.shape) != 4:
-        raise DataError(f"data needs image inputs such as 1x3x32x32, not {recipe.input}")
-    _, channels, height, width = recipe.shape
-    return load_data(recipe.data, (channels, height, width), recipe.seed)
+    return None if recipe.data is None else open_data(recipe.data, recipe.shape, recipe.seed)
+
+
+def open_data(source: str, shape: tuple[int, ...], seed: int = 0) -> Data:
+    """The data called ``source`` at the size of the network's input."""
+    if len(shape) != 4:
+        given = "x".join(map(str, shape))
+        raise DataError(f"data needs image inputs such as 1x3x32x32, not {given}")
+    _, channels, height, width = shape
+    return load_data(source, (channels, height, width), seed)
 
 
 def open_dense(recipe: TrainingRecipe, data: Data | None = None) -> BuiltModel:

@@ -18,14 +18,14 @@ from prunekit.exporting import export, live_artifact
 from prunekit.exporting.sparse import export_sparse
 from prunekit.models import BuiltModel
 from prunekit.pipeline.folder import RunFolder, open_folder
-from prunekit.pipeline.reporting import onnx_accuracy
+from prunekit.pipeline.reporting import file_accuracy
 from prunekit.pipeline.setup import (
     check_training,
     example_input,
     fine_tune_lr,
     note_untrained,
-    open_data,
     open_dense,
+    recipe_data,
     train_config,
 )
 from prunekit.pipeline.sparse_recipe import SparseRecipe
@@ -104,7 +104,7 @@ def set_up_sparse(recipe: SparseRecipe) -> SparseJob:
     targets = recipe.targets()
     check_training(recipe)
     criterion = criteria.make(recipe.criterion)
-    data = open_data(recipe)
+    data = recipe_data(recipe)
     torch.manual_seed(recipe.seed)
     model = open_dense(recipe, data)
     job = SparseJob(recipe, model, example_input(recipe.input), data, criterion, targets)
@@ -214,7 +214,7 @@ def _finish(
 
 
 def _accuracy(job: SparseJob, onnx: Artifact) -> float | None:
-    return onnx_accuracy(Path(onnx.path), job.data, job.recipe.workers)
+    return file_accuracy(Path(onnx.path), job.data, job.recipe.workers)
 
 
 def _speed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from torch import nn
 
@@ -10,7 +11,7 @@ from prunekit.artifact import Artifact
 from prunekit.benching import BenchResult, bench
 from prunekit.budget import Budget
 from prunekit.errors import UsageError
-from prunekit.exporting import export, live_artifact, narrow_onnx
+from prunekit.exporting import export, live_artifact, lower, narrow_onnx
 from prunekit.pipeline.folder import RunFolder
 from prunekit.pipeline.setup import Job
 from prunekit.plan import ChannelPlan
@@ -31,6 +32,8 @@ class Stopwatch:
         self.job, self.folder, self.budget = job, folder, budget
         self.seconds = job.recipe.measure_seconds
         self._dense: Artifact | None = None
+        self._exact: Artifact | None = None
+        """The dense network in fp32, which narrow ones are cut from."""
 
     @property
     def dense(self) -> Artifact:
@@ -41,12 +44,25 @@ class Stopwatch:
 
     def export_dense(self) -> None:
         """``dense.onnx``, the reference every ratio is taken against."""
-        artifact = export(
-            self.job.module,
-            self.job.example,
-            self.folder.path / "dense.onnx",
-        )
+        artifact = self.export(self.job.module, self.folder.path / "dense.onnx")
         self._dense = self.timed_form(self.job.module, artifact)
+        self._exact = artifact
+        if self.job.file_precision != "fp32":
+            exact = self.folder.work / "dense-fp32.onnx"
+            self._exact = export(self.job.module, self.job.example, exact)
+
+    def export(self, module: nn.Module, path: Path, plan: str | None = None) -> Artifact:
+        """The ONNX file of a network in the target's precision."""
+        job = self.job
+        return export(
+            module,
+            job.example,
+            path,
+            job.file_precision,
+            plan,
+            batches=job.batches,
+            runtime=job.target.runtime,
+        )
 
     def timed_form(self, module: nn.Module, onnx: Artifact) -> Artifact:
         """The ONNX file, or the live module for runtimes that run those."""
@@ -60,9 +76,18 @@ class Stopwatch:
         if self.job.runtime.artifact_format == "module":
             candidate = live_artifact(slim(self.job.module, plan), self.job.example)
         else:
-            narrow = narrow_onnx(self.dense, plan, path)
-            candidate = narrow or export(slim(self.job.module, plan), self.job.example, path)
+            candidate = self._narrow(plan, path)
         return self.time(candidate, self.seconds)
+
+    def _narrow(self, plan: ChannelPlan, path: Path) -> Artifact:
+        """``plan``'s network in the target's precision, cut from the dense file where that goes."""
+        narrow = None if self._exact is None else narrow_onnx(self._exact, plan, path)
+        if narrow is None:
+            return self.export(slim(self.job.module, plan), path)
+        precision = self.job.file_precision
+        if precision == "fp32":
+            return narrow
+        return lower(narrow, path, precision, self.job.batches, self.job.target.runtime)
 
     def landing_ratio(self, plan: ChannelPlan, target: float) -> PairedRatio:
         """What the landing decides on, measured longer while the interval spans the target.

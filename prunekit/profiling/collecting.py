@@ -15,7 +15,7 @@ import numpy as np
 from torch import nn
 
 from prunekit.artifact import Artifact
-from prunekit.exporting import export, live_artifact, narrow_onnx
+from prunekit.exporting import export, live_artifact, lowered_for, narrow_onnx
 from prunekit.graph import ChannelGraph
 from prunekit.plan import ChannelPlan
 from prunekit.profiling.journal import Journal
@@ -91,7 +91,7 @@ def collect(
     rounds = Rounds(runtime, target, wanted, watched)
     try:
         with tempfile.TemporaryDirectory(prefix="prunekit-") as folder:
-            nets = _Networks(model, example, runtime, Path(folder))
+            nets = _Networks(model, example, target, runtime, Path(folder))
             added = _next(found, wanted, time.monotonic() - started, more, error)
             due = _due(found, wanted) if not found.stopped else []
             for net in track(due, "loading networks", len(due)):
@@ -193,8 +193,13 @@ def _one_round(found: Collection, rounds: Rounds, nets: _Networks, wanted: Harve
 class _Networks:
     """Artifacts of plans in the form the runtime takes, each made once; the first is dense."""
 
-    def __init__(self, model: nn.Module, example: Any, runtime: Runtime, folder: Path) -> None:
+    def __init__(
+        self, model: nn.Module, example: Any, target: Target, runtime: Runtime, folder: Path
+    ) -> None:
         self._model, self._example, self._folder = model, example, folder
+        self._target, self._runtime = target, runtime
+        self._exact: Artifact | None = None
+        """The dense network in fp32, which narrow ones are cut from."""
         self._live = runtime.artifact_format == "module"
         self.built: dict[int, Artifact] = {}
 
@@ -208,5 +213,9 @@ class _Networks:
         if self._live:
             return live_artifact(slim(self._model, plan), self._example)
         path = self._folder / f"net{number}.onnx"
-        narrow = narrow_onnx(self.built[0], plan, path) if 0 in self.built else None
-        return narrow or export(slim(self._model, plan), self._example, path)
+        narrow = None if self._exact is None else narrow_onnx(self._exact, plan, path)
+        made = narrow or export(slim(self._model, plan), self._example, path)
+        if number == 0:
+            self._exact = made
+        lowered = self._folder / f"net{number}-lowered.onnx"
+        return lowered_for(made, self._runtime, self._target, lowered)

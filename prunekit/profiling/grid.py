@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from prunekit.exporting import lowered_for
 from prunekit.graph import ChannelGraph, Layer, LayerShape
 from prunekit.latency import Entry, LatencyTable, Sample
 from prunekit.latency.table import fit_surfaces
@@ -236,6 +237,7 @@ def time_operators(
             path = folder / f"operator{number}.onnx"
             shape = replace(point.shape, groups=point.groups)
             made = operator(shape, point.cin, point.cout, target, live, path)
+            made = lowered_for(made, runtime, target, path.with_suffix(".lowered.onnx"))
             engines.append(runtime.load(made, target))
         runs = [runs_per_turn(engine, TURN_MS) for engine in engines]
         times: list[list[float]] = [[] for _ in engines]

@@ -27,7 +27,7 @@ from prunekit.profiling.measuring import HarvestPlan, end_to_end_us, layers_us, 
 from prunekit.profiling.probing import probe, started_with
 from prunekit.profiling.sharding import share_of
 from prunekit.progress import say
-from prunekit.runtimes import runtime_for
+from prunekit.runtimes import Runtime, runtime_for
 from prunekit.target import Environment, Target
 from prunekit.timing import lower_mean
 
@@ -95,9 +95,20 @@ def harvest(
         more=more,
         error=error,
     )
-    table = table_of(found)
+    table = replace(table_of(found), environment=_watched(environment, runtime, target))
     _tell(table, wanted)
     return table
+
+
+def _watched(before: Environment, runtime: Runtime, target: Target) -> Environment:
+    """The environment that the profile began in, with what held a GPU back since."""
+    throttled = runtime.environment(target).throttled
+    if throttled:
+        say(
+            f"note: the GPU held its clocks back meanwhile ({', '.join(throttled)}); "
+            "profile again when it is cool, or lock its clocks"
+        )
+    return replace(before, throttled=throttled)
 
 
 def _table(

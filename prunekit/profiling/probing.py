@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from prunekit.errors import NoLayerTimesError, PrunekitError
+from prunekit.exporting import lowered_for
 from prunekit.latency.probe import Probe, read_probe
 from prunekit.profiling.journal import head_of
 from prunekit.profiling.measuring import HarvestPlan, Rounds, layers_us, speeds
@@ -23,6 +24,12 @@ WIDTHS = (
     *(4, 8, 12, 15, 16, 17, 20, 23, 24, 28, 31, 32, 34, 36, 40, 44, 47, 48, 49, 52, 56, 60, 63, 64),
     *(72, 80, 88, 96, 112, 128),
 )
+GPU_WIDTHS = (
+    *(16, 20, 24, 28, 32, 40, 48, 56, 60, 64, 68, 72, 80, 88, 96, 112, 128),
+    *(136, 144, 160, 176, 192, 224, 240, 256),
+)
+"""Tensor cores work in 8 to 64 channels, on layers wide enough to fill the device; and where an
+engine has to be built for each, few of them."""
 SIDE = {"cpu": 20, "cuda": 56}
 """Height and width of the probe's images: enough that work outweighs what a kernel costs."""
 PLAN = HarvestPlan(rounds=2, turns=3, turn_ms=3.0)
@@ -55,28 +62,30 @@ def _measure(runtime: Runtime, target: Target) -> Probe:
     nominal = runtime.granularity(target)
     rounds = Rounds(runtime, target, PLAN)
     live = runtime.artifact_format == "module"
+    widths = WIDTHS if target.device == "cpu" else GPU_WIDTHS
     side = SIDE[target.device.split(":")[0]]
     try:
         with tempfile.TemporaryDirectory(prefix="prunekit-") as folder:
-            for width in track(WIDTHS, "probing", len(WIDTHS)):
+            for width in track(widths, "probing", len(widths)):
                 path = Path(folder) / f"stack{width}.onnx"
                 made = stack(width, side, target, live, path)
-                if width == WIDTHS[0] and runtime.profiler(made, target) is None:
+                made = lowered_for(made, runtime, target, path.with_suffix(".lowered.onnx"))
+                if width == widths[0] and runtime.profiler(made, target) is None:
                     raise NoLayerTimesError(f"{target} tells no times of layers")
                 rounds.add(width, made)
-            rows = [rounds.run(number, WIDTHS) for number in range(PLAN.rounds)]
+            rows = [rounds.run(number, widths) for number in range(PLAN.rounds)]
     except PrunekitError as error:
         say(f"note: the device cannot be probed ({error}); granularity {nominal} is taken")
         return Probe(nominal, nominal, (), ())
     finally:
         rounds.close()
     slow = speeds(rows)
-    times = {width: layers_us(rows, slow, width) for width in WIDTHS}
+    times = {width: layers_us(rows, slow, width) for width in widths}
     if missing := [layer for layer in STACK if any(layer not in t for t in times.values())]:
         say(
             f"note: {target} tells no time of a {missing[0]} layer by its name; "
             f"granularity {nominal} is taken"
         )
         return Probe(nominal, nominal, (), ())
-    found = {layer: {w: lower_mean(times[w][layer]) for w in WIDTHS} for layer in STACK}
+    found = {layer: {w: lower_mean(times[w][layer]) for w in widths} for layer in STACK}
     return read_probe(found, nominal)

@@ -15,7 +15,7 @@ import tomli_w
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from prunekit import target
-from prunekit.report.markdown import summary_rows, verdict
+from prunekit.report.markdown import export_grid, summary_rows, verdict
 from prunekit.report.scale import Scale, scale_around, tick_texts
 from prunekit.report.schema import GroupPart, Report, TrainingPart
 from prunekit.report.training import training
@@ -42,6 +42,7 @@ def to_html(report: Report) -> str:
         training=training(report),
         frozen=_halves(list(report.frozen.items())),
         facts=_facts(report),
+        exports=export_grid(report),
         recipe=recipe_text(report.recipe),
         artifacts=artifact_links(report.artifacts),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePath
 
 from prunekit.report.schema import Report
 from prunekit.report.training import epoch_grid, few, update_grid
@@ -62,6 +63,21 @@ def group_rows(report: Report) -> list[tuple[str, ...]]:
             "least" if group.at_minimum else "",
         )
         for name, group in report.groups.items()
+    ]
+
+
+def export_grid(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """What was exported later: head and rows of a table."""
+    head = ("file", "format", "precision", "outputs apart", f"accuracy ({report.accuracy.metric})")
+    return head, [
+        (
+            PurePath(part.path).name,
+            part.format,
+            part.precision,
+            "" if part.apart is None else f"{part.apart:.1e}",
+            "not measured" if part.accuracy is None else f"{part.accuracy:.2%}",
+        )
+        for part in report.exports
     ]
 
 
@@ -129,6 +145,9 @@ def to_markdown(report: Report) -> str:
     if report.frozen:
         lines += ["", "## Not prunable", ""]
         lines += markdown_table(("group", "why"), list(report.frozen.items()))
+    if report.exports:
+        head, rows = export_grid(report)
+        lines += ["", "## Exports", "", *markdown_table(head, rows)]
     lines += ["", "## Artifacts", ""]
     lines += markdown_table(("what", "where"), list(report.artifacts.items()))
     return "\n".join(lines) + "\n"

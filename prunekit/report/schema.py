@@ -112,6 +112,20 @@ class TablePart(Part):
     worst: float
 
 
+class ExportPart(Part):
+    """A file that was exported from the run later, with the accuracy measured on that file.
+
+    ``apart``: its outputs' distance from PyTorch's in fp32, as a share of them.
+    """
+
+    path: str
+    format: str
+    precision: str
+    sha256: str
+    apart: float | None
+    accuracy: float | None
+
+
 class EpochPart(Part):
     """One epoch of a training stage; ``step`` and ``seconds`` count from the stage's beginning."""
 
@@ -172,6 +186,7 @@ class Report(Part):
     versions: dict[str, str]
     epochs: tuple[EpochPart, ...] = ()
     updates: tuple[UpdatePart, ...] = ()
+    exports: tuple[ExportPart, ...] = ()
 
     def save(self, path: str | Path) -> None:
         """Write ``report.json``."""

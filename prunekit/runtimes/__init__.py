@@ -1,5 +1,5 @@
 """Runtimes by name; each imports its own SDK, and only when used."""
 
-from prunekit.runtimes.base import Engine, Profiler, Runtime, runtime_for
+from prunekit.runtimes.base import Engine, Profiler, Runtime, file_precision, runtime_for
 
-__all__ = ["Engine", "Profiler", "Runtime", "runtime_for"]
+__all__ = ["Engine", "Profiler", "Runtime", "file_precision", "runtime_for"]

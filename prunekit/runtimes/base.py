@@ -103,6 +103,13 @@ def runtime_for(target: Target) -> Runtime:
     return runtime
 
 
+def file_precision(runtime: Runtime, target: Target) -> str:
+    """The precision that a file for ``target`` is written in."""
+    if runtime.casts or target.precision == "tf32":
+        return "fp32"
+    return target.precision
+
+
 def timing_inputs(artifact: Artifact, target: Target) -> dict[str, NDArray[Any]]:
     """Fixed pseudo-random float32 inputs of the artifact at the target's batch."""
     rng = np.random.default_rng(0)

@@ -115,6 +115,26 @@ def load_model(path: str | Path) -> onnx.ModelProto:
     return model
 
 
+def precision_of(model: onnx.ModelProto) -> str:
+    """What a file computes in: int8 with quantisers in it, else its lowest floating type."""
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.node):
+        return "int8"
+    kinds = {tensor.data_type for tensor in model.graph.initializer}
+    if onnx.TensorProto.FLOAT16 in kinds:
+        return "fp16"
+    return "bf16" if onnx.TensorProto.BFLOAT16 in kinds else "fp32"
+
+
+def check_precision(path: str, model: onnx.ModelProto, wanted: str) -> None:
+    """Refuse a file that a runtime would compute in another precision than the target's."""
+    found = precision_of(model)
+    if found != wanted:
+        raise UsageError(
+            f"{path} is in {found}, and would be computed in that; the target needs one in "
+            f"{wanted}: prunekit export --precision {wanted}"
+        )
+
+
 def input_shapes(model: onnx.ModelProto, path: str) -> dict[str, tuple[int, ...]]:
     """Input names to shapes; the batch, and only the batch, may be left open (-1)."""
     constants = {tensor.name for tensor in model.graph.initializer}
@@ -216,8 +236,9 @@ class _Reader:
         return None
 
     def _layer_name(self, node: NodeProto, weight: str) -> str:
-        if weight.endswith(".weight"):
-            return weight.removesuffix(".weight")
+        plain = weight.removesuffix("_quantized").removesuffix(".half")
+        if plain.endswith(".weight"):
+            return plain.removesuffix(".weight")
         for fact in node.metadata_props:
             if fact.key == "pkg.torch.onnx.name_scopes":
                 scopes = _scopes(fact.value)

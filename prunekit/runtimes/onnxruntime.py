@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 import time
 import weakref
@@ -29,12 +28,12 @@ from prunekit.runtimes.base import (
     of_kind,
     timing_inputs,
 )
+from prunekit.runtimes.gpu import device_number, gpu_environment, watch
 from prunekit.target import Environment, Target, cpu_environment
 
 if TYPE_CHECKING:
     from prunekit.runtimes.onnx_graph import OnnxGraph
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _LAYOUT_OPS = ("ReorderInput", "ReorderOutput")
 """What the runtime adds around layers that run in its blocked layout; never in the file."""
 _TYPES = {
@@ -49,13 +48,13 @@ _TYPES = {
 
 
 class OnnxRuntime:
-    """Runs ONNX files with Microsoft's ONNX Runtime."""
+    """Runs ONNX files with Microsoft's ONNX Runtime, which computes in the file's precision."""
 
     name = "onnxruntime"
     artifact_format = "onnx"
     formats = ("onnx",)
-    devices = ("cpu", "cuda")
-    precisions = ("fp32",)
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    precisions = ("fp32", "tf32", "fp16", "int8")
     casts = False
 
     def unavailable(self, target: Target) -> str | None:
@@ -64,21 +63,25 @@ class OnnxRuntime:
             ort = _ort()
         except ImportError as error:
             return f"`import onnxruntime` failed: {error}; pip install onnxruntime"
-        provider = _PROVIDERS[target.device.split(":")[0]]
+        provider = _provider(target)
         if provider not in ort.get_available_providers():
             return (
                 f"this onnxruntime {ort.__version__} has no {provider}; pip uninstall onnxruntime, "
                 "then pip install onnxruntime-gpu, on a machine with an NVIDIA driver"
             )
+        if target.device == "cpu" and target.precision in ("tf32", "fp16"):
+            return (
+                f"ONNX Runtime's CPU kernels compute {target.precision} networks in fp32; "
+                "use onnxruntime:cpu or onnxruntime:cpu:int8"
+            )
         return None
 
     def environment(self, target: Target) -> Environment:
         """The processor, or the GPU with its driver."""
-        environment = cpu_environment(f"onnxruntime {_ort().__version__}")
-        if target.device.startswith("cuda"):
-            name, driver = _gpu(_device_number(target))
-            return replace(environment, device_name=name, driver=driver, isa=())
-        return environment
+        version = f"onnxruntime {_ort().__version__}"
+        if target.device == "cpu":
+            return cpu_environment(version)
+        return gpu_environment(version, target)
 
     def granularity(self, target: Target) -> int:
         """The channel block of the kernels."""
@@ -88,28 +91,31 @@ class OnnxRuntime:
         """A session with one thread pool of the target's size and its buffers bound."""
         return OrtEngine(artifact, target)
 
-    def profiler(self, artifact: Artifact, target: Target) -> OrtProfiler:
+    def profiler(self, artifact: Artifact, target: Target) -> OrtProfiler | None:
         """A second session that writes ONNX Runtime's profile."""
         return OrtProfiler(artifact, target)
+
+
+class OnnxRuntimeTensorRt(OnnxRuntime):
+    """ONNX Runtime that hands what it can to TensorRT, and the rest to CUDA."""
+
+    name = "onnxruntime_tensorrt"
+    devices = ("cuda",)
+
+    def profiler(self, artifact: Artifact, target: Target) -> None:  # noqa: ARG002
+        """None: a network is one node for ONNX Runtime's profiler."""
+        return
 
 
 def _ort() -> Any:
     return importlib.import_module("onnxruntime")
 
 
-def _device_number(target: Target) -> int:
-    return int(target.device.partition(":")[2] or 0)
-
-
-def _gpu(number: int) -> tuple[str, str]:
-    """Name and driver of a GPU, as its own tool tells."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return f"cuda:{number}", ""
-    query = [tool, f"--id={number}", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30)  # noqa: S603
-    name, _, driver = done.stdout.strip().partition(", ")
-    return name or f"cuda:{number}", driver
+def _provider(target: Target) -> str:
+    """The execution provider that a target asks for."""
+    if target.runtime == OnnxRuntimeTensorRt.name:
+        return "TensorrtExecutionProvider"
+    return "CPUExecutionProvider" if target.device == "cpu" else "CUDAExecutionProvider"
 
 
 class OrtEngine:
@@ -134,7 +140,7 @@ class OrtEngine:
                 )
             feeds[name] = of_kind(array, kind)
         outputs = self.run(feeds)
-        device, number = target.device.split(":")[0], _device_number(target)
+        device, number = target.device.split(":")[0], device_number(target)
         binding = self._session.io_binding()
         self._held = []
         for name, array in feeds.items():
@@ -164,6 +170,8 @@ class OrtEngine:
             start = clock()
             run(binding)
             samples.append((clock() - start) * 1e3)
+        if self._target.device != "cpu":
+            watch(device_number(self._target))
         return samples
 
     def close(self) -> None:
@@ -184,23 +192,38 @@ def _session(path: str, target: Target, profile_prefix: str) -> Any:
     if profile_prefix:
         options.enable_profiling = True
         options.profile_file_prefix = profile_prefix
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if target.device.startswith("cuda"):
-        facts = {"device_id": _device_number(target), "use_tf32": 0}
-        providers.insert(0, ("CUDAExecutionProvider", facts))
     if not Path(path).is_file():
         raise FileError(f"no artifact at {path}")
     try:
-        session = ort.InferenceSession(path, options, providers=providers)
+        session = ort.InferenceSession(path, options, providers=_providers(target))
     except Exception as error:  # the runtime's error types share no base of their own
         raise FileError(
             f"{path} is not a model ONNX Runtime can load ({_line(error)}); export it again"
         ) from error
-    if target.device.startswith("cuda") and "CUDAExecutionProvider" not in session.get_providers():
+    if (provider := _provider(target)) not in session.get_providers():
         raise RuntimeUnavailableError(
-            f"{target}: ONNX Runtime fell back to the CPU; check that its CUDA libraries load"
+            f"{target}: ONNX Runtime does without its {provider}; check that the CUDA (and "
+            "TensorRT) libraries it was built for can be loaded"
         )
     return session
+
+
+def _providers(target: Target) -> list[Any]:
+    """The target's provider, and behind it those that take what it cannot."""
+    found: list[Any] = ["CPUExecutionProvider"]
+    if target.device != "cpu":
+        number = device_number(target)
+        facts = {"device_id": number, "use_tf32": int(target.precision == "tf32")}
+        found.insert(0, ("CUDAExecutionProvider", facts))
+        if _provider(target) == "TensorrtExecutionProvider":
+            # Which precisions it may use: of a file in fp16 and int8 only those in the file pay.
+            able = {
+                "device_id": number,
+                "trt_fp16_enable": target.precision == "fp16",
+                "trt_int8_enable": target.precision == "int8",
+            }
+            found.insert(0, ("TensorrtExecutionProvider", able))
+    return found
 
 
 def _line(error: BaseException) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from prunekit.artifact import Artifact
 from prunekit.errors import UsageError
-from prunekit.runtimes.base import Engine, Runtime, runtime_for
+from prunekit.runtimes.base import Engine, Runtime, file_precision, runtime_for
 from prunekit.target import Target
 from prunekit.timing import Measurement, PairedRatio, interleaved_order, paired_ratio
 
@@ -45,6 +45,12 @@ class Race:
                     f"{artifact.path}: target {self.target} takes artifacts of format "
                     f"{' or '.join(self.runtime.formats)}, not {artifact.format}"
                 )
+            # a target in fp32 may compare files in all precisions
+            wanted = file_precision(self.runtime, self.target)
+            if artifact.format == "onnx" and wanted != "fp32":
+                from prunekit.runtimes.onnx_graph import check_precision, load_model
+
+                check_precision(artifact.path, load_model(artifact.path), wanted)
         count = len(self.artifacts)
         self._rng = np.random.default_rng(seed)
         self._samples: list[list[float]] = [[] for _ in range(count)]

@@ -1,0 +1,81 @@
+"""AOTInductor packages, checked against the module they came from."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import shutil
+import tempfile
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunekit.artifact import Artifact
+from prunekit.errors import ModelError
+from prunekit.exporting.onnx import compare_outputs, named_inputs
+from prunekit.runtimes import runtime_for
+from prunekit.runtimes.torch_cuda import settings
+from prunekit.runtimes.torch_module import DTYPES
+from prunekit.runtimes.torch_package import KIND, VERSION, PackageFacts, facts_path
+from prunekit.serialize import replacing, save_json, sha256_file
+from prunekit.target import Target
+
+
+def export_package(
+    model: nn.Module, example: Any, path: str | Path, target: Target, plan: str | None = None
+) -> Artifact:
+    """Compile ``model`` for ``target`` (``torch:...``) into ``path``, description beside it.
+
+    The batch stays open. Both files appear only after the package gave PyTorch's outputs.
+    """
+    runtime = runtime_for(target)
+    path, inputs = Path(path), named_inputs(example)
+    shapes = {name: (-1, *value.shape[1:]) for name, value in inputs.items()}
+    environment = runtime.environment(target)
+    with tempfile.TemporaryDirectory(prefix="prunekit-") as folder:
+        made = Path(folder) / "model.pt2"
+        _compile(model, inputs, made, target)
+        facts = PackageFacts(
+            package_sha256=sha256_file(made),
+            target=str(target),
+            precision=target.precision,
+            device=environment.device_name,
+            torch=environment.runtime_version,
+            inputs=shapes,
+            created=environment.created,
+        )
+        save_json(facts_path(made), facts, KIND, VERSION)
+        found = Artifact(str(made), "aotinductor", target.precision, input_shapes=shapes)
+        apart = compare_outputs(model, found, example, target)
+        with replacing(path) as package, replacing(facts_path(path)) as description:
+            shutil.copyfile(made, package)
+            shutil.copyfile(facts_path(made), description)
+            path.unlink(missing_ok=True)  # an interrupt leaves no package of another description
+    return replace(found, path=str(path), sha256=facts.package_sha256, plan=plan, apart=apart)
+
+
+def _compile(model: nn.Module, inputs: dict[str, torch.Tensor], path: Path, target: Target) -> None:
+    device, dtype = torch.device(target.device), DTYPES[target.precision]
+    module = copy.deepcopy(model).eval().requires_grad_(False).to(device, dtype)
+    # a batch of one would be taken for a constant
+    pair = [torch.cat([v, v])[:2].to(device) for v in inputs.values()]
+    pair = [v.to(dtype) if v.is_floating_point() else v for v in pair]
+    batch = {0: torch.export.Dim("batch")}
+    quiet = contextlib.redirect_stdout(io.StringIO())
+    try:
+        with warnings.catch_warnings(), quiet, torch.inference_mode(), settings(target.precision):
+            warnings.simplefilter("ignore")
+            program = torch.export.export(
+                module, tuple(pair), dynamic_shapes=tuple(batch for _ in pair)
+            )
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+    except Exception as error:  # the compiler's errors are of many kinds
+        reason = (str(error).strip().splitlines() or ["no message"])[0][:200]
+        raise ModelError(
+            f"cannot compile {type(model).__name__} for {target}: {type(error).__name__}: {reason}"
+        ) from error

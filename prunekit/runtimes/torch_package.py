@@ -1,0 +1,110 @@
+"""AOTInductor packages: a network compiled for one device, deployed without its Python code.
+
+A ``.pt2`` package is machine code. Loading one runs it: load only what you trust.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from prunekit.artifact import Artifact
+from prunekit.errors import FileError, RuntimeUnavailableError, UsageError
+from prunekit.runtimes.gpu import device_number
+from prunekit.runtimes.torch import Torch
+from prunekit.runtimes.torch_cpu import threads
+from prunekit.runtimes.torch_module import DTYPES, TensorEngine
+from prunekit.serialize import load_json, sha256_file
+from prunekit.target import Target
+
+VERSION = 1
+KIND = "AOTInductor package description"
+
+
+@dataclass(frozen=True)
+class PackageFacts:
+    """What a package was compiled with and for; a size of -1 in ``inputs`` is the batch."""
+
+    package_sha256: str
+    target: str
+    precision: str
+    device: str
+    torch: str
+    inputs: dict[str, tuple[int, ...]]
+    created: str
+
+
+def facts_path(package: str | Path) -> Path:
+    """The description of the package at a path."""
+    return Path(f"{package}.json")
+
+
+class PackageEngine(TensorEngine):
+    """A package as it is called; it is refused on another device or PyTorch."""
+
+    def __init__(self, artifact: Artifact, target: Target, *, cold: bool = False) -> None:
+        facts = _checked(artifact.path, target)
+        super().__init__(artifact.path, facts.inputs, target, DTYPES[facts.precision])
+        index = -1 if target.device == "cpu" else device_number(target)
+        try:
+            self._call = torch._inductor.aoti_load_package(artifact.path, device_index=index)
+        except (RuntimeError, OSError) as error:
+            reason = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
+            raise FileError(f"{artifact.path} cannot be loaded ({reason}); export it again") from (
+                error
+            )
+        self._cold = cold
+
+    def _during(self) -> AbstractContextManager[None]:
+        if self._target.device == "cpu":
+            return threads(self._target.threads)
+        return nullcontext()
+
+    def time(self, runs: int) -> list[float]:
+        """Milliseconds of each run: on a GPU on the device, between events."""
+        call, bound = self._opened(), self._bound
+        with torch.inference_mode(), self._during():
+            if self._target.device != "cpu":
+                from prunekit.runtimes.torch_cuda import DeviceClock
+
+                clock = DeviceClock(device_number(self._target), cold=self._cold)
+                return clock.time(lambda: call(*bound), runs)
+            samples = []
+            for _ in range(runs):
+                start = time.perf_counter()
+                call(*bound)
+                samples.append((time.perf_counter() - start) * 1e3)
+            return samples
+
+
+def _checked(path: str, target: Target) -> PackageFacts:
+    """The description of a package, refused where it is not what was compiled or not for here."""
+    if not Path(path).is_file():
+        raise FileError(f"no artifact at {path}")
+    if not facts_path(path).is_file():
+        raise FileError(
+            f"{path} has no description {facts_path(path).name} beside it; make it with "
+            "prunekit export --format aotinductor"
+        )
+    facts = load_json(facts_path(path), PackageFacts, KIND, VERSION)
+    if sha256_file(path) != facts.package_sha256:
+        raise FileError(
+            f"{path} is not the package that {facts_path(path).name} describes (edited, damaged or "
+            "of another export); export it again"
+        )
+    if facts.precision != target.precision or facts.target.split(":")[1] != target.device[:4]:
+        raise UsageError(f"{path} was compiled for {facts.target}, not {target}; use that target")
+    environment = Torch().environment(target)
+    for what, built, here in (
+        ("PyTorch", facts.torch, environment.runtime_version),
+        ("device", facts.device, environment.device_name),
+    ):
+        if built != here:
+            raise RuntimeUnavailableError(
+                f"{path} was compiled for {what} {built}, and here is {here}; export it here"
+            )
+    return facts
