@@ -42,7 +42,7 @@ class LatencyPart(_Part):
 
 
 class AccuracyPart(_Part):
-    """Of the ONNX artifacts on the validation set, 0 to 1; None without data."""
+    """In the precision deployed, on the validation set, 0 to 1; None without data."""
 
     dense: float | None
     pruned: float | None
