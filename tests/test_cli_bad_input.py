@@ -648,7 +648,7 @@ def test_options_of_iee(refuses: Refuses, flags: tuple[str, ...], message: str) 
         ("inspect", "Missing argument 'MODEL'; see prunekit inspect --help"),
         ("profile net.py:tiny --nets 2", "Invalid value for '--nets': "),
         ("table show", "Missing argument 'TABLE'; see prunekit table show --help"),
-        ("export run --format tensorrt", "unknown format 'tensorrt'; this version exports onnx"),
+        ("export run --format gguf", "unknown format 'gguf'; this version exports onnx"),
         ("export net.py:tiny", "the input shape is not known; give --input"),
         ("bench", "Missing argument 'A [B ...]'"),
         ("bench gone.onnx", "no artifact at gone.onnx"),

@@ -13,15 +13,19 @@ import torch
 from core_nets import Concat, Depthwise, Residual, SqueezeExcite, Tokens, image, randomise
 from onnx import TensorProto, numpy_helper
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import prunekit as pk
 from prunekit.errors import ModelError, UsageError
+from prunekit.exporting import live_artifact
 from prunekit.exporting.half import LARGEST, peaks_of, to_half
 from prunekit.exporting.int8 import Quantiser
+from prunekit.pipeline.reporting import file_accuracy
 from prunekit.report import Report
 from prunekit.runtimes import runtime_for
 from prunekit.runtimes.onnx_graph import check_precision, load_model, precision_of, read
 from prunekit.target import Target
+from prunekit.train import Data
 
 NETS = {net.__name__: net for net in (Concat, Depthwise, Residual, SqueezeExcite, Tokens)}
 
@@ -280,3 +284,20 @@ def test_int8_of_a_bare_model_needs_data(home, prunekit):
     status, _, err = prunekit(*given, "--data", "digits")
     assert status == 0, err
     assert (home / "tiny-int8.onnx").is_file()
+
+
+def test_accuracy_of_a_live_module_is_in_the_targets_precision():
+    """Of a network that bf16 makes wrong: it tells apart what differs in the last bits of fp32."""
+
+    class LastBits(nn.Module):
+        def forward(self, x):
+            x = x.flatten(1)
+            return torch.stack([x[:, 0] * 0, (x[:, 0] + 256.0) - 256.0], 1)
+
+    images = torch.full((8, 1, 2, 2), 0.25)  # a sixteenth of a bf16 step at 256
+    labels = torch.ones(8, dtype=torch.long)
+    both = TensorDataset(images, labels)
+    data = Data(both, both, 2, (1, 2, 2), "made")
+    live = live_artifact(LastBits().eval(), images[:1])
+    assert file_accuracy(live, data, target=Target("torch")) == 1.0
+    assert file_accuracy(live, data, target=Target("torch", precision="bf16")) == 0.0

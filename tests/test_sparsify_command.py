@@ -138,6 +138,17 @@ def test_two_of_four_from_a_trained_network(prunekit: Says, own: Path) -> None:
     verify(model, plan)
     assert (own / "two" / "dense.safetensors").is_file()
     assert "TensorRT's sparse kernels take the pattern 2:4" in prunekit("report", "two")[1]
+    for precision in ("fp16", "int8"):  # fewer bits keep the zeros, and the file its mark
+        low = own / f"{precision}.onnx"
+        status, _, err = prunekit(
+            *("export", "two", "--model", "own.py:net", "--precision", precision, "-o", low)
+        )
+        assert status == 0, err
+        lowered = onnx.load(low)
+        assert {p.key: p.value for p in lowered.metadata_props}["prunekit.pattern"] == "2:4"
+        weights = [onnx.numpy_helper.to_array(t) for t in lowered.graph.initializer]
+        sizes = sorted((w for w in weights if w.ndim == 2), key=lambda w: -w.size)
+        assert np.count_nonzero(sizes[0]) <= sizes[0].size // 2
     for tensor in proto.graph.initializer:
         if tensor.name == "7.weight":
             array = onnx.numpy_helper.to_array(tensor).copy()
@@ -238,7 +249,7 @@ def test_refused_without_data(own: Path, refuses) -> None:  # noqa: F811
     assert "--method iee needs data; add --data" in refuses(*base)
     assert "--from-scratch needs data" in refuses(*base, "--method", "static", "--from-scratch")
     assert "no model given" in refuses("sparsify", "--data", "digits")
-    assert "--sparse-initializers is for the ONNX file of a sparse run" in refuses(
+    assert "--sparse-initializers is for the fp32 ONNX file of a sparse run" in refuses(
         "export", "run", "--sparse-initializers"
     )
 

@@ -24,10 +24,11 @@ from prunekit.errors import FileError, ModelError, RuntimeUnavailableError, Usag
 from prunekit.report import Report
 from prunekit.runtimes import gpu, runtime_for, tensorrt_build
 from prunekit.runtimes import tensorrt as runtime_module
+from prunekit.runtimes.described import facts_path
 from prunekit.runtimes.onnx_graph import read
 from prunekit.runtimes.tensorrt import TensorRt, TrtEngine, export_engine, place_of
 from prunekit.runtimes.tensorrt_build import Build, build_engine, cache_path
-from prunekit.runtimes.tensorrt_files import facts_path, load_engine
+from prunekit.runtimes.tensorrt_files import load_engine
 from prunekit.target import Target
 
 FP32 = Target("tensorrt", "cuda", batch=2)
@@ -265,7 +266,7 @@ def test_an_engine_is_refused_elsewhere(engine, monkeypatch):
 def test_an_edited_engine_is_refused(engine):
     with Path(engine.path).open("ab") as file:
         file.write(b"x")
-    with pytest.raises(FileError, match=r"is not the engine that net\.engine\.json describes"):
+    with pytest.raises(FileError, match=r"is not the file that net\.engine\.json describes"):
         load_engine(engine.path, place_of(FP32))
 
 

@@ -19,9 +19,9 @@ from prunekit.exporting.package import export_package
 from prunekit.latency.probe import block_of
 from prunekit.profiling.probing import GPU_WIDTHS
 from prunekit.runtimes import runtime_for, torch_cuda
+from prunekit.runtimes.described import facts_path
 from prunekit.runtimes.torch import Torch
 from prunekit.runtimes.torch_module import spans
-from prunekit.runtimes.torch_package import facts_path
 from prunekit.target import Target
 
 CPU = Target("torch")
@@ -79,7 +79,7 @@ def test_a_package_is_refused_where_it_is_not_for(package, monkeypatch, tmp_path
     with pytest.raises(FileError, match="has no description"):
         Torch().load(Artifact.of_file(copy), CPU)
     facts_path(copy).write_text(kept)
-    with pytest.raises(FileError, match="is not the package that"):
+    with pytest.raises(FileError, match="is not the file that"):
         Torch().load(Artifact.of_file(copy), CPU)
     assert json.loads(kept)["precision"] == "fp32"
 

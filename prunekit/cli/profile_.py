@@ -116,7 +116,8 @@ def profile(
     from prunekit.ranks import world
     from prunekit.target import Target
 
-    wanted = target_of(gpu, target, precision) or "onnxruntime:cpu"
+    asked = target_of(gpu, target, precision)
+    wanted = "onnxruntime:cpu" if asked is None else asked
     if batch is not None:
         input = "x".join(map(str, (batch, *parse_shape(input)[1:])))  # noqa: A001
     if shard is not None and transfer is not None:

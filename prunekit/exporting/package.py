@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import shutil
 import tempfile
 import warnings
 from dataclasses import replace
@@ -19,10 +18,11 @@ from prunekit.artifact import Artifact
 from prunekit.errors import ModelError
 from prunekit.exporting.onnx import compare_outputs, named_inputs
 from prunekit.runtimes import runtime_for
+from prunekit.runtimes.described import save_described
 from prunekit.runtimes.torch_cuda import settings
 from prunekit.runtimes.torch_module import DTYPES
-from prunekit.runtimes.torch_package import KIND, VERSION, PackageFacts, facts_path
-from prunekit.serialize import replacing, save_json, sha256_file
+from prunekit.runtimes.torch_package import KIND, PackageFacts
+from prunekit.serialize import sha256_file
 from prunekit.target import Target
 
 
@@ -41,7 +41,7 @@ def export_package(
         made = Path(folder) / "model.pt2"
         _compile(model, inputs, made, target)
         facts = PackageFacts(
-            package_sha256=sha256_file(made),
+            file_sha256=sha256_file(made),
             target=str(target),
             precision=target.precision,
             device=environment.device_name,
@@ -49,14 +49,11 @@ def export_package(
             inputs=shapes,
             created=environment.created,
         )
-        save_json(facts_path(made), facts, KIND, VERSION)
+        save_described(made, made.read_bytes(), facts, KIND)
         found = Artifact(str(made), "aotinductor", target.precision, input_shapes=shapes)
         apart = compare_outputs(model, found, example, target)
-        with replacing(path) as package, replacing(facts_path(path)) as description:
-            shutil.copyfile(made, package)
-            shutil.copyfile(facts_path(made), description)
-            path.unlink(missing_ok=True)  # an interrupt leaves no package of another description
-    return replace(found, path=str(path), sha256=facts.package_sha256, plan=plan, apart=apart)
+        save_described(path, made.read_bytes(), facts, KIND)
+    return replace(found, path=str(path), sha256=facts.file_sha256, plan=plan, apart=apart)
 
 
 def _compile(model: nn.Module, inputs: dict[str, torch.Tensor], path: Path, target: Target) -> None:

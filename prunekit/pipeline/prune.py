@@ -15,10 +15,12 @@ from typing import Any
 from torch import nn
 
 from prunekit.allocation import Allocator
+from prunekit.artifact import Artifact
 from prunekit.benching import BenchResult
 from prunekit.budget import Budget
 from prunekit.criteria import Criterion, Magnitude, score
 from prunekit.errors import InfeasibleError, UsageError
+from prunekit.exporting import live_artifact
 from prunekit.exporting.precision import PRECISIONS
 from prunekit.latency import LatencyTable
 from prunekit.pipeline.folder import JOURNAL, TABLE, RunFolder, open_folder
@@ -419,12 +421,18 @@ class _Pipeline:
         onnx = self.watch.export(small, run / "model.onnx", "plan.json")
         return self.watch.final_time(small, onnx, target)
 
-    def accuracy(self, onnx: Path) -> float | None:
-        """Top-1 of the file, in the precision it is deployed in; None without data."""
+    def accuracy(self, module: nn.Module, onnx: Path) -> float | None:
+        """Top-1 in the precision it is deployed in, of the file where that runs; None without data.
+
+        The file's own precision is in it, so that any runtime tells.
+        """
         job, where = self.job, None
-        if job.runtime.artifact_format == "onnx" and job.target.precision != "fp32":
+        what: Path | Artifact = onnx
+        if job.target.precision != "fp32" and job.runtime.casts:
             where = replace(job.target, threads=usable_cores())
-        return file_accuracy(onnx, job.data, self.recipe.workers, where)
+            if job.runtime.artifact_format == "module":
+                what = live_artifact(module, job.example)
+        return file_accuracy(what, job.data, self.recipe.workers, where)
 
     def finish(
         self,
@@ -459,8 +467,10 @@ class _Pipeline:
             pruning_epochs=self.pruning_epochs,
             accuracy=(
                 # random weights have no accuracy worth telling
-                self.accuracy(run / "dense.onnx") if self.recipe.dense_is_trained else None,
-                self.accuracy(run / "model.onnx"),
+                self.accuracy(job.module, run / "dense.onnx")
+                if self.recipe.dense_is_trained
+                else None,
+                self.accuracy(small, run / "model.onnx"),
             ),
             small=small,
             scores=self.chosen_by[0],

@@ -42,20 +42,22 @@ CONFIDENCE = 0.95
 
 
 def file_accuracy(
-    path: Path, data: Data | None, workers: int = 0, target: Target | None = None
+    what: Path | Artifact, data: Data | None, workers: int = 0, target: Target | None = None
 ) -> float | None:
-    """Top-1 of an artifact on the validation set, run on ``target``; None without data.
+    """Top-1 of a file or live module on the validation set, run on ``target``; None without data.
 
     ``target`` is ONNX Runtime on all cores unless given.
     """
     if data is None:
         return None
     target = target or Target.parse("onnxruntime:cpu", threads=usable_cores())
-    engine = runtime_for(target).load(Artifact.of_file(path), target)
+    artifact = what if isinstance(what, Artifact) else Artifact.of_file(what)
+    name = Path(artifact.path).name or f"the network on {target}"
+    engine = runtime_for(target).load(artifact, target)
     right = seen = 0
     try:
         batches = loader(data.val, 256, workers=workers)
-        for images, labels in track(batches, f"accuracy of {path.name}", len(batches)):
+        for images, labels in track(batches, f"accuracy of {name}", len(batches)):
             (logits, *_) = engine.run({"input": images.numpy()})
             right += int((np.asarray(logits).argmax(1) == labels.numpy()).sum())
             seen += len(labels)

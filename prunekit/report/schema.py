@@ -44,7 +44,7 @@ class LatencyPart(Part):
 
 
 class AccuracyPart(Part):
-    """Of the ONNX artifacts on the validation set, 0 to 1; None without data."""
+    """In the precision deployed, on the validation set, 0 to 1; None without data."""
 
     dense: float | None
     pruned: float | None

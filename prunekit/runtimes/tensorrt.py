@@ -145,7 +145,7 @@ def _build(artifact: Artifact, target: Target, how: Build) -> tuple[bytes, Engin
     environment = TensorRt().environment(target)
     plan = build_engine(artifact.path, how, place)
     facts = EngineFacts(
-        engine_sha256=hashlib.sha256(plan).hexdigest(),
+        file_sha256=hashlib.sha256(plan).hexdigest(),
         onnx_sha256=sha256_file(artifact.path),
         precision=target.precision,
         device=place.device,

@@ -73,7 +73,7 @@ def build_engine(onnx: str | Path, how: Build, place: Place) -> bytes:
     builder = trt.Builder(log)
     flag = trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
     network = builder.create_network(1 << int(flag))
-    _parse(trt, network, log, onnx)
+    parser = _parse(trt, network, log, onnx)
     config = builder.create_builder_config()
     _configure(trt, builder, network, config, how)
     cache = cache_path(place)
@@ -82,6 +82,7 @@ def build_engine(onnx: str | Path, how: Build, place: Place) -> bytes:
         monitor = progress_monitor(trt, lambda title, steps: shown.enter_context(bar(title, steps)))
         config.progress_monitor = monitor
         plan = builder.build_serialized_network(network, config)
+    del parser  # which holds the weights that the network reads
     if monitor.interrupted:
         raise KeyboardInterrupt
     if plan is None:
@@ -90,12 +91,12 @@ def build_engine(onnx: str | Path, how: Build, place: Place) -> bytes:
     return bytes(plan)
 
 
-def _parse(trt: Any, network: trt.INetworkDefinition, log: Any, onnx: str | Path) -> None:
+def _parse(trt: Any, network: trt.INetworkDefinition, log: Any, onnx: str | Path) -> trt.OnnxParser:
     if not Path(onnx).is_file():
         raise FileError(f"no artifact at {onnx}")
     parser = trt.OnnxParser(network, log)
     if parser.parse_from_file(str(onnx)):
-        return
+        return parser
     errors = [str(parser.get_error(index)) for index in range(parser.num_errors)]
     reason = " ".join((errors or [log.last or "no reason given"])[0].split())
     raise FileError(f"{onnx} is not a model TensorRT can read ({reason[:300]})")

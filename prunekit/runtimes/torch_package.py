@@ -8,20 +8,18 @@ from __future__ import annotations
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from prunekit.artifact import Artifact
 from prunekit.errors import FileError, RuntimeUnavailableError, UsageError
+from prunekit.runtimes.described import load_facts
 from prunekit.runtimes.gpu import device_number
 from prunekit.runtimes.torch import Torch
 from prunekit.runtimes.torch_cpu import threads
 from prunekit.runtimes.torch_module import DTYPES, TensorEngine
-from prunekit.serialize import load_json, sha256_file
 from prunekit.target import Target
 
-VERSION = 1
 KIND = "AOTInductor package description"
 
 
@@ -29,18 +27,13 @@ KIND = "AOTInductor package description"
 class PackageFacts:
     """What a package was compiled with and for; a size of -1 in ``inputs`` is the batch."""
 
-    package_sha256: str
+    file_sha256: str
     target: str
     precision: str
     device: str
     torch: str
     inputs: dict[str, tuple[int, ...]]
     created: str
-
-
-def facts_path(package: str | Path) -> Path:
-    """The description of the package at a path."""
-    return Path(f"{package}.json")
 
 
 class PackageEngine(TensorEngine):
@@ -83,19 +76,8 @@ class PackageEngine(TensorEngine):
 
 def _checked(path: str, target: Target) -> PackageFacts:
     """The description of a package, refused where it is not what was compiled or not for here."""
-    if not Path(path).is_file():
-        raise FileError(f"no artifact at {path}")
-    if not facts_path(path).is_file():
-        raise FileError(
-            f"{path} has no description {facts_path(path).name} beside it; make it with "
-            "prunekit export --format aotinductor"
-        )
-    facts = load_json(facts_path(path), PackageFacts, KIND, VERSION)
-    if sha256_file(path) != facts.package_sha256:
-        raise FileError(
-            f"{path} is not the package that {facts_path(path).name} describes (edited, damaged or "
-            "of another export); export it again"
-        )
+    remedy = "make it with prunekit export --format aotinductor"
+    facts = load_facts(path, PackageFacts, KIND, remedy)
     if facts.precision != target.precision or facts.target.split(":")[1] != target.device[:4]:
         raise UsageError(f"{path} was compiled for {facts.target}, not {target}; use that target")
     environment = Torch().environment(target)
