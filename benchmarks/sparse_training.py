@@ -268,7 +268,7 @@ def environment() -> dict[str, Any]:
 
 
 def step_times(case_name: str, rounds: int = 9) -> list[dict[str, Any]]:
-    """Every method's step over a dense one, in blocks that take turns.
+    """Every method's step over a dense one; steps take turns one by one, blocks are summed up.
 
     Exchanges and explorations come as often as in a training of the case; a block has two exchanges
     of RigL, and about three of IEE.
@@ -298,30 +298,31 @@ def step_times(case_name: str, rounds: int = 9) -> list[dict[str, Any]]:
             rule = sparsifier(Run(case_name, method, 0, "90%"), model, total)
         trainings[method] = (model, optimizer, rule)
 
-    def block(method: str) -> tuple[float, float]:
+    def timed(method: str, batch: Any) -> tuple[float, bool]:
         model, optimizer, rule = trainings[method]
         model.train()
-        began, exploring = time.perf_counter(), 0.0
-        for step in range(steps):
-            started = time.perf_counter()
-            explores = rule is not None and rule.stage == "explore"
-            images, labels = batches[step % len(batches)]
-            F.cross_entropy(model(images), labels).backward()
-            if rule is None:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            else:
-                rule.step(optimizer)
-            exploring += explores * (time.perf_counter() - started)
-        return time.perf_counter() - began, exploring
+        explores = rule is not None and rule.stage == "explore"
+        images, labels = batch
+        began = time.perf_counter()
+        F.cross_entropy(model(images), labels).backward()
+        if rule is None:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        else:
+            rule.step(optimizer)
+        return time.perf_counter() - began, explores
 
     times: dict[str, list[tuple[float, float]]] = {method: [] for method in trainings}
     for number in range(rounds + 1):
-        order = [*trainings] if number % 2 else [*reversed(trainings)]
-        for method in order:
-            found = block(method)
-            if number:  # the first one warms up
-                times[method].append(found)
+        sums = {method: [0.0, 0.0] for method in trainings}
+        for step in range(steps):
+            for method in trainings if step % 2 else reversed(trainings):
+                spent, explored = timed(method, batches[step % len(batches)])
+                sums[method][0] += spent
+                sums[method][1] += explored * spent
+        if number:  # the first one warms up
+            for method, (whole, exploring) in sums.items():
+                times[method].append((whole, exploring))
     rows = []
     for method in METHODS:
         pairs = zip(times[method], times["dense"], strict=True)

@@ -470,7 +470,7 @@ def test_settings_that_cannot_work(options, message):
 
 
 def test_default_lengths_follow_the_training():
-    assert SparsitySchedule(1116).lengths(exploring=True) == (9, 9, 9)
+    assert SparsitySchedule(1116).lengths(exploring=True) == (13, 13, 13)
     assert SparsitySchedule(10**6).lengths(exploring=True) == (150, 150, 150)
     assert SparsitySchedule(10**6).lengths(exploring=False) == (100, 0, 0)
     assert SparsitySchedule(1000).lengths(exploring=False) == (37, 0, 0)

@@ -13,7 +13,7 @@ from prunekit.errors import UsageError
 
 LONGEST = {"plain": 100, "exploring": 150}
 """Steps between exchanges, and of a stage of IEE, at most: RigL's and IEE's published ones."""
-FEWEST = {"plain": 20, "exploring": 30}
+FEWEST = 20
 """In short trainings there are this many exchanges instead."""
 
 
@@ -100,7 +100,7 @@ class SparsitySchedule:
         """H, J and Q in steps; without exploration J and Q are zero."""
         kind = "exploring" if exploring else "plain"
         parts = 3 if exploring else 1
-        stage = max(1, min(LONGEST[kind], self.last_step // (parts * FEWEST[kind])))
+        stage = max(1, min(LONGEST[kind], self.last_step // (parts * FEWEST)))
         given = (self.every, self.improve, self.explore)
         found = [stage if length is None else length for length in given]
         return (found[0], found[1], found[2]) if exploring else (found[0], 0, 0)
