@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, get_args, get_type_hints
+from dataclasses import dataclass, fields
+from typing import Literal, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -27,6 +27,22 @@ WHOLE_NUMBERS = {
 """Options that count something, and their least values."""
 STRETCH = 8
 """How far ``adaptive`` lengthens a cycle at most."""
+
+
+T = TypeVar("T")
+
+
+def parse_options(kind: type[T], steps: int, options: Mapping[str, object], what: str) -> T:
+    """A schedule, a dataclass, from text or values by field name; ``what`` they are called."""
+    names = [field.name for field in fields(kind) if field.name != "steps"]  # type: ignore[arg-type]
+    for name in options:
+        if name not in names:
+            raise UsageError(f"unknown {what} {name!r}; known: {', '.join(names)}")
+    try:
+        return TypeAdapter(kind).validate_python({**options, "steps": steps})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"{what} `{first['loc'][0]}`: {first['msg']}") from error
 
 
 @dataclass(frozen=True)
@@ -120,15 +136,7 @@ class IEESchedule:
     @classmethod
     def parse(cls, steps: int, options: Mapping[str, object]) -> IEESchedule:
         """From text or values by field name; UsageError for an unknown name or a wrong value."""
-        names = [name for name in cls.__dataclass_fields__ if name != "steps"]
-        for name in options:
-            if name not in names:
-                raise UsageError(f"unknown IEE option {name!r}; known: {', '.join(names)}")
-        try:
-            return TypeAdapter(cls).validate_python({**options, "steps": steps})
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise UsageError(f"IEE option `{first['loc'][0]}`: {first['msg']}") from error
+        return parse_options(cls, steps, options, "IEE option")
 
     @property
     def warm(self) -> int:

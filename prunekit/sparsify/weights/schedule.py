@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
-
 from prunekit.errors import UsageError
+from prunekit.sparsify.schedule import parse_options
 
 LONGEST = {"plain": 100, "exploring": 150}
 """Steps between exchanges, and of a stage of IEE, at most: RigL's and IEE's published ones."""
@@ -81,15 +80,7 @@ class SparsitySchedule:
     @classmethod
     def parse(cls, steps: int, options: Mapping[str, object]) -> SparsitySchedule:
         """From text or values by field name; UsageError for an unknown name or a wrong value."""
-        names = [name for name in cls.__dataclass_fields__ if name != "steps"]
-        for name in options:
-            if name not in names:
-                raise UsageError(f"unknown option {name!r}; known: {', '.join(names)}")
-        try:
-            return TypeAdapter(cls).validate_python({**options, "steps": steps})
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise UsageError(f"option `{first['loc'][0]}`: {first['msg']}") from error
+        return parse_options(cls, steps, options, "option")
 
     @property
     def last_step(self) -> int:
