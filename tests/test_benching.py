@@ -24,6 +24,7 @@ class Machine:
     formats = ("onnx",)
     devices = ("cpu",)
     precisions = ("fp32",)
+    casts = True
 
     def __init__(self, seed=0, noise=0.03, bias=0.003, slow=1.25, dwell_ms=2000.0, clock=None):
         self.rng = np.random.default_rng(seed)

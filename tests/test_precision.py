@@ -265,6 +265,10 @@ def test_a_run_on_an_fp16_target_is_fp16_throughout(home, prunekit):
         (("--for", "tflite"), "--for is onnxruntime or tensorrt, not 'tflite'"),
         (("--batches", "8,1"), "cannot read --batches '8,1'; write MIN,OPT,MAX such as 1,8,32"),
         (("--batches", "4,2,1"), "cannot read --batches '4,2,1'"),
+        (("--batches", "4"), "--batches is for engines, and this is onnx; leave it out"),
+        (("--sparse",), "--sparse is for engines, and this is onnx; leave it out"),
+        (("--for", "tensorrt"), "--for is for int8 ONNX files, and this is onnx; leave it out"),
+        (("--device", "cuda"), "--device is for packages, and this is onnx; leave it out"),
     ],
 )
 def test_wrong_export_flags(home, prunekit, arguments, line):

@@ -121,7 +121,15 @@ def prediction(
         nets=nets if not setting.dry else 4, rounds=3, max_seconds=setting.seconds(seconds)
     )
     began = time.monotonic()
-    table = pk.harvest(module, graph, example, target, plan=plan, name=setting.model(name))
+    table = pk.harvest(
+        module,
+        graph,
+        example,
+        target,
+        plan=plan,
+        name=setting.model(name),
+        granularity=8 if setting.dry else None,
+    )
     took = time.monotonic() - began
     path = setting.table(name, target)
     table.save(path)
@@ -323,6 +331,7 @@ def iee(setting: Setting, seconds: float) -> dict[str, Any]:
             *(sys.executable, "-m", "prunekit", "prune", net, "--data", "digits"),
             *("--input", "64x3x16x16", "--from-scratch", "--epochs", epochs, "--method", method),
             *("--target", str(target), "--target-latency", "60%", "--profile-nets", nets),
+            *(("--granularity", "8") if setting.dry else ()),
             *("--profile-seconds", str(setting.seconds(20)), "--overwrite", "-o", str(output)),
             *("--measure-seconds", str(setting.seconds(3)), "--json", "--quiet"),
         ]

@@ -62,6 +62,16 @@ class Wanted:
             )
         if self.runtime not in ("onnxruntime", "tensorrt"):
             raise UsageError(f"--for is onnxruntime or tensorrt, not {self.runtime!r}")
+        int8 = self.format == "onnx" and self.precision == "int8"
+        for flag, given, fits, what in (
+            ("--for", self.runtime != "onnxruntime", int8, "int8 ONNX files"),
+            ("--batches", self.batches != (1, 1, 1), self.format == "tensorrt", "engines"),
+            ("--workspace", self.workspace_mib > 0, self.format == "tensorrt", "engines"),
+            ("--sparse", self.sparse, self.format == "tensorrt", "engines"),
+            ("--device", self.device != "cpu", self.format == "aotinductor", "packages"),
+        ):
+            if given and not fits:
+                raise UsageError(f"{flag} is for {what}, and this is {self.format}; leave it out")
 
     @property
     def target(self) -> Target:
@@ -78,6 +88,7 @@ class Wanted:
     def file_name(self) -> str:
         """What it is called in a run's folder."""
         middle = "" if self.precision == "fp32" else f"-{self.precision}"
+        middle += "" if self.runtime == "onnxruntime" else f"-{self.runtime}"
         return f"model{middle}{SUFFIXES[self.format]}"
 
     def files(self, path: Path) -> tuple[Path, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -136,8 +137,6 @@ class CudaProfiler:
     """
 
     def __init__(self, artifact: Artifact, target: Target, how: Torch) -> None:
-        from dataclasses import replace
-
         self._engine = CudaEngine(artifact, target, replace(how, graphs=False, compiled=False))
         self._marks: list[tuple[str, Any]] = []
         self._external = True
