@@ -14,7 +14,7 @@ Distribution = Literal["erk", "uniform"]
 
 
 @dataclass(frozen=True)
-class LayerShape:
+class WeightShape:
     """A weight tensor: (outputs, inputs per group, kernel ...)."""
 
     name: str
@@ -60,7 +60,7 @@ class Pattern:
         """The share of zeros that N:M means."""
         return 1 - self.n / self.m
 
-    def check(self, layers: Sequence[LayerShape]) -> None:
+    def check(self, layers: Sequence[WeightShape]) -> None:
         """Raise UsageError naming a layer whose inputs cannot be grouped by M."""
         wrong = [layer for layer in layers if self.structured and layer.shape[1] % self.m]
         if wrong:
@@ -90,7 +90,7 @@ def parse_sparsity(text: str) -> float:
     return value
 
 
-def densities(layers: Sequence[LayerShape], keep: int, distribution: Distribution) -> list[float]:
+def densities(layers: Sequence[WeightShape], keep: int, distribution: Distribution) -> list[float]:
     """The share of weights that each layer keeps, so that ``keep`` weights are kept in all.
 
     ``erk`` (Erdos-Renyi kernel, Evci et al. 2020, arXiv 1911.11134): in proportion to the sum of
@@ -114,7 +114,7 @@ def densities(layers: Sequence[LayerShape], keep: int, distribution: Distributio
 
 
 def counts(
-    layers: Sequence[LayerShape],
+    layers: Sequence[WeightShape],
     sparsity: float,
     distribution: Distribution = "erk",
     pattern: Pattern | None = None,

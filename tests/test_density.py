@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunekit.density import LayerShape, Pattern, counts, densities, parse_sparsity
+from prunekit.density import Pattern, WeightShape, counts, densities, parse_sparsity
 from prunekit.errors import FileError, UsageError
 from prunekit.sparsity import SparseLayer, SparsityPlan
 
@@ -16,7 +16,7 @@ SHAPES = st.one_of(
     st.tuples(st.integers(1, 20), st.integers(1, 20), st.integers(1, 5), st.integers(1, 5)),
 )
 NETS = st.lists(SHAPES, min_size=1, max_size=9).map(
-    lambda shapes: [LayerShape(f"layer{i}", shape) for i, shape in enumerate(shapes)]
+    lambda shapes: [WeightShape(f"layer{i}", shape) for i, shape in enumerate(shapes)]
 )
 
 
@@ -50,7 +50,11 @@ def test_erk_is_proportional_below_its_cap(layers, sparsity):
 
 
 def test_erk_of_a_known_network():
-    layers = [LayerShape("a", (512, 256)), LayerShape("b", (512, 512)), LayerShape("c", (36, 512))]
+    layers = [
+        WeightShape("a", (512, 256)),
+        WeightShape("b", (512, 512)),
+        WeightShape("c", (36, 512)),
+    ]
     found = counts(layers, 0.9)
     assert sum(found.values()) == round(0.1 * 411648)
     scale = 41165 / (768 + 1024 + 548)
@@ -60,14 +64,14 @@ def test_erk_of_a_known_network():
 
 
 def test_a_layer_that_erk_fills_is_dense_and_the_others_take_the_rest():
-    layers = [LayerShape("small", (4, 4)), LayerShape("large", (100, 100))]
+    layers = [WeightShape("small", (4, 4)), WeightShape("large", (100, 100))]
     found = counts(layers, 0.5)
     assert found == {"small": 16, "large": 5008 - 16}
 
 
 @pytest.mark.parametrize("distribution", ["erk", "uniform"])
 def test_nm_keeps_its_share_whatever_the_distribution(distribution):
-    layers = [LayerShape("a", (8, 16)), LayerShape("b", (4, 8, 3, 3))]
+    layers = [WeightShape("a", (8, 16)), WeightShape("b", (4, 8, 3, 3))]
     assert counts(layers, 0.5, distribution, Pattern(2, 4)) == {"a": 64, "b": 144}
     assert counts(layers, 0.75, distribution, Pattern(1, 4)) == {"a": 32, "b": 72}
 
@@ -85,7 +89,7 @@ def test_nm_keeps_its_share_whatever_the_distribution(distribution):
     ],
 )
 def test_what_the_layers_do_not_allow(layers, sparsity, pattern, message):
-    shapes = [LayerShape(f"l{i}", shape) for i, shape in enumerate(layers)]
+    shapes = [WeightShape(f"l{i}", shape) for i, shape in enumerate(layers)]
     with pytest.raises(UsageError, match=message):
         counts(shapes, sparsity, "erk", Pattern.parse(pattern))
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunekit.density import LayerShape
+from prunekit.density import WeightShape
 from prunekit.errors import ModelError, UsageError
 from prunekit.modes import evaluating
 
@@ -30,9 +30,9 @@ class Layer:
     dense: bool
 
     @property
-    def shape(self) -> LayerShape:
+    def shape(self) -> WeightShape:
         """Its name and its weight's shape."""
-        return LayerShape(self.name, tuple(self.weight.shape))
+        return WeightShape(self.name, tuple(self.weight.shape))
 
 
 def find_layers(model: nn.Module, dense: Sequence[str] = (FIRST,)) -> list[Layer]:
