@@ -243,6 +243,15 @@ def test_a_run_on_an_int8_target_is_int8_throughout(home, prunekit):
     assert report["accuracy"]["pruned"] is not None
 
 
+def test_a_run_is_overwritten_with_what_was_exported_from_it(home, prunekit):
+    assert prunekit("export", "run", "--precision", "fp16", *MODEL, "-q")[0] == 0
+    given = ("prune", "net.py:tiny", "--input", "1x1x8x8", "--target", "fake", "--epochs", "0")
+    more = ("--table", "table.json", "--target-latency", "85%", "--overwrite", "-o", "run", "-q")
+    status, _, err = prunekit(*given, *more)
+    assert status == 0, err
+    assert not (home / "run" / "model-fp16.onnx").exists()
+
+
 def test_a_run_on_an_fp16_target_is_fp16_throughout(home, prunekit):
     status, _, err = prunekit(
         *("prune", "net.py:tiny", "--input", "1x1x8x8", "--target", "fake:fp16", "--epochs", "0"),

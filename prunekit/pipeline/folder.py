@@ -30,6 +30,8 @@ FILES = {
     ),
 }
 """Everything a run writes into its folder; ``work`` is gone when it is done."""
+_EXPORTED = re.compile(r"model(-\w+)*\.(onnx|xml|bin|pt2(\.json)?|engine(\.json|\.onnx)?)")
+"""What ``prunekit export`` writes there later."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def check_folder(path: Path, recipe: TrainingRecipe, *, overwrite: bool, resume:
         if difference := recipe.first_difference(before):
             raise UsageError(f"cannot resume {path}: {difference}; use the same settings")
         return
-    foreign = sorted(p.name for p in path.iterdir() if not (p.name in FILES or _unfinished(p)))
+    foreign = sorted(p.name for p in path.iterdir() if not _own(p))
     if foreign:
         raise UsageError(
             f"{path} holds more than a prunekit run ({foreign[0]}), which --overwrite would "
@@ -168,6 +170,12 @@ def _remove_unfinished(path: Path) -> None:
     for file in path.rglob(".*"):
         if _unfinished(file) and file.is_file():
             file.unlink()
+
+
+def _own(path: Path) -> bool:
+    """Whether a run or an export from it wrote a file."""
+    known = path.name in FILES or _EXPORTED.fullmatch(path.name) is not None
+    return known or _unfinished(path)
 
 
 def _unfinished(path: Path) -> bool:
