@@ -124,7 +124,7 @@ class Ledger:
 
 
 def _same_storage(one: Tensor, other: Tensor) -> bool:
-    if one.is_nested or other.is_nested or one.layout != torch.strided != other.layout:
+    if any(t.is_nested or t.layout != torch.strided for t in (one, other)):
         return False
     return bool(one.untyped_storage()._cdata == other.untyped_storage()._cdata)
 

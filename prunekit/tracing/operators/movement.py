@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prunekit.tracing.calls import Call, flat, handles
 from prunekit.tracing.flow import Flow, Part, Split, varying
-from prunekit.tracing.operators.pointwise import axes_of
+from prunekit.tracing.operators.pointwise import axes_of, meet
 
 
 def moved(flow: Flow, tensor: Tensor, move: Callable[[Tensor], Tensor]) -> list[Part]:
@@ -176,7 +176,18 @@ def looked_up(flow: Flow, call: Call) -> None:
     flow.freeze(others, f"{flow.where} chooses positions by it")
 
 
-@handles("take_along_dim index_copy scatter index_put masked_select unfold nonzero")
+@handles("index_put")
+def put_at(flow: Flow, call: Call) -> None:
+    """One number where a mask of all positions says so; others are picked."""
+    masks, value = call["indices"], call["values"]
+    plain = len(masks) == 1 and masks[0] is not None and masks[0].dtype == torch.bool
+    if plain and masks[0].shape == call.x.shape and value.numel() == 1 and not flow.parts(value):
+        meet(flow, [call.x, masks[0]], call.result)
+        return
+    picked(flow, call)
+
+
+@handles("take_along_dim index_copy scatter masked_select unfold nonzero")
 def picked(flow: Flow, call: Call) -> None:
     """Positions are chosen in a way that is not followed."""
     parts = [part for tensor in call.tensors for part in flow.parts(tensor)]
