@@ -169,12 +169,15 @@ def make_report(
         digests={what: sha256_file(files[what]) for what in ("dense", "onnx")},
         seed=recipe.seed,
         recipe=recipe.model_dump(exclude_none=True),
-        versions={
-            name: package_version(name) for name in ("prunekit", "torch", "onnx", "onnxruntime")
-        },
+        versions=versions(),
         epochs=epochs,
         updates=updates,
     )
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that decide what a run gives."""
+    return {name: package_version(name) for name in ("prunekit", "torch", "onnx", "onnxruntime")}
 
 
 def _parameters(module: nn.Module) -> int:

@@ -18,7 +18,7 @@ from prunekit.exporting import export, live_artifact
 from prunekit.exporting.sparse import export_sparse
 from prunekit.models import BuiltModel
 from prunekit.pipeline.folder import RunFolder, open_folder
-from prunekit.pipeline.reporting import file_accuracy
+from prunekit.pipeline.reporting import file_accuracy, versions
 from prunekit.pipeline.setup import (
     check_training,
     example_input,
@@ -43,7 +43,7 @@ from prunekit.serialize import sha256_file, write_text
 from prunekit.sparsify import METHODS, Sparsifier, SparsitySchedule
 from prunekit.sparsify.weights.layers import layer_macs
 from prunekit.sparsity import SparsityPlan
-from prunekit.target import Target, package_version
+from prunekit.target import Target
 from prunekit.train import Data, FitResult, loader
 
 FILES = {
@@ -201,9 +201,7 @@ def _finish(
         digests={what: sha256_file(files[what]) for what in ("dense", "onnx")},
         seed=recipe.seed,
         recipe=recipe.model_dump(exclude_none=True),
-        versions={
-            name: package_version(name) for name in ("prunekit", "torch", "onnx", "onnxruntime")
-        },
+        versions=versions(),
         epochs=epochs,
         updates=updates,
     )

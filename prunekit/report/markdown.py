@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import PurePath
 
-from prunekit.report.schema import Report
+from prunekit.report.schema import AccuracyPart, Report
 from prunekit.report.training import epoch_grid, few, update_grid
+
+
+def accuracy_rows(accuracy: AccuracyPart) -> list[tuple[str, str, str, str]]:
+    """The row of the accuracy, if there is one: (what, dense, pruned, apart)."""
+    if accuracy.pruned is None:
+        return []
+    dense, apart = "not trained", ""
+    if accuracy.dense is not None:
+        dense = f"{accuracy.dense:.2%}"
+        apart = f"{100 * (accuracy.pruned - accuracy.dense):+.2f} points"
+    return [(f"accuracy ({accuracy.metric})", dense, f"{accuracy.pruned:.2%}", apart)]
 
 
 def summary_rows(report: Report) -> list[tuple[str, str, str, str]]:
     """(what, dense, pruned, ratio) for the table a person reads."""
-    latency, accuracy = report.latency, report.accuracy
+    latency = report.latency
     rows = [
         (
             "latency (ms)",
@@ -20,12 +31,7 @@ def summary_rows(report: Report) -> list[tuple[str, str, str, str]]:
             f"{latency.ratio:.1%} [{latency.ratio_ci[0]:.1%}, {latency.ratio_ci[1]:.1%}]",
         )
     ]
-    if accuracy.pruned is not None:
-        dense, apart = "not trained", ""
-        if accuracy.dense is not None:
-            dense = f"{accuracy.dense:.2%}"
-            apart = f"{100 * (accuracy.pruned - accuracy.dense):+.2f} points"
-        rows.append((f"accuracy ({accuracy.metric})", dense, f"{accuracy.pruned:.2%}", apart))
+    rows += accuracy_rows(report.accuracy)
     for name, pair, unit, suffix in (
         ("MACs", report.macs, 1e6, " M"),
         ("parameters", report.params, 1e6, " M"),

@@ -13,7 +13,7 @@ from prunekit.report.html import (
     template,
     without_empty,
 )
-from prunekit.report.markdown import markdown_table
+from prunekit.report.markdown import accuracy_rows, markdown_table
 from prunekit.report.schema import (
     AccuracyPart,
     EpochPart,
@@ -120,14 +120,7 @@ def speed_verdict(report: SparsityReport) -> str:
 
 def sparsity_rows(report: SparsityReport) -> list[tuple[str, str, str, str]]:
     """(what, dense, sparse, ratio) for the table a person reads."""
-    rows = []
-    accuracy = report.accuracy
-    if accuracy.pruned is not None:
-        dense, apart = "not trained", ""
-        if accuracy.dense is not None:
-            dense = f"{accuracy.dense:.2%}"
-            apart = f"{100 * (accuracy.pruned - accuracy.dense):+.2f} points"
-        rows.append((f"accuracy ({accuracy.metric})", dense, f"{accuracy.pruned:.2%}", apart))
+    rows = accuracy_rows(report.accuracy)
     for name, pair, unit, suffix in (
         ("weights and biases kept", report.params, 1e6, "M"),
         ("MACs with them", report.macs, 1e6, "M"),
