@@ -35,6 +35,8 @@ CACHE = Path(HOME or HERE / ".cache") / "iee_channels"
 SEEDS = (0, 1, 2)
 ABLATION_SEEDS = (0, 1)
 TARGETS = ("30%", "50%")
+TIMES = 4
+"""With so many times the epochs IEE from scratch costs about what HALP costs from scratch."""
 MEASURE_SECONDS = 1.5
 """Of each network that is timed on the way to a latency."""
 LOCK = Lock()
@@ -102,11 +104,14 @@ class Run:
         return "-".join([*filter(None, parts), digest])
 
 
+def results() -> list[dict[str, Any]]:
+    """All results so far, in the order they came."""
+    return [*map(json.loads, RUNS.read_text().splitlines())] if RUNS.is_file() else []
+
+
 def done() -> dict[str, dict[str, Any]]:
     """All results so far, by key."""
-    if not RUNS.is_file():
-        return {}
-    return {row["key"]: row for row in map(json.loads, RUNS.read_text().splitlines())}
+    return {row["key"]: row for row in results()}
 
 
 def record(run: Run, result: dict[str, Any]) -> None:
@@ -181,16 +186,18 @@ def by_command_line(run: Run) -> dict[str, Any]:
     """The method as a user runs it: ``prunekit prune``."""
     case, out = CASES[run.case], CACHE / run.key
     scratch = run.method == "iee"
+    options = dict(run.options)
+    times = options.pop("times", 1)
     flags: list[object] = [
         *("prune", case.model, "--data", case.data, "--input", case.input, "-o", out),
         *("--table", table_of(run.case), "--target-latency", run.target),
         *("--method", run.method.split("-")[0], "--criterion", run.criterion),
-        *("--epochs", case.epochs, "--batch-size", case.batch_size, "--lr", case.lr),
+        *("--epochs", times * case.epochs, "--batch-size", case.batch_size, "--lr", case.lr),
         *("--fine-tune-lr", case.fine_tune_lr, "--mixed-precision", case.precision),
         *("--seed", run.seed, "--measure-seconds", MEASURE_SECONDS, "--quiet"),
         *(["--from-scratch"] if scratch else ["--weights", dense_weights(run)]),
     ]
-    for name, value in run.options.items():
+    for name, value in options.items():
         flags += ["--iee", f"{name}={value}"] if "iee" in run.method else [f"--{name}", value]
     flags += ["--resume"] if (out / "config.toml").is_file() else ["--overwrite"]
     command("-m", "prunekit", *flags)
@@ -202,7 +209,7 @@ def by_command_line(run: Run) -> dict[str, Any]:
         "ratio": report["latency"]["ratio"],
         "ratio_ci": report["latency"]["ratio_ci"],
         "met": report["latency"]["met"],
-        "relative_flops": report["training_cost"]["relative_flops"] + (not scratch),
+        "relative_flops": times * report["training_cost"]["relative_flops"] + (not scratch),
         "seconds": report["training_cost"]["seconds"],
         "macs_ratio": report["macs"]["pruned"] / report["macs"]["dense"],
         "widths": {g: w[1] for g, w in report["widths"].items()},
@@ -271,6 +278,44 @@ def ablation() -> Iterator[Run]:
             yield Run("resnet20_w32", "iee", seed, "30%", "taylor", options, note)
 
 
+def equal_cost(cases: list[str]) -> Iterator[Run]:
+    """What a training as dear as HALP's makes of IEE, and of the uniform net beside it."""
+    options, note = {"times": TIMES}, f"{TIMES} times the epochs"
+    for seed in SEEDS:
+        for case in cases:
+            yield Run(case, "iee", seed, "30%", "taylor", options, note)
+            yield Run(case, "uniform", seed, "30%", "", options, note)
+
+
+EXCHANGES: dict[str, dict[str, Any]] = {
+    "zero growth, the default": {"grow": "zero"},  # again, on the same dense networks
+    "explored growth": {"grow": "explored"},
+    "MRU growth": {"grow": "mru"},
+    "MRU growth, explored from MRU": {"grow": "mru", "source": "mru"},
+    "no exploration (stage 4)": {"exploring": False},
+}
+"""Of a trained network: whether channels change hands, and what that brings."""
+
+
+def why(cases: list[str]) -> Iterator[Run]:
+    """How well the widths do that HALP found, from random weights: what any search is worth there.
+
+    And whether a trained network gains by what is exchanged.
+    """
+    for seed in SEEDS:
+        for case in cases:
+            yield Run(case, "halp-widths", seed, "30%", "taylor")
+    for seed in ABLATION_SEEDS:
+        for note, options in EXCHANGES.items():
+            yield Run("mobilenet_v1", "iee-pretrained", seed, "30%", "taylor", options, note)
+
+
+def importance(run: Run) -> tuple[Any, ...]:
+    """The order of runs, so that what is there at any time can be compared."""
+    after = run.note or run.method == "halp-widths"  # which reads what HALP found
+    return TARGETS.index(run.target), bool(after), "times" in run.options, run.seed
+
+
 def needs(runs: list[Run]) -> list[Run]:
     """The tables and dense networks that ``runs`` start from, first."""
     cases = list(dict.fromkeys(run.case for run in runs))
@@ -299,12 +344,14 @@ def main() -> None:
     runs = [*matrix([name for name in CASES if name in arguments.only])]
     if "ablation" in arguments.only:
         runs += ablation()
-    runs.sort(key=lambda run: (TARGETS.index(run.target), bool(run.note), run.seed))
+    images = [name for name in CASES if name in arguments.only and name != "digits"]
+    runs += [*why(images), *equal_cost(images)]
+    runs.sort(key=importance)
     if not arguments.summary:
         carry_out_all(runs, arguments.jobs)
     from iee_channels_summary import summarise
 
-    summarise(list(done().values()), RUNS.parent)
+    summarise(results(), RUNS.parent)
 
 
 def subset() -> None:
@@ -322,7 +369,7 @@ def subset() -> None:
     carry_out_all(runs, 2)
     from iee_channels_summary import summarise
 
-    rows = list(done().values())
+    rows = results()
     summarise(rows, RUNS.parent)
     print((RUNS.parent / "iee_channels.md").read_text())
     for row in rows:

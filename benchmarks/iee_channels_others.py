@@ -10,7 +10,7 @@ from typing import Any
 import glyphs
 import numpy as np
 import torch
-from iee_channels import MEASURE_SECONDS
+from iee_channels import MEASURE_SECONDS, Run, done
 from torch import nn
 
 import prunekit as pk
@@ -25,7 +25,7 @@ from prunekit.sparsify import uniform
 from prunekit.train import Data, TrainConfig, evaluate, fit, load_data, loader
 
 
-def carry_out(run: Any, case: Any, table_of: Any, dense_weights: Any) -> dict[str, Any]:
+def carry_out(run: Run, case: Any, table_of: Any, dense_weights: Any) -> dict[str, Any]:
     """One run; ``run.method`` says which."""
     torch.manual_seed(run.seed)
     data = data_of(case)
@@ -50,6 +50,8 @@ def carry_out(run: Any, case: Any, table_of: Any, dense_weights: Any) -> dict[st
         return found | scores(model, case) | {"relative_flops": 1.0}
     if run.method.startswith("uniform"):
         return uniform_net(run, case, model, data, table_of(run.case))
+    if run.method == "halp-widths":
+        return widths_of_halp(run, case, model, data)
     if run.method.startswith("torch-pruning"):
         from torch_pruning_baseline import rival
 
@@ -126,7 +128,7 @@ def measured(model: nn.Module, small: nn.Module, case: Any, folder: Path) -> Any
     ).ratios[0]
 
 
-def uniform_net(run: Any, case: Any, model: nn.Module, data: Data, table: Path) -> dict[str, Any]:
+def uniform_net(run: Run, case: Any, model: nn.Module, data: Data, table: Path) -> dict[str, Any]:
     """The narrow net of the same shape, trained from scratch: as long, or at twice the epochs."""
     import tempfile
 
@@ -152,19 +154,39 @@ def uniform_net(run: Any, case: Any, model: nn.Module, data: Data, table: Path) 
     if found is None:
         raise SystemExit("no uniform net is fast enough")
     plan, ratio = found
+    times = run.options.get("times", 2 if run.method == "uniform-long" else 1)
+    timed = {"ratio": ratio.ratio, "ratio_ci": [ratio.low, ratio.high]}
+    return timed | from_scratch(run, case, graph, data, plan, times)
+
+
+def from_scratch(
+    run: Run, case: Any, graph: pk.ChannelGraph, data: Data, plan: pk.ChannelPlan, times: int = 1
+) -> dict[str, Any]:
+    """Train ``plan``'s widths from random weights."""
     torch.manual_seed(run.seed + 100)
     small = pk.slim(network(case, data).module, plan)
-    times = 2 if run.method == "uniform-long" else 1
     started = time.time()
     result = train(small, data, case, case.lr, times)
     macs = graph.macs(plan.widths) / graph.macs({})
     return {
         **result,
         **scores(small, case),
-        "ratio": ratio.ratio,
-        "ratio_ci": [ratio.low, ratio.high],
         "relative_flops": times * macs,
         "macs_ratio": macs,
         "widths": plan.widths,
         "took": time.time() - started,
     }
+
+
+def widths_of_halp(run: Run, case: Any, model: nn.Module, data: Data) -> dict[str, Any]:
+    """The widths that HALP ended with, trained as long as the dense network."""
+    (halp,) = (
+        row
+        for row in done().values()
+        if all(row[k] == getattr(run, k) for k in ("case", "seed", "target", "criterion"))
+        and row["method"] == "halp"
+    )
+    graph = pk.trace(model.eval(), example_input(case.input))
+    plan = pk.ChannelPlan.from_widths(graph, halp["widths"])
+    timed = {key: halp[key] for key in ("ratio", "ratio_ci")}
+    return timed | from_scratch(run, case, graph, data, plan)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+
+from iee_channels_claims import claims
 
 NAMES = {
     "iee": "IEE, from scratch",
@@ -15,15 +17,28 @@ NAMES = {
     "oneshot": "one-shot",
     "uniform": "uniform narrow net, from scratch",
     "uniform-long": "uniform narrow net, twice the epochs",
+    "halp-widths": "HALP's widths, from scratch",
     "torch-pruning": "Torch-Pruning, local",
     "torch-pruning-global": "Torch-Pruning, global",
     "dense": "dense",
 }
 
 
-def summarise(rows: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
-    """One entry per case, target, method and criterion; writes JSON, Markdown and plots."""
-    dense = {(r["case"], r["seed"]): r for r in rows if r["method"] == "dense"}
+def summarise(everything: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
+    """One entry per case, target, method and criterion; writes JSON, Markdown and plots.
+
+    ``everything`` in the order it was measured: seconds are relative to the dense network that was
+    trained last before, which is on the same machine. Of a run repeated the last counts.
+    """
+    latest: dict[tuple[str, int], dict[str, Any]] = {}
+    dense: dict[str, dict[str, Any]] = {}
+    for row in everything:
+        own = row["case"], row["seed"]
+        if row["method"] == "dense":
+            latest[own] = row
+        if own in latest:
+            dense[row["key"]] = latest[own]
+    rows = list({row["key"]: row for row in everything}.values())
     cells: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         if row["method"] != "table":
@@ -32,7 +47,7 @@ def summarise(rows: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
             cells[key].append(row)
     found = []
     for (case, target, method, criterion, label), runs in sorted(cells.items()):
-        reference = [dense.get((case, run["seed"])) for run in runs]
+        reference = [dense.get(run["key"]) for run in runs]
         seconds = [
             (run["seconds"] / ref["seconds"]) + (method in FROM_DENSE)
             for run, ref in zip(runs, reference, strict=True)
@@ -52,11 +67,21 @@ def summarise(rows: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
                 "relative_seconds": spread(seconds),
             }
         )
-    result = {"cells": found}
+    result = {"environments": environments(rows), "cells": found}
     (folder / "iee_channels.json").write_text(json.dumps(result, indent=1) + "\n")
-    (folder / "iee_channels.md").write_text(markdown(found))
+    (folder / "iee_channels.md").write_text(f"{claims(rows, folder)}\n{markdown(found)}")
     plot(found, folder)
     return result
+
+
+def environments(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The machines that runs were carried out on, each with their number."""
+    texts = Counter(
+        json.dumps({k: v for k, v in row["environment"].items() if k not in ("created", "clocks")})
+        for row in rows
+        if "environment" in row
+    )
+    return [{"runs": count, **json.loads(text)} for text, count in texts.items()]
 
 
 FROM_DENSE = {"halp", "oneshot", "iee-pretrained", "torch-pruning", "torch-pruning-global"}

@@ -84,7 +84,7 @@ def held_out(graph: pk.ChannelGraph, table: LatencyTable) -> Iterator[tuple[str,
         )
     for share in np.linspace(0.3, 0.85, OF_EACH):
         scores = random_scores(graph, rng)
-        budget = Budget("latency", float(share), relative=True)
+        budget = Budget.share(float(share))
         yield "allocated", pk.allocate(graph, scores, table, budget, pk.Joint(gap=1e-3)).plan
     for number, keep in enumerate(np.linspace(0.4, 0.9, OFF_THE_GRID)):
         yield "off", pk.ChannelPlan.random(graph, float(keep), number, 1)

@@ -63,6 +63,11 @@ class Budget:
             raise UsageError(f"budget {text!r} is above the dense cost; nothing to prune")
         return cls(kind, value, relative, text.strip())
 
+    @classmethod
+    def share(cls, ratio: float, kind: Kind = "latency") -> Budget:
+        """A share of the dense cost."""
+        return cls(kind, ratio, relative=True, text=f"{ratio:.1%}")
+
     def limit(self, dense: float) -> float:
         """The limit in the unit of ``dense`` (milliseconds, a count or bytes)."""
         return self.value * dense if self.relative else self.value

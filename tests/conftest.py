@@ -8,6 +8,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,9 @@ ON_FAKE = (*SHAPE, "--target", "fake")
 def pytest_runtest_setup() -> None:
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+    if "prunekit.runtimes.fake" in sys.modules:
+        # the fake target's noise counts the loads of a file: no test depends on those before it
+        sys.modules["prunekit.runtimes.fake"]._loads.clear()
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +84,15 @@ def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fake target without noise: what is measured depends on the network alone."""
+    from prunekit.registry import runtimes
+    from prunekit.runtimes.fake import Fake
+
+    monkeypatch.setitem(runtimes._loaded, "fake", partial(Fake, noise=0.0))
 
 
 Says = Callable[..., tuple[int, str, str]]

@@ -179,6 +179,7 @@ class Builder:
             "pools": config._pools,
             "profile": config._profile.shapes,
             "cache": config._cache.serialize().decode(),
+            "device": state["device"],
         }
         built.append(facts)
         model = onnx.load(network.path).SerializeToString()
@@ -297,19 +298,26 @@ def _dims(value):
 # --- CUDA -----------------------------------------------------------------------------------------
 
 STREAM = 77
-state: dict = {"capturing": False, "captured": None, "memory": {}, "log": [], "clock": 0.0}
+state: dict = {}
 
 
 def reset():
     """A machine on which nothing has happened."""
     failing.clear()
     built.clear()
-    state.update(capturing=False, captured=None, memory={}, log=[], clock=0.0)
+    state.update(capturing=False, captured=None, memory={}, log=[], clock=0.0, device=0)
+
+
+reset()
 
 
 def cuda_api():
     """The double of `cuda.bindings.runtime`: status first, as there."""
     ok = 0
+
+    def select(device):
+        state["device"] = device
+        return (ok,)
 
     def malloc(size):
         if size > failing.get("memory", 1 << 40):
@@ -375,7 +383,7 @@ def cuda_api():
         cudaGetErrorString=lambda status: (ok, f"error {status}".encode()),
         cudaDeviceGetAttribute=lambda attribute, device: (ok, facts[attribute]),
         cudaDeviceGetPCIBusId=lambda length, device: (ok, b"0000:17:00.0\0\0\0"),
-        cudaSetDevice=lambda device: (ok,),
+        cudaSetDevice=select,
         cudaStreamCreate=lambda: (ok, STREAM),
         cudaStreamSynchronize=lambda stream: (ok,),
         cudaStreamDestroy=destroy("stream"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from prunekit.errors import InfeasibleError
-from prunekit.pipeline.landing import MAX_ROUNDS, land
+from prunekit.pipeline.landing import MAX_ROUNDS, confirm, land
 from prunekit.plan import ChannelPlan
 from prunekit.sparsify import Allocation
 from prunekit.timing import PairedRatio
@@ -161,6 +161,38 @@ def test_a_known_plan_that_is_fast_enough_is_not_measured_again():
     again = land(device.solve, device.smallest, device.measure, max(taken), first.attempts)
     assert device.measured == before
     assert device.truth(again.allocation.widths["g"] - 1) == pytest.approx(max(taken))
+
+
+def test_a_confirmed_landing_holds_where_short_measurements_do_not():
+    """Short ones are off by more than their intervals say, as where a network lies in memory does.
+
+    Longer ones are not.
+    """
+    target, missed, confirmed, wasted = 0.5, 0, 0, 0
+    for seed in range(100):
+        device = Device(FINE, 1.05, seed=seed)
+
+        def short(plan, device=device):
+            number = plan.widths["g"] - 1
+            found = device.truth(number) * float(np.exp(0.02 * device.rng.standard_normal()))
+            return PairedRatio(found, 0.997 * found, 1.003 * found, 0.95, 30)
+
+        def again(known=(), device=device, short=short):
+            return land(device.solve, device.smallest, short, target, known)
+
+        first = again()
+        found = confirm(first, device.measure, again, target)
+        missed += device.truth(first.allocation.widths["g"] - 1) > target
+        truth = device.truth(found.allocation.widths["g"] - 1)
+        confirmed += truth > target
+        wasted += truth < 0.93 * target
+        assert found.attempts[: len(first.attempts)] == first.attempts
+        widths = [attempt.widths for attempt in found.attempts]
+        assert found.allocation.widths in widths
+        assert len({str(w) for w in widths}) == len(widths)
+    assert missed >= 5
+    assert confirmed <= 2
+    assert wasted <= 5
 
 
 @pytest.mark.parametrize("bias", [1.0, 1.4])

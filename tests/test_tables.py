@@ -314,6 +314,9 @@ def test_shards_together_are_the_whole_profile(net, graph, device):
     assert predicted(joined, graph) == pytest.approx(predicted(whole, graph), rel=1e-9)
     assert joined.calibration.nets == whole.calibration.nets
     assert joined.calibration.mape == pytest.approx(whole.calibration.mape, rel=1e-6)
+    assert joined.protocol.shards == ("1/3", "2/3", "3/3")
+    assert (joined.protocol.missing_shards, whole.protocol.missing_shards) == ((), ())
+    assert merge([shards[2], shards[0], whole]).protocol.missing_shards == ("2/3",)
 
 
 def test_shards_with_noise_predict_within_the_noise(net, graph, device):
@@ -401,7 +404,12 @@ def test_shards_on_the_command_line(prunekit: Says, home: Path, monkeypatch, dev
     assert "several processes would measure the same networks; add --shard auto" in err
     status, out, _ = prunekit(*command, "--shard", "auto", "--json")
     assert (status, json.loads(out)["table"]) == (0, "new.2of2.json")
-    assert prunekit("table", "merge", *sorted(home.glob("new.*")), "-o", "new.json")[0] == 0
+    status, _, err = prunekit("table", "merge", "new.2of2.json", "table.json", "-o", "part.json")
+    assert status == 0
+    assert "of divided profiles 1/2 is missing" in err
+    status, _, err = prunekit("table", "merge", *sorted(home.glob("new.*")), "-o", "new.json")
+    assert status == 0
+    assert "missing" not in err
     assert prunekit(*command[:-2], "-o", "whole.json")[0] == 0
     assert widths(LatencyTable.load("new.json")) == widths(LatencyTable.load("whole.json"))
     status, _, err = prunekit(*command, "--shard", "1/5")

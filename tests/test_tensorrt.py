@@ -120,6 +120,12 @@ def test_a_build_is_strongly_typed_and_says_what_it_allows(onnx):
     assert [sizes[0] for sizes in wide["profile"]["input"]] == [1, 4, 8]
 
 
+def test_an_engine_is_built_on_the_gpu_of_its_target(onnx):
+    TensorRt().load(onnx, FP32)
+    TensorRt().load(onnx, replace(FP32, device="cuda:1"))
+    assert [build["device"] for build in double.built] == [0, 1]
+
+
 def test_an_engine_is_built_once_for_a_file_and_target(onnx):
     for _ in range(3):
         TensorRt().load(onnx, FP32).close()

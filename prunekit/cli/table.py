@@ -87,6 +87,7 @@ def merge(
     from prunekit import latency
     from prunekit.errors import UsageError
     from prunekit.latency.shipped import find_table
+    from prunekit.progress import say
 
     if len(paths) < 2:
         raise UsageError("merge takes two tables or more")
@@ -95,6 +96,12 @@ def merge(
     table = latency.merge(tables, [*map(str, paths)])
     table.save(output)
     calibration = table.calibration
+    if missing := table.protocol.missing_shards:
+        say(
+            f"note: of divided profiles {', '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} missing; the table holds what the others "
+            "measured, and can be merged with the rest later"
+        )
     if json:
         print_json(
             {

@@ -51,6 +51,7 @@ def merge(tables: Sequence[LatencyTable], names: Sequence[str] = ()) -> LatencyT
             stopped="; ".join(sorted(_parts((p.stopped for p in protocols), "; "))),
             drift=max(p.drift for p in protocols),
             disturbed=max(p.disturbed for p in protocols),
+            shards=tuple(sorted({shard for p in protocols for shard in p.shards})),
         ),
         granularity=tables[0].granularity,
         probe=min((t.probe for t in tables if t.probe is not None), key=_text, default=None),

@@ -36,7 +36,8 @@ class Protocol:
     """How the samples were taken.
 
     ``drift`` is by how much the device's speed changed from round to round (slowest over fastest,
-    less one), ``disturbed`` the share of runs that other processes interrupted.
+    less one), ``disturbed`` the share of runs that other processes interrupted. ``shards`` are the
+    parts of a divided profile that are in it, such as ``2/4``.
     """
 
     source: str
@@ -47,6 +48,14 @@ class Protocol:
     stopped: str = ""
     drift: float = 0.0
     disturbed: float = 0.0
+    shards: tuple[str, ...] = ()
+
+    @property
+    def missing_shards(self) -> tuple[str, ...]:
+        """The other parts of every divided profile of which some are here."""
+        counts = sorted({int(shard.partition("/")[2]) for shard in self.shards})
+        every = [f"{number}/{count}" for count in counts for number in range(1, count + 1)]
+        return tuple(shard for shard in every if shard not in self.shards)
 
 
 @dataclass(frozen=True)

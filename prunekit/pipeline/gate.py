@@ -8,9 +8,10 @@ from pathlib import Path
 from prunekit.benching import Verdict, check_ratio, check_regression
 from prunekit.errors import UsageError
 from prunekit.pipeline.artifacts import open_artifact
-from prunekit.report import Report
+from prunekit.report import Report, SparsityReport
+from prunekit.runs import is_sparse
 from prunekit.runtimes import runtime_for
-from prunekit.target import Target
+from prunekit.target import Environment, Target
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,13 @@ def check_against_artifact(
 def check_against_report(path: Path, artifact: str | Path | None, limits: Limits) -> Verdict:
     """The ratio to the run's dense network, against the ratio its report recorded.
 
-    A ratio means something on the device it was measured on only; elsewhere it is refused.
+    A ratio means something on the device it was measured on only; elsewhere it is refused. Of a
+    sparse run it is the ratio on the first of its targets.
     """
-    report = Report.load(path)
-    run, target = path.parent, report.target
+    recorded = _recorded(path)
+    run, target = path.parent, recorded.target
     runtime = runtime_for(target)
-    if gap := report.environment.difference(runtime.environment(target)):
+    if gap := recorded.environment.difference(runtime.environment(target)):
         raise UsageError(
             f"{path} was measured elsewhere: {gap} here; compare with an artifact "
             f"(--baseline {run / 'model.onnx'}), or measure the run anew on this device"
@@ -47,19 +49,51 @@ def check_against_report(path: Path, artifact: str | Path | None, limits: Limits
     if runtime.artifact_format != "onnx":
         raise UsageError(f"check against a report needs an ONNX target, not {target}")
     dense = open_artifact(run / "dense.onnx", target)
-    if dense.sha256 != report.digests["dense"]:
+    if dense.sha256 != recorded.dense_sha256:
         raise UsageError(
             f"{run / 'dense.onnx'} is not the file that {path} was measured with; "
             "make the run anew, or compare with an artifact (--baseline FILE.onnx)"
         )
     candidate = open_artifact(artifact or run / "model.onnx", target)
-    latency = report.latency
     return check_ratio(
         dense,
         candidate,
-        latency.ratio,
+        recorded.ratio,
         target,
-        recorded_ci=latency.ratio_ci,
-        recorded_confidence=latency.confidence,
+        recorded_ci=recorded.ratio_ci,
+        recorded_confidence=recorded.confidence,
         **asdict(limits),
+    )
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """What a report says of its network's latency relative to the dense one's."""
+
+    target: Target
+    environment: Environment
+    dense_sha256: str
+    ratio: float
+    ratio_ci: tuple[float, float]
+    confidence: float
+
+
+def _recorded(path: Path) -> _Recorded:
+    if not is_sparse(path.parent):
+        report = Report.load(path)
+        latency, dense = report.latency, report.digests["dense"]
+        return _Recorded(
+            *(report.target, report.environment, dense),
+            *(latency.ratio, latency.ratio_ci, latency.confidence),
+        )
+    sparse = SparsityReport.load(path)
+    if not sparse.speed:
+        raise UsageError(
+            f"{path} has no measured latency; compare with an artifact "
+            f"(--baseline {path.parent / 'model.onnx'})"
+        )
+    first, dense = sparse.speed[0], sparse.digests["dense"]
+    return _Recorded(
+        *(first.target, first.environment, dense),
+        *(first.ratio, first.ratio_ci, first.confidence),
     )

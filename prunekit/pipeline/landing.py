@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prunekit.errors import InfeasibleError
 from prunekit.plan import ChannelPlan
@@ -21,6 +21,8 @@ CLOSE_ENOUGH = 0.97
 BAND = 0.02
 """And in any case a plan as near to the target as this, as shares of the dense latency."""
 MAX_ROUNDS = 4
+MAX_AGAIN = 2
+"""How often a landing is answered with another, after its plan was measured for longer."""
 STEP = 1.04
 """How far a request goes up or down where nothing is known on that side."""
 NARROW = 0.004
@@ -54,6 +56,11 @@ class Landing:
 
     allocation: Allocation
     attempts: tuple[Attempt, ...]
+
+
+def meets(found: Attempt | PairedRatio, target: float) -> bool:
+    """Whether what was measured meets the target: its whole interval does, or it is well below."""
+    return found.high <= target or found.ratio <= SURE * target
 
 
 def land(
@@ -111,6 +118,44 @@ def land(
             f"measures {least.ratio:.1%} [{least.low:.1%}, {least.high:.1%}]; ask for at least that"
         )
     return Landing(search.best, tuple(search.attempts))
+
+
+Again = Callable[[tuple[Attempt, ...]], Landing]
+"""Another landing that goes on from these attempts."""
+
+
+def confirm(landing: Landing, measure: Measure, again: Again, target: float) -> Landing:
+    """``landing``, if its plan meets ``target`` in a longer measurement too, or a smaller one.
+
+    For networks that are trained next: what misses after that cannot be mended.
+    """
+    for _ in range(MAX_AGAIN):
+        found = measure(landing.allocation.plan)
+        if meets(found, target):
+            break
+        share = found.ratio / target
+        say(f"measured for longer it takes {share:.1%} of the limit; landing again, lower")
+        other = land_again(landing, found.ratio, again)
+        if other.allocation.widths == landing.allocation.widths:
+            break
+        landing = other
+    return landing
+
+
+def land_again(landing: Landing, ratio: float, again: Again) -> Landing:
+    """Another landing, now that the plan of ``landing`` turned out to take ``ratio``.
+
+    What that is off by is taken for all its attempts, which are kept as they were measured.
+    """
+    widths = landing.allocation.widths
+    (before,) = (attempt.ratio for attempt in landing.attempts if attempt.widths == widths)
+    off = ratio / before
+    known = tuple(
+        replace(a, ratio=off * a.ratio, low=off * a.low, high=off * a.high)
+        for a in landing.attempts
+    )
+    other = again(known)
+    return replace(other, attempts=(*landing.attempts, *other.attempts[len(known) :]))
 
 
 def _attempt(asked: float, allocation: Allocation, found: PairedRatio) -> Attempt:
@@ -181,19 +226,15 @@ class _Search:
         """Record a measurement."""
         self.attempts.append(attempt)
         self._narrow(attempt.asked, attempt)
-        if self._landed(attempt):
+        if meets(attempt, self.target):
             self.best_ratio = max(self.best_ratio, attempt.ratio)
             if self.best is None or allocation.value > self.best.value:
                 self.best = allocation
         elif attempt.ratio <= self.target:  # only its interval is over the target
             self.caution *= max(attempt.ratio / attempt.high, 0.97)
 
-    def _landed(self, attempt: Attempt) -> bool:
-        """Whether ``attempt`` meets the target: its whole interval does, or it is well below."""
-        return attempt.high <= self.target or attempt.ratio <= SURE * self.target
-
     def _narrow(self, asked: float, attempt: Attempt) -> None:
-        if self._landed(attempt):
+        if meets(attempt, self.target):
             self.low = max(self.low, asked)
         else:
             self.high = min(self.high, asked)

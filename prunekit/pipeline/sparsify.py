@@ -234,6 +234,7 @@ def _speed(
         ratio=ratio.ratio,
         ratio_ci=(ratio.low, ratio.high),
         rounds=ratio.rounds,
+        confidence=ratio.confidence,
     )
 
 

@@ -70,14 +70,14 @@ class Stopwatch:
             return live_artifact(module, self.job.example)
         return onnx
 
-    def measure(self, plan: ChannelPlan) -> BenchResult:
+    def measure(self, plan: ChannelPlan, times: float = 1.0) -> BenchResult:
         """The dense network and ``plan``'s, weights untrained, timed against each other."""
         path = self.folder.work / "candidate.onnx"
         if self.job.runtime.artifact_format == "module":
             candidate = live_artifact(slim(self.job.module, plan), self.job.example)
         else:
             candidate = self._narrow(plan, path)
-        return self.time(candidate, self.seconds)
+        return self.time(candidate, times * self.seconds)
 
     def _narrow(self, plan: ChannelPlan, path: Path) -> Artifact:
         """``plan``'s network in the target's precision, cut from the dense file where that goes."""
@@ -89,18 +89,22 @@ class Stopwatch:
             return narrow
         return lower(narrow, path, precision, self.job.batches, self.job.target.runtime)
 
-    def landing_ratio(self, plan: ChannelPlan, target: float) -> PairedRatio:
+    def landing_ratio(self, plan: ChannelPlan, target: float, times: float = 1.0) -> PairedRatio:
         """What the landing decides on, measured longer while the interval spans the target.
 
         An absolute budget is decided on milliseconds: the pruned network's, as a share of the
         dense network's at which the limit was set.
         """
-        timed = self.measure(plan)
+        timed = self.measure(plan, times)
         found = self.against_limit(timed, target)
         if found.low <= target <= found.high:
-            longer = self.time(timed.artifacts[1], LONGER * self.seconds)
+            longer = self.time(timed.artifacts[1], LONGER * times * self.seconds)
             found = self.against_limit(longer, target)
         return found
+
+    def confirmed_ratio(self, plan: ChannelPlan, target: float) -> PairedRatio:
+        """The same, measured as long as the final network will be."""
+        return self.landing_ratio(plan, target, FINAL)
 
     def against_limit(self, timed: BenchResult, target: float) -> PairedRatio:
         """The measured ratio, in units in which the limit is ``target``."""

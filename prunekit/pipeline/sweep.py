@@ -40,9 +40,8 @@ def sweep(job: Job, table: LatencyTable, points: int) -> Sweep:
     solver: Allocator = allocators.make(recipe.solver)
 
     def solve(share: float, at_most: dict[str, int] | None = None) -> Allocation:
-        budget = Budget("latency", share, relative=True, text=f"{share:.1%}")
         return allocate(
-            *(graph, scores, table, budget, solver),
+            *(graph, scores, table, Budget.share(share), solver),
             granularity=recipe.granularity,
             at_most=at_most,
         )

@@ -89,7 +89,7 @@ def _allocated(
     plans = []
     for number in range(ALLOCATED):
         share = 0.25 + 0.6 * (number + rng.uniform()) / ALLOCATED
-        budget = Budget("latency", share, relative=True)
+        budget = Budget.share(share)
         try:
             found = allocate(graph, random_scores(graph, rng), table, budget, QUICK)
         except (InfeasibleError, UsageError):  # none so small, or too entangled to solve

@@ -178,6 +178,7 @@ def protocol(
         stopped=found.stopped,
         drift=round(float(slow.max() / slow.min() - 1), 4),
         disturbed=round(float(np.mean(disturbed)), 4),
+        shards=() if wanted.shard == (1, 1) else ("{}/{}".format(*wanted.shard),),
     )
 
 

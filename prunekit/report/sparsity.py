@@ -44,6 +44,7 @@ class SpeedPart(Part):
     ratio: float
     ratio_ci: tuple[float, float]
     rounds: int
+    confidence: float = 0.95
 
     @property
     def gains(self) -> bool:

@@ -48,6 +48,11 @@ def compute_capability(number: int) -> str:
     return ".".join(map(str, parts))
 
 
+def select(number: int) -> None:
+    """Make GPU ``number`` the one that this thread works on."""
+    call(runtime_api().cudaSetDevice, number)
+
+
 def call(function: Callable[..., Any], *arguments: Any) -> Any:
     """What a CUDA function gives beside its status; a failure becomes an error with its name."""
     status, *found = function(*arguments)
@@ -69,7 +74,7 @@ class Device:
     def __init__(self, number: int) -> None:
         self._api = runtime_api()
         self.number = number
-        call(self._api.cudaSetDevice, number)
+        select(number)
         self._stream: Any = call(self._api.cudaStreamCreate)
         self._events = [call(self._api.cudaEventCreate) for _ in range(2)]
         self._buffers: list[int] = []

@@ -143,6 +143,7 @@ def _build(artifact: Artifact, target: Target, how: Build) -> tuple[bytes, Engin
     check_precision(artifact.path, model, wanted)
     place = place_of(target)
     environment = TensorRt().environment(target)
+    cuda.select(device_number(target))  # what a builder times, it times on the selected GPU
     plan = build_engine(artifact.path, how, place)
     facts = EngineFacts(
         file_sha256=hashlib.sha256(plan).hexdigest(),

@@ -84,7 +84,7 @@ class Updates:
         locked: Mapping[str, Sequence[int]] | None = None,
     ) -> Allocation:
         return allocate(
-            *(self.graph, scores, self.costs, self._budget(fraction), Uniform()),
+            *(self.graph, scores, self.costs, Budget.share(fraction, self.kind), Uniform()),
             granularity=self.granularity,
             locked=locked,
         )
@@ -113,9 +113,6 @@ class Updates:
         """The predicted cost of ``plan`` as a share of dense."""
         return total(self.graph, plan.widths, self.costs) / self.dense_cost
 
-    def _budget(self, fraction: float) -> Budget:
-        return Budget(self.kind, fraction, relative=True, text=f"{fraction:.1%}")
-
     def _solve(
         self,
         scores: Scores,
@@ -128,7 +125,7 @@ class Updates:
             self.graph,
             scores,
             self.costs,
-            self._budget(fraction),
+            Budget.share(fraction, self.kind),
             self.solver,
             granularity=self.granularity,
             at_most=at_most,

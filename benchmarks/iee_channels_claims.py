@@ -1,0 +1,195 @@
+"""What the runs of ``iee_channels.py`` say of each claim made for IEE, in numbers and words."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from scipy.special import stdtrit
+
+Row = dict[str, Any]
+CONFIDENCE = 0.9
+FLOPS_CLAIMED, SECONDS_CLAIMED = 0.45, 0.6
+
+
+class Runs:
+    """Runs by what they are, each seed once."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        self._found: dict[tuple[str, ...], dict[int, Row]] = defaultdict(dict)
+        for row in rows:
+            if row["method"] not in ("table", "dense"):
+                key = tuple(row[k] for k in ("case", "target", "method", "criterion", "note"))
+                self._found[key][row["seed"]] = row
+        self.cases = list(dict.fromkeys(key[0] for key in self._found))
+        self.targets = sorted({key[1] for key in self._found})
+        self.notes = sorted({key[4] for key in self._found} - {""})
+
+    def of(self, case: str, target: str, method: str, criterion: str = "", note: str = "") -> Any:
+        """Rows by seed."""
+        return self._found.get((case, target, method, criterion, note), {})
+
+
+def difference(one: dict[int, Row], other: dict[int, Row]) -> str | None:
+    """How much more accurate ``one`` is on the test images, seed by seed; None without a pair."""
+    points = [100 * (one[s]["test"] - other[s]["test"]) for s in sorted(one.keys() & other.keys())]
+    if not points:
+        return None
+    if len(points) == 1:
+        return f"{points[0]:+.2f} (one seed)"
+    half = stdtrit(len(points) - 1, (1 + CONFIDENCE) / 2) * stdev(points) / math.sqrt(len(points))
+    middle = mean(points)
+    word = "level" if abs(middle) <= half else "higher" if middle > 0 else "lower"
+    return f"{middle:+.2f} ± {half:.2f} ({word})"
+
+
+def claims(rows: list[Row], folder: Path) -> str:
+    """Markdown; differences are points of test accuracy with 90 % intervals over paired seeds."""
+    runs = Runs(rows)
+    parts = [
+        "# What the runs say of the claims",
+        "",
+        "Differences are points of accuracy on the test images, seed by seed, with 90 % intervals "
+        "(Student's t). *level*: the interval holds zero.",
+    ]
+    for title, lines in (
+        ("IEE against the same criterion without it", _against(runs)),
+        ("What IEE from scratch costs", _costs(runs, folder)),
+        ("At HALP's cost", _equal_cost(runs)),
+        ("What widths alone are worth, trained from scratch", _widths(runs)),
+        ("Ablation", _ablation(runs)),
+        ("Against Torch-Pruning, fine-tuned as long", _against_torch_pruning(runs)),
+    ):
+        found = list(lines)
+        if len(found) > 2:
+            parts += ["", f"## {title}", "", *found]
+    return "\n".join(parts) + "\n"
+
+
+def _table(*columns: str) -> Iterator[str]:
+    yield f"| {' | '.join(columns)} |"
+    yield f"|{' --- |' * len(columns)}"
+
+
+def _row(*cells: str | None) -> str:
+    return f"| {' | '.join(cell or '-' for cell in cells)} |"
+
+
+def _settings(runs: Runs) -> Iterator[tuple[str, str, str]]:
+    for target in runs.targets:
+        for case in runs.cases:
+            for criterion in ("taylor", "magnitude"):
+                yield case, target, criterion
+
+
+def _against(runs: Runs) -> Iterator[str]:
+    yield from _table(
+        *("network", "latency", "criterion", "from scratch: - one-shot", "- HALP"),
+        *("- uniform, as long", "from pretrained: - one-shot", "- HALP"),
+    )
+    for case, target, criterion in _settings(runs):
+        scratch, trained, halp, oneshot = (
+            runs.of(case, target, method, criterion)
+            for method in ("iee", "iee-pretrained", "halp", "oneshot")
+        )
+        uniform = runs.of(case, target, "uniform")
+        cells = [difference(scratch, other) for other in (oneshot, halp, uniform)]
+        cells += [difference(trained, other) for other in (oneshot, halp)]
+        if any(cells):
+            yield _row(case, target, criterion, *cells)
+
+
+def _costs(runs: Runs, folder: Path) -> Iterator[str]:
+    timed = folder / "iee_channels_seconds.json"
+    seconds = {}
+    if timed.is_file():
+        seconds = {r["case"]: r["relative_seconds"] for r in json.loads(timed.read_text())["rows"]}
+    yield from _table(
+        *("network", "latency", "criterion", f"FLOPs / dense (claim {FLOPS_CLAIMED})"),
+        *(f"seconds / dense (claim {SECONDS_CLAIMED})", "HALP's FLOPs"),
+    )
+    for case, target, criterion in _settings(runs):
+        own, halp = (runs.of(case, target, method, criterion) for method in ("iee", "halp"))
+        if own and target == "30%":
+            took = seconds.get(case) if criterion == "taylor" else None
+            yield _row(
+                *(case, target, criterion, _average(own)),
+                "-" if took is None else f"{took:.2f}",
+                _average(halp),
+            )
+
+
+def _average(rows: dict[int, Row]) -> str:
+    return f"{mean(r['relative_flops'] for r in rows.values()):.2f}" if rows else "-"
+
+
+def _equal_cost(runs: Runs) -> Iterator[str]:
+    yield from _table(
+        *("network", "IEE's FLOPs", "HALP's", "accuracy: IEE - HALP", "- uniform, as many epochs"),
+        "- IEE of one dense run's epochs",
+    )
+    for note in (n for n in runs.notes if n.endswith("times the epochs")):
+        for case in runs.cases:
+            own = runs.of(case, "30%", "iee", "taylor", note)
+            halp = runs.of(case, "30%", "halp", "taylor")
+            if own:
+                yield _row(
+                    *(case, _average(own), _average(halp), difference(own, halp)),
+                    difference(own, runs.of(case, "30%", "uniform", "", note)),
+                    difference(own, runs.of(case, "30%", "iee", "taylor")),
+                )
+
+
+def _widths(runs: Runs) -> Iterator[str]:
+    yield from _table("network", "HALP's widths - uniform ones", "IEE - HALP's widths")
+    for case in runs.cases:
+        own = runs.of(case, "30%", "halp-widths", "taylor")
+        if own:
+            uniform, iee = runs.of(case, "30%", "uniform"), runs.of(case, "30%", "iee", "taylor")
+            yield _row(case, difference(own, uniform), difference(iee, own))
+
+
+def _ablation(runs: Runs) -> Iterator[str]:
+    yield from _table(
+        *("network", "from", "changed", "accuracy: changed - full", "FLOPs / dense, full's"),
+        "survival of grown channels, full's",
+    )
+    for case in runs.cases:
+        for method, start in (("iee", "scratch"), ("iee-pretrained", "pretrained")):
+            full = runs.of(case, "30%", method, "taylor")
+            for note in runs.notes:
+                own = runs.of(case, "30%", method, "taylor", note)
+                if own and not note.endswith("times the epochs"):
+                    costs = f"{_average(own)}, {_average(full)}"
+                    lived = f"{_survival(own)}, {_survival(full)}"
+                    yield _row(case, start, note, difference(own, full), costs, lived)
+
+
+def _survival(rows: dict[int, Row]) -> str:
+    """The share of grown channels that the next prune leaves, over all updates."""
+    pairs = [
+        (now["survival"] * before["grown"], before["grown"])
+        for row in rows.values()
+        for before, now in pairwise(row["updates"])
+        if now["survival"] is not None
+    ]
+    return f"{sum(kept for kept, _ in pairs) / sum(n for _, n in pairs):.2f}" if pairs else "-"
+
+
+def _against_torch_pruning(runs: Runs) -> Iterator[str]:
+    yield from _table(
+        "network", "latency", "criterion", "HALP - Torch-Pruning", "IEE from pretrained - it"
+    )
+    for case, target, criterion in _settings(runs):
+        other = runs.of(case, target, "torch-pruning", criterion)
+        halp, trained = (
+            runs.of(case, target, method, criterion) for method in ("halp", "iee-pretrained")
+        )
+        if other:
+            yield _row(case, target, criterion, difference(halp, other), difference(trained, other))
