@@ -1,7 +1,7 @@
 """What IEE from scratch takes in seconds, against the dense training it replaces.
 
     python benchmarks/iee_channels_seconds.py                   all networks, 15 minutes
-    python benchmarks/iee_channels_seconds.py vgg11_bn --epochs 2
+    python benchmarks/iee_channels_seconds.py vgg11_bn --epochs 2     one, the others are kept
 
 Both trainings run at the same time, each on a core of its own, and then once more with the cores
 exchanged: what slows the machine slows both. Nothing else should run. A shorter training has
@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from common import save
+from common import RESULTS, save
 from iee_channels import CASES, table_of
 
 HERE = Path(__file__).parent
@@ -101,12 +101,13 @@ def main() -> None:
         return
     from prunekit.target import cpu_environment, package_version
 
-    rows = [pair(name, asked.epochs) for name in asked.cases]
-    torch_version = package_version("torch")
-    save(
-        "iee_channels_seconds",
-        {"environment": asdict(cpu_environment(f"torch {torch_version}")), "rows": rows},
-    )
+    environment = asdict(cpu_environment(f"torch {package_version('torch')}"))
+    kept = RESULTS / "iee_channels_seconds.json"
+    rows = json.loads(kept.read_text())["rows"] if kept.is_file() else []
+    for name in asked.cases:
+        row = {**pair(name, asked.epochs), "environment": environment}
+        rows = [*(other for other in rows if other["case"] != name), row]
+    save("iee_channels_seconds", {"rows": rows})
 
 
 if __name__ == "__main__":
