@@ -11,11 +11,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from iee_channels import EQUAL_COST, SAME_DENSE
 from scipy.special import stdtrit
 
 Row = dict[str, Any]
 CONFIDENCE = 0.9
-SAME_DENSE = "zero growth, the default"
 FLOPS_CLAIMED, SECONDS_CLAIMED = 0.45, 0.6
 
 
@@ -30,7 +30,8 @@ class Runs:
                 self._found[key][row["seed"]] = row
         self.cases = list(dict.fromkeys(key[0] for key in self._found))
         self.targets = sorted({key[1] for key in self._found})
-        self.notes = sorted({key[4] for key in self._found} - {""})
+        self.notes = sorted({key[4] for key in self._found} - {"", SAME_DENSE, EQUAL_COST})
+        """Of the ablation."""
 
     def of(self, case: str, target: str, method: str, criterion: str = "", note: str = "") -> Any:
         """Rows by seed."""
@@ -135,16 +136,15 @@ def _equal_cost(runs: Runs) -> Iterator[str]:
         *("network", "IEE's FLOPs", "HALP's", "accuracy: IEE - HALP", "- uniform, as many epochs"),
         "- IEE of one dense run's epochs",
     )
-    for note in (n for n in runs.notes if n.endswith("times the epochs")):
-        for case in runs.cases:
-            own = runs.of(case, "30%", "iee", "taylor", note)
-            halp = runs.of(case, "30%", "halp", "taylor")
-            if own:
-                yield _row(
-                    *(case, _average(own), _average(halp), difference(own, halp)),
-                    difference(own, runs.of(case, "30%", "uniform", "", note)),
-                    difference(own, runs.of(case, "30%", "iee", "taylor")),
-                )
+    for case in runs.cases:
+        own = runs.of(case, "30%", "iee", "taylor", EQUAL_COST)
+        halp = runs.of(case, "30%", "halp", "taylor")
+        if own:
+            yield _row(
+                *(case, _average(own), _average(halp), difference(own, halp)),
+                difference(own, runs.of(case, "30%", "uniform", "", EQUAL_COST)),
+                difference(own, runs.of(case, "30%", "iee", "taylor")),
+            )
 
 
 def _widths(runs: Runs) -> Iterator[str]:
@@ -163,12 +163,11 @@ def _ablation(runs: Runs) -> Iterator[str]:
     )
     for case in runs.cases:
         for method, start in (("iee", "scratch"), ("iee-pretrained", "pretrained")):
-            full = runs.of(case, "30%", method, "taylor")
-            if again := runs.of(case, "30%", method, "taylor", SAME_DENSE):
-                full = again  # from the same dense networks as what it is compared with
-            for note in (n for n in runs.notes if n != SAME_DENSE):
+            again = runs.of(case, "30%", method, "taylor", SAME_DENSE)
+            full = again or runs.of(case, "30%", method, "taylor")
+            for note in runs.notes:
                 own = runs.of(case, "30%", method, "taylor", note)
-                if own and not note.endswith("times the epochs"):
+                if own:
                     costs = f"{_average(own)}, {_average(full)}"
                     lived = f"{_survival(own)}, {_survival(full)}"
                     yield _row(case, start, note, difference(own, full), costs, lived)

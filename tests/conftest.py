@@ -87,12 +87,21 @@ def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fake target without noise: what is measured depends on the network alone."""
+def device(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets what the fake device is like; without noise unless asked."""
     from prunekit.registry import runtimes
     from prunekit.runtimes.fake import Fake
 
-    monkeypatch.setitem(runtimes._loaded, "fake", partial(Fake, noise=0.0))
+    def be(kind: type[Fake] = Fake, slower: float = 1.0, **settings: float) -> None:
+        usual = Fake()
+        speed = {
+            name: slower * getattr(usual, name) for name in ("layer_us", "block_us", "overhead_us")
+        }
+        made = partial(kind, **{"noise": 0.0, **speed, **settings})
+        monkeypatch.setitem(runtimes._loaded, "fake", made)
+
+    be()
+    return be
 
 
 Says = Callable[..., tuple[int, str, str]]

@@ -13,7 +13,7 @@ from prunekit.pipeline.setup import set_up
 from prunekit.pipeline.stopwatch import Stopwatch
 from prunekit.serialize import sha256_file
 
-pytestmark = pytest.mark.usefixtures("quiet")
+pytestmark = pytest.mark.usefixtures("device")  # without noise
 SETTINGS = {
     "model": "zoo:resnet20_w32",
     "input": "1x3x16x16",

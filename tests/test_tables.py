@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NoReturn
@@ -40,7 +39,6 @@ from prunekit.profiling import HarvestPlan, harvest, sample_plans, transfer
 from prunekit.profiling.locking import locked
 from prunekit.profiling.sharding import parse_shard, share_of
 from prunekit.progress import verbosity
-from prunekit.registry import runtimes
 from prunekit.runtimes.fake import Fake
 from prunekit.serialize import dump_json
 from prunekit.target import Environment, Target
@@ -109,22 +107,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Artifact
 def _quick(exported: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["prunekit.profiling.collecting"], "export", exported)
     monkeypatch.setattr(verbosity, "level", 0)
-
-
-@pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Sets what the fake device is like; without noise unless asked."""
-
-    def be(kind: type[Fake] = Fake, slower: float = 1.0, **settings: float) -> None:
-        usual = Fake()
-        speed = {
-            name: slower * getattr(usual, name) for name in ("layer_us", "block_us", "overhead_us")
-        }
-        made = partial(kind, **{"noise": 0.0, **speed, **settings})
-        monkeypatch.setitem(runtimes._loaded, "fake", made)
-
-    be()
-    return be
 
 
 def profile(net, graph, shard=(1, 1)) -> LatencyTable:

@@ -229,9 +229,9 @@ class _Pipeline:
         self.chosen_by = (scores, caps)
         if self.resume and kept.is_file():
             return load_json(kept, Landing, "landing", 1)
-        landing = planner.land(scores, caps, target)
+        again = partial(planner.land, scores, caps, target)
+        landing = again()
         if self.job.data is not None and self.recipe.epochs:
-            again = partial(planner.land, scores, caps, target)
             landing = confirm(landing, self.confirmed(target), again, target)
         save_json(kept, landing, "landing", 1)
         return landing
