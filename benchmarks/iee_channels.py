@@ -39,7 +39,7 @@ TIMES = 4
 """With so many times the epochs IEE from scratch costs about what HALP costs from scratch."""
 EQUAL_COST = f"{TIMES} times the epochs"
 SAME_DENSE = "zero growth, the default"
-"""The default method again, on the same dense networks as what it is compared with."""
+"""The default method again, on the same machine and dense networks as what it is compared with."""
 MEASURE_SECONDS = 1.5
 """Of each network that is timed on the way to a latency."""
 LOCK = Lock()
@@ -118,10 +118,18 @@ def done() -> dict[str, dict[str, Any]]:
 
 
 def record(run: Run, result: dict[str, Any]) -> None:
-    """Append one result."""
-    row = {"key": run.key, **asdict(run), **result}
+    """Append one result, with the state of the code that gave it."""
+    row = {"key": run.key, **asdict(run), **result, "code": code()}
     with LOCK, RUNS.open("a") as file:
         file.write(json.dumps(row) + "\n")
+
+
+def code() -> str:
+    """A digest of the package's sources: rows that share it come from the same code."""
+    found = hashlib.sha256()
+    for path in sorted((HERE.parent / "prunekit").rglob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:10]
 
 
 # --- carrying a run out -------------------------------------------------------------------------
@@ -259,7 +267,12 @@ def matrix(cases: list[str]) -> Iterator[Run]:
                     yield Run(case, "uniform-long", seed, target)
 
 
+PUBLISHED = {"estimate": 20, "improve": 20, "explore": 20, "grow": "mru", "source": "mru"}
+"""Equal stages, and most recently used values."""
 ABLATION: dict[str, dict[str, Any]] = {
+    SAME_DENSE: {"grow": "zero"},
+    "as published: equal stages, MRU": PUBLISHED,
+    "as published, no exploration": {**PUBLISHED, "exploring": False},
     "no exploration (stage 4)": {"exploring": False},
     "no freezing": {"freeze": False},
     "no improvement (stage 3)": {"improve": 0},
@@ -316,7 +329,7 @@ def why(cases: list[str]) -> Iterator[Run]:
 def importance(run: Run) -> tuple[Any, ...]:
     """The order of runs, so that what is there at any time can be compared."""
     after = run.note or run.method == "halp-widths"  # which reads what HALP found
-    return TARGETS.index(run.target), bool(after), "times" in run.options, run.seed
+    return "times" in run.options, TARGETS.index(run.target), bool(after), run.seed
 
 
 def needs(runs: list[Run]) -> list[Run]:

@@ -2,6 +2,7 @@
 
     python benchmarks/prediction.py                      everything, resumed where it stopped
     python benchmarks/prediction.py --only resnet18 --batch 1 --threads 1
+    python benchmarks/prediction.py --recompute          predictions of this code, nothing measured
     python benchmarks/prediction.py --summary            only the table and the plots
 
 Every case (model, threads, batch) is profiled as a user would, then networks that the profile never
@@ -90,8 +91,23 @@ def held_out(graph: pk.ChannelGraph, table: LatencyTable) -> Iterator[tuple[str,
         yield "off", pk.ChannelPlan.random(graph, float(keep), number, 1)
 
 
-def measure(case: Case) -> dict[str, Any]:
-    """Profile, measure held-out networks, compare."""
+def plans_of(path: Path, graph: pk.ChannelGraph, table: LatencyTable) -> list[Any]:
+    """Families and plans of what is timed end to end; kept, since some depend on the table.
+
+    The dense network comes first, which all others are compared with.
+    """
+    if not path.is_file():
+        named = [("dense", pk.ChannelPlan.dense(graph)), *held_out(graph, table)]
+        path.write_text(json.dumps([(family, plan.widths) for family, plan in named]))
+    found = json.loads(path.read_text())
+    return [(family, pk.ChannelPlan.from_widths(graph, widths)) for family, widths in found]
+
+
+def measure(case: Case, before: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Profile, measure held-out networks, compare; from the journals, as far as they are there.
+
+    With the result ``before``, all of whose measurements are there, nothing is measured.
+    """
     torch.manual_seed(0)
     torch.set_num_threads(1)
     started = time.monotonic()
@@ -102,16 +118,23 @@ def measure(case: Case) -> dict[str, Any]:
     CACHE.mkdir(parents=True, exist_ok=True)
     journal = CACHE / f"{case.name}.jsonl"
     plan = HarvestPlan(max_seconds=PROFILE_SECONDS)
-    table = harvest(model, graph, example, target, plan=plan, journal=journal, name=case.model)
-    profile_seconds = time.monotonic() - started
+    table = harvest(
+        *(model, graph, example, target),
+        plan=plan,
+        journal=journal,
+        resume=journal.is_file(),
+        name=case.model,
+    )
+    profile_seconds = before["profile"]["seconds"] if before else time.monotonic() - started
 
-    named = [("dense", pk.ChannelPlan.dense(graph)), *held_out(graph, table)]
+    named = plans_of(CACHE / f"{case.name}.plans.json", graph, table)
     families, plans = [f for f, _ in named], [p for _, p in named]
-    wanted = replace(HELD_OUT, nets=len(plans))
+    held = CACHE / f"{case.name}.held.jsonl"
     found = collect(
-        *(model, graph, example, target, plans, wanted, table.granularity, {}),
-        journal=None,
-        resume=False,
+        *(model, graph, example, target, plans, replace(HELD_OUT, nets=len(plans))),
+        *(table.granularity, {"held out": len(plans)}),
+        journal=held,
+        resume=held.is_file(),
         watched=False,
     )
     slow = speeds(found.rows)
@@ -152,8 +175,9 @@ def measure(case: Case) -> dict[str, Any]:
     if case.threads == case.batch == 1:
         inside = [n for n, family in enumerate(families) if family in FAMILIES]
         kept, truth = [plans[n] for n in inside], ratio[inside]
+        known = before["by_seconds"]["grid"] if before else None
         result["by_seconds"] = by_seconds(
-            *(case, model, graph, example, target, table, journal), kept, truth
+            *(case, model, graph, example, target, table, journal), kept, truth, known
         )
     return result
 
@@ -168,8 +192,12 @@ def by_seconds(
     journal: Path,
     plans: list[pk.ChannelPlan],
     truth: np.ndarray,
+    known: list[list[float]] | None,
 ) -> dict[str, list[list[float]]]:
-    """(seconds, MAPE in %) of every way to predict, given ever more seconds."""
+    """(seconds, MAPE in %) of every way to predict, given ever more seconds.
+
+    ``known`` is the curve of the grid, where it was measured before.
+    """
 
     def error(predict: Predict) -> float:
         dense = predict(pk.ChannelPlan.dense(graph))
@@ -195,6 +223,8 @@ def by_seconds(
         for name, block in (("MACs", 1), ("padded MACs", table.granularity)):
             line = macs_line(graph, part, cut, block)
             curves[name].append([seconds, error(line)])
+    if known is not None:
+        return curves | {"grid": known}
     own = journal.with_suffix(".grid.jsonl")
     plan = HarvestPlan(max_seconds=max(curves["harvest"][-1][0], 30.0))
     whole = grid(model, graph, example, target, plan=plan, journal=own, name=case.model)
@@ -286,7 +316,8 @@ def row_of(result: dict[str, Any]) -> dict[str, Any]:
 
 def summarise() -> None:
     """Write prediction.json, prediction.md and the plots."""
-    results = [json.loads(p.read_text()) for p in sorted(CACHE.glob("*.json"))]
+    found = (p for p in sorted(CACHE.glob("*.json")) if not p.name.endswith(".plans.json"))
+    results = [json.loads(p.read_text()) for p in found]
     if not results:
         raise SystemExit("nothing measured yet")
     rows = [row_of(result) for result in results]
@@ -360,17 +391,23 @@ def main() -> None:
     parser.add_argument("--threads", nargs="*", type=int, default=[1, 2])
     parser.add_argument("--target", default="onnxruntime:cpu")
     parser.add_argument("--again", action="store_true", help="measure cases that are there anew")
+    parser.add_argument("--recompute", action="store_true", help="from the journals alone")
     parser.add_argument("--summary", action="store_true", help="only sum up what is there")
     arguments = parser.parse_args()
     for batch in [] if arguments.summary else arguments.batch:
         for threads in arguments.threads:
             for model in arguments.only:
                 case = Case(model, threads, batch, arguments.target)
-                held = CACHE / f"{case.name}.json"
-                if held.is_file() and not arguments.again:
+                path = CACHE / f"{case.name}.json"
+                before = json.loads(path.read_text()) if path.is_file() else None
+                if arguments.recompute != bool(before) and not arguments.again:
                     continue
-                result = measure(case)
-                held.write_text(json.dumps(result))
+                if arguments.again:
+                    before = None
+                    for old in CACHE.glob(f"{case.name}.*"):
+                        old.unlink()
+                result = measure(case, before)
+                path.write_text(json.dumps(result))
                 print(json.dumps(row_of(result)), flush=True)
     summarise()
 

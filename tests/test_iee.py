@@ -744,6 +744,35 @@ def test_cycles_of_a_settled_structure_get_longer():
     assert len(plain.iee.history) == 30
 
 
+def test_cycles_get_longer_at_the_budget_only():
+    """From the dense network: with fewer cycles on the way it would never be reached."""
+    loop = Loop(
+        lambda: Residual(16), start="dense", adaptive=True, omega=0.05, steps=200, approach=1.0
+    )
+    loop.run(200)
+    assert loop.cost(loop.iee.plan.widths) <= 0.5 * loop.cost({})
+
+
+def test_cycles_that_were_lost_do_not_leave_the_network_above_its_budget():
+    loop = Loop(lambda: Residual(16), start="dense", approach=1.0, criterion=pk.Taylor())
+    while len(loop.iee.history) < 1:
+        loop.step()
+    for _ in range(10):  # no finite scores: the stage waits for some
+        loop.backward()
+        for parameter in loop.iee.model.parameters():
+            parameter.grad.fill_(float("nan"))
+        loop.iee.after_backward(loop.iee.model, loop.done)
+        for parameter in loop.iee.model.parameters():
+            parameter.grad.zero_()
+        loop.iee.after_step(loop.iee.model, loop.optimizer, loop.done)
+        loop.iee.model.zero_grad(set_to_none=True)
+        loop.done += 1
+    loop.run(30 - loop.done)
+    assert len(loop.iee.history) == 2  # of three
+    assert loop.iee.stage == "final"
+    assert loop.cost(loop.iee.plan.widths) <= 0.5 * loop.cost({})
+
+
 def test_the_last_word_on_the_widths_is_had_once():
     calls = []
 

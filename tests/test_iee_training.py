@@ -541,6 +541,39 @@ for name in ("magnitude", "taylor", "taylor_alone"):
     save_file({n: t.clone() for n, t in tensors(iee.slim).items()}, out / f"{name}{rank}.st")
     facts = [iee.history, iee.plan.keep, accuracy]
     (out / f"{name}{rank}.json").write_text(json.dumps(facts))
+
+
+class Stopped(Exception):
+    pass
+
+
+class Stopping(pk.IEE):  # one step into the third epoch, whose checkpoint is of an exploration
+    stops = False
+
+    def after_step(self, model, optimizer, step):
+        if self.stops and step == 9:
+            raise Stopped
+        super().after_step(model, optimizer, step)
+
+
+def fresh():
+    model = randomise(Residual(12)).train()
+    schedule = pk.IEESchedule(24, **EPOCHS)
+    return model, Stopping(model, pk.trace(model, image()), None, budget, schedule=schedule)
+
+
+for name in ("whole", "resumed"):
+    model, iee = fresh()
+    folder = out / name
+    if name == "resumed":
+        iee.stops = True
+        try:
+            fit(model, some_data(), CONFIG, folder=folder, rule=iee)
+        except Stopped:
+            assert iee.stage == "explore"
+            model, iee = fresh()
+    fit(model, some_data(), CONFIG, folder=folder, resume=name == "resumed", rule=iee)
+    save_file({n: t.clone() for n, t in tensors(iee.slim).items()}, out / f"{name}{rank}.st")
 """
 
 
@@ -578,6 +611,15 @@ def test_two_processes_train_as_one(tmp_path):
         for key, tensor in alone.items():
             assert torch.equal(first[key], second[key])
             assert torch.allclose(first[key], tensor, rtol=1e-3, atol=1e-5), key
+    for where, ranks in (("two", (0, 1)), ("one", (0,))):  # killed and resumed, with BatchNorm
+        whole, *others = (
+            load_file(tmp_path / where / f"{name}{r}.st")
+            for name in ("whole", "resumed")
+            for r in ranks
+        )
+        for other in others:
+            assert other.keys() == whole.keys()
+            assert all(torch.equal(other[key], whole[key]) for key in whole)
 
 
 # --- on the command line

@@ -20,6 +20,7 @@ from prunekit.criteria import Accumulator
 from prunekit.errors import InfeasibleError, UsageError
 from prunekit.latency import Entry, LatencyTable, Protocol, Sample
 from prunekit.plan import geometric_budgets
+from prunekit.registry import criteria
 from prunekit.scores import Scores
 from prunekit.sparsify import Halp, allocate
 from prunekit.sparsify.halp import Schedule
@@ -179,7 +180,7 @@ def test_when_pruning_is_due():
 class Training:
     """A few steps with momentum and weight decay, as a trainer calls the rule."""
 
-    def __init__(self, optimizer="sgd", fraction=0.4, steps=4, interval=3):
+    def __init__(self, optimizer="sgd", fraction=0.4, steps=4, interval=3, criterion=None):
         torch.manual_seed(0)
         self.model = randomise(Residual(16)).train()
         self.graph = pk.trace(self.model, image())
@@ -190,7 +191,8 @@ class Training:
             "adamw": lambda p: torch.optim.AdamW(p, 1e-2, weight_decay=0.1),
         }[optimizer]
         self.optimizer = make(self.model.parameters())
-        self.rule = Halp(self.graph, pk.Taylor(), self.solve, fraction, Schedule(steps, interval))
+        schedule = Schedule(steps, interval)
+        self.rule = Halp(self.graph, criterion or pk.Taylor(), self.solve, fraction, schedule)
         self.step = 0
 
     def solve(self, scores, fraction, at_most):
@@ -309,6 +311,17 @@ def test_a_batch_whose_gradients_overflowed_is_left_out():
         assert total.add(model) is counted
     assert total.batches == 2
     assert all(np.isfinite(values).all() for values in total.scores().by_group.values())
+
+
+@pytest.mark.parametrize("name", sorted(criteria.names()))
+def test_every_criterion_prunes_step_by_step(name):
+    training = Training(criterion=criteria.get(name)())
+    training.run(12)
+    rule, dense = training.rule, training.graph.macs({})
+    assert training.graph.macs(rule.plan.widths) <= rule.budgets[2] * dense < 0.6 * dense
+    last = training.solve(rule.scores(), 0.4, rule.plan.widths).plan
+    assert training.graph.macs(last.widths) <= 0.4 * dense
+    assert all(0 < last.widths[g] <= n for g, n in rule.plan.widths.items())
 
 
 def test_magnitude_is_normalised_over_the_channels_that_are_there():

@@ -602,7 +602,7 @@ def test_a_transfer_fits_scale_and_cost_per_call_and_nothing_else(net, graph, de
     assert predicted(moved, graph) == pytest.approx(there, rel=0.01)
     assert np.abs(predicted(table, graph) / there - 1).min() > 0.2
     assert moved.calibration.nets == 3
-    assert moved.calibration.mape <= moved.calibration.worst < 0.02
+    assert moved.calibration.mape <= moved.calibration.worst < 0.025
     moved.check(graph, FAKE, moved.environment)
 
 

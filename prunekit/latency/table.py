@@ -27,6 +27,8 @@ It grows with the root of a network's time, so that it is relatively larger for 
 """
 TINY = 0.12
 """Networks below this share of the dense one's latency do not calibrate."""
+DENSE_WEIGHT = 8.0
+"""The dense network is measured in more rounds and placements, and all else is relative to it."""
 CONFIDENCE = 0.9
 """Of a prediction's interval."""
 
@@ -327,19 +329,22 @@ def _calibration(
 ) -> Calibration:
     """``without``: every network's layer time as priced without one of them.
 
-    Dense networks are in every fit: nothing is predicted beyond them. The fastest of a model is
-    not left out either, and :data:`TINY` ones are not fitted to: there what a kernel costs beside
-    its work weighs otherwise than in all others, which the line would have to bend for.
+    A prediction is asked for relative to the dense network, so errors are relative to it too, and
+    it weighs as much as :data:`DENSE_WEIGHT` others. Dense networks are in every fit: nothing is
+    predicted beyond them. The fastest of a model is not left out either, and :data:`TINY` ones
+    are not fitted to: there what a kernel costs beside its work weighs otherwise than in all
+    others, which the line would have to bend for.
     """
-    slowest = {
-        name: max(net.end_to_end_us for net in networks if net.model == name)
-        for name in {net.model for net in networks}
-    }
+    dense = _dense_of(networks)
     measured = np.array([net.end_to_end_us for net in networks])
     calls = np.array([net.calls for net in networks], dtype=np.float64)
-    sizes = np.array([us / slowest[net.model] for us, net in zip(measured, networks, strict=True)])
+    sizes = measured / measured[dense]
     usual = sizes >= TINY if np.sum(sizes >= TINY) >= 3 else np.ones(len(sizes), dtype=np.bool_)
-    scale, per_call = _fit_line(whole.us[usual], calls[usual], measured[usual])
+    weights = np.where(dense == np.arange(len(networks)), DENSE_WEIGHT, 1.0)
+
+    def fit(sums: NDArray[np.float64], among: NDArray[np.bool_]) -> tuple[float, float]:
+        return _fit_line(sums[among], calls[among], measured[among], weights[among])
+
     fastest = {
         min((n for n, net in enumerate(networks) if net.model == model), key=measured.__getitem__)
         for model in {net.model for net in networks}
@@ -351,13 +356,22 @@ def _calibration(
         priced = without(left_out)
         if not np.isfinite(priced.us[left_out]):
             continue
-        others = usual & (np.arange(len(networks)) != left_out)
-        slope, each = _fit_line(priced.us[others], calls[others], measured[others])
-        predicted = slope * priced.us[left_out] + each * calls[left_out]
-        errors.append(abs(predicted / measured[left_out] - 1))
+        slope, each = fit(priced.us, usual & (np.arange(len(networks)) != left_out))
+        residuals = (slope * priced.us + each * calls) / measured
+        errors.append(abs(residuals[left_out] / residuals[dense[left_out]] - 1))
         deviation = slope * priced.deviation[left_out] / measured[left_out]
         scaled.append(errors[-1] / deviation_of(deviation, sizes[left_out]))
-    return Calibration(scale, per_call).with_errors(errors, scaled)
+    return Calibration(*fit(whole.us, usual)).with_errors(errors, scaled)
+
+
+def _dense_of(networks: Sequence[Network]) -> NDArray[np.int64]:
+    """The number of the dense network of the same model, for every network: its slowest one."""
+    slowest: dict[str, int] = {}
+    for number, net in enumerate(networks):
+        known = slowest.setdefault(net.model, number)
+        if net.end_to_end_us > networks[known].end_to_end_us:
+            slowest[net.model] = number
+    return np.array([slowest[net.model] for net in networks])
 
 
 def deviation_of(of_layers: float, size: float) -> float:
@@ -384,12 +398,16 @@ def _priced(entries: tuple[Entry, ...], fitted: dict[LayerShape, Surface], count
 
 
 def _fit_line(
-    sums: NDArray[np.float64], calls: NDArray[np.float64], measured: NDArray[np.float64]
+    sums: NDArray[np.float64],
+    calls: NDArray[np.float64],
+    measured: NDArray[np.float64],
+    weights: NDArray[np.float64],
 ) -> tuple[float, float]:
     """Scale and cost per call with the least relative error; the scale alone for a few nets."""
-    design = np.stack([sums / measured, calls / measured], axis=1)
     if len(measured) >= 3:
-        (scale, per_call), *_ = np.linalg.lstsq(design, np.ones(len(measured)), rcond=None)
+        root = np.sqrt(weights)
+        design = np.stack([sums / measured, calls / measured], axis=1) * root[:, None]
+        (scale, per_call), *_ = np.linalg.lstsq(design, root, rcond=None)
         if scale > 0:
             return float(scale), float(per_call)
     return float(np.median(measured / sums)), 0.0

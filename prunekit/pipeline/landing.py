@@ -22,7 +22,7 @@ BAND = 0.02
 """And in any case a plan as near to the target as this, as shares of the dense latency."""
 MAX_ROUNDS = 4
 MAX_AGAIN = 2
-"""How often a landing is answered with another, after its plan was measured for longer."""
+"""How often another landing follows, after the plan of one was measured for longer."""
 STEP = 1.04
 """How far a request goes up or down where nothing is known on that side."""
 NARROW = 0.004
@@ -125,21 +125,36 @@ Again = Callable[[tuple[Attempt, ...]], Landing]
 
 
 def confirm(landing: Landing, measure: Measure, again: Again, target: float) -> Landing:
-    """``landing``, if its plan meets ``target`` in a longer measurement too, or a smaller one.
+    """The largest plan that meets ``target`` in a longer measurement too, from ``landing`` on.
 
-    For networks that are trained next: what misses after that cannot be mended.
+    For networks that are trained next: what misses after that cannot be mended. A plan that misses
+    is followed by a smaller one, one further below the target than the band by a larger one. Where
+    none is found that meets it, the last is taken, and the report tells of a miss.
     """
-    for _ in range(MAX_AGAIN):
+    best: tuple[float, Landing] | None = None
+    tried = []
+    for left in reversed(range(MAX_AGAIN + 1)):
         found = measure(landing.allocation.plan)
+        tried.append(landing.allocation.widths)
         if meets(found, target):
+            if best is None or found.ratio > best[0]:
+                best = found.ratio, landing
+            if found.ratio >= target - BAND:
+                break
+        elif best is not None:  # the larger one was too large
             break
-        share = found.ratio / target
-        say(f"measured for longer it takes {share:.1%} of the limit; landing again, lower")
-        other = land_again(landing, found.ratio, again)
-        if other.allocation.widths == landing.allocation.widths:
+        if not left:
+            break
+        way = "lower" if best is None else "higher"
+        say(f"measured for longer it takes {found.ratio / target:.1%} of the limit; landing {way}")
+        try:
+            other = land_again(landing, found.ratio, again)
+        except InfeasibleError:
+            break
+        if other.allocation.widths in tried:
             break
         landing = other
-    return landing
+    return landing if best is None else replace(best[1], attempts=landing.attempts)
 
 
 def land_again(landing: Landing, ratio: float, again: Again) -> Landing:

@@ -285,12 +285,13 @@ class _Pipeline:
 
         def settle(update: Update, smallest: Update) -> ChannelPlan:
             def found() -> Landing:
-                if self.resume and kept.is_file():
-                    return load_json(kept, Landing, "landing", 1)
                 began = time.perf_counter()
-                measure = partial(self.watch.landing_ratio, target=target)
-                again = partial(land, update, smallest, measure, target)
-                landing = confirm(again(), self.confirmed(target), again, target)
+                if self.resume and kept.is_file():  # its time went with the epoch that was cut
+                    landing = load_json(kept, Landing, "landing", 1)
+                else:
+                    measure = partial(self.watch.landing_ratio, target=target)
+                    again = partial(land, update, smallest, measure, target)
+                    landing = confirm(again(), self.confirmed(target), again, target)
                 took = {"seconds": time.perf_counter() - began}
                 write_text(self.folder.work / "measuring.json", json.dumps(took))
                 save_json(kept, landing, "landing", 1)

@@ -363,6 +363,8 @@ class IEE:
         last = self._is_last(plan)
         if last and self.settle is not None:
             plan = self.settle(grow, lambda _: self.updates.smallest(self._kept_scores))
+        elif last and wanted > self.fraction:  # cycles took longer than planned
+            plan = from_main(lambda: grow(self.fraction)).plan
         self._record(small.plan, plan)
         self._plan = plan
         self._change_grown(small, plan)
@@ -413,9 +415,10 @@ class IEE:
         """Whether no other update follows this one; sets the length of the next."""
         schedule = self.schedule
         same = overlap(self._before or plan, plan)
-        if schedule.adaptive:
-            self._stretch = min(STRETCH, 2 * self._stretch) if same >= SETTLED else 1
         at_budget = schedule.budget_at(self._cycle, self.fraction) <= self.fraction * (1 + 1e-9)
+        if schedule.adaptive:
+            settled = at_budget and same >= SETTLED
+            self._stretch = min(STRETCH, 2 * self._stretch) if settled else 1
         if schedule.stop_iou is not None and at_budget and same >= schedule.stop_iou:
             return True
         estimate, improve, explore = schedule.lengths

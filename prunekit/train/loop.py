@@ -265,7 +265,10 @@ def _agree(run: Run) -> None:
         run.ema.settle(run.model)
     if run.world > 1:
         held = {} if run.ema is None else run.ema.values
-        broadcast([*run.result.buffers(), *held.values()], from_process=0)
+        # of what is trained next too, whose values on rank 0 are those of a checkpoint
+        networks = dict.fromkeys((run.result, run.network))
+        buffers = [b for network in networks for b in network.buffers()]
+        broadcast([*buffers, *held.values()], from_process=0)
 
 
 def _validate(run: Run) -> float:
