@@ -61,14 +61,17 @@ class Pattern:
         return 1 - self.n / self.m
 
     def check(self, layers: Sequence[WeightShape]) -> None:
-        """Raise UsageError naming a layer whose inputs cannot be grouped by M."""
+        """Raise UsageError naming the layers whose inputs cannot be grouped by M."""
         wrong = [layer for layer in layers if self.structured and layer.shape[1] % self.m]
         if wrong:
-            first, more = wrong[0], f" (nor {len(wrong) - 1} others)" if len(wrong) > 1 else ""
+            first, rest = wrong[0], [layer.name for layer in wrong[1:]]
+            others = f"; nor {', '.join(rest[:5])}" + (", ..." if len(rest) > 5 else "")
+            flags = " ".join(f"--dense {layer.name}" for layer in wrong[:6])
+            flags += " ..." if len(wrong) > 6 else ""
             raise UsageError(
                 f"pattern {self} does not divide layer {first.name}, which has "
-                f"{first.shape[1]} inputs, no multiple of {self.m}{more}; "
-                f"keep it dense (--dense {first.name}) or use another pattern"
+                f"{first.shape[1]} inputs, no multiple of {self.m}{others if rest else ''}; "
+                f"keep {'them' if rest else 'it'} dense ({flags}) or use another pattern"
             )
 
     def __str__(self) -> str:

@@ -26,6 +26,11 @@ from prunekit.train import Data, TrainConfig, fit
 
 ALL = sorted(METHODS)
 
+
+def copied(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
 # --- choosing
 
 
@@ -416,6 +421,9 @@ def test_layers_that_cannot_be_used():
         find_layers(net(), ("*",))
     with pytest.raises(ModelError, match="no linear or convolutional layer"):
         find_layers(nn.ReLU())
+    frozen = net().requires_grad_(False)
+    with pytest.raises(UsageError, match=r"no weight of Sequential is trained \(`requires_grad`"):
+        find_layers(frozen)
     normed = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)))
     with pytest.raises(UsageError, match=r"0\.weight is computed by a parametrisation"):
         find_layers(normed, ())
@@ -424,12 +432,88 @@ def test_layers_that_cannot_be_used():
 def test_shared_weights_are_masked_once_and_other_convolutions_too():
     model = nn.Sequential(nn.Conv1d(4, 8, 3), nn.Flatten(), nn.Linear(16, 16), nn.Linear(16, 16))
     model[3].weight = model[2].weight
-    sparse = pk.sparsify.Static(model, 0.5, SparsitySchedule(1), dense=())
+    example = torch.randn(1, 4, 4)
+    sparse = pk.sparsify.Static(
+        model, 0.5, SparsitySchedule(1), dense=(), distribution="uniform", example=example
+    )
     assert [*sparse.masks] == ["0", "2"]
     verify(model, sparse.plan)
+    sparse.count_step()
+    assert sparse.work == pytest.approx(0.5)  # of both layers that have the weight
+    assert [la.dense for la in find_layers(model, ("3",))] == [False, True]
     volume = nn.Sequential(nn.Conv3d(2, 4, 3), nn.Conv3d(4, 4, 3))
     sparse = pk.sparsify.Static(volume, 0.9, SparsitySchedule(1))
     assert int(volume[1].weight.count_nonzero()) == round(0.1 * 432)
+
+
+def test_what_is_not_counted_or_becomes_sparse_by_another_name_is_said(capsys):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(16, 8)
+            self.attention = nn.MultiheadAttention(8, 2)
+            self.head = nn.Linear(8, 16)
+            self.head.weight = self.embedding.weight
+
+    find_layers(Tied(), ())
+    told = capsys.readouterr().err
+    assert "embedding has the weight of head, and becomes sparse with it" in told
+    assert "the queries, keys and values of attention stay dense" in told
+
+
+def test_gradients_are_clipped_once_they_are_masked():
+    """Those of masked weights, and of frozen ones while exploring, are no part of the norm."""
+    for stage in ("train", "explore"):
+        loop = Loop("iee", 0.9, optimizer="plain").until(stage)
+        before = copied(loop.model)
+        images, labels = batch(loop.done)
+        nn.functional.cross_entropy(loop.model(images), labels).backward()
+        loop.sparse.step(loop.optimizer, clip_norm=1e-2)
+        moved = sum(
+            float(((value.detach() - before[name]) ** 2).sum())
+            for name, value in loop.model.named_parameters()
+        )
+        assert math.sqrt(moved) == pytest.approx(1e-2 * 0.05, rel=0.01)
+
+
+def test_weights_that_were_masked_before_a_state_is_loaded_are_noticed():
+    loop = Loop("rigl", 0.8).run(12)
+    tensors, facts = loop.sparse.state()
+    values = copied(loop.model)
+    model = net()
+    model.load_state_dict(values, strict=False)
+    late = METHODS["rigl"](model, 0.8, loop.sparse.schedule)  # masks what was just loaded
+    with pytest.raises(UsageError, match="first make RigL, then load the model's state dict"):
+        late.load_state(tensors, facts)
+    model.load_state_dict(values, strict=False)
+    late.load_state(tensors, facts)
+    verify(model, late.plan)
+    assert all(torch.equal(late.masks[n], on) for n, on in loop.sparse.masks.items())
+
+
+def test_a_sample_of_an_n_m_pattern_has_enough_in_every_block():
+    loop = Loop("iee", None, pattern="2:4", reactivate=0.05, fraction=0.5)
+    seen = 0
+    while loop.sparse.stage != "final":
+        awake = [part.clone() for part in loop.sparse._awake]
+        left = [part.clone() for part in loop.sparse._left_over]
+        stage = loop.sparse.stage
+        loop.step()
+        if stage == "explore" and loop.sparse.stage != "explore":
+            for on, before, back in zip(loop.sparse._masks.active, left, awake, strict=True):
+                assert not (on & ~before & ~back).any()
+                seen += int((on & ~before).sum())
+    assert seen
+
+
+def test_recent_values_of_weights_that_were_never_active_are_those_they_came_with():
+    model = net()
+    values = copied(model)
+    sparse = pk.sparsify.IEE(model, 0.8, SparsitySchedule(40, **SHORT, source="mru"))
+    for name, held in zip(sparse.masks, sparse._asleep, strict=True):
+        assert torch.equal(held, values[f"{name}.weight"])
+    loop = Loop("iee", 0.8, source="mru", explore=0).run()
+    assert any(row["iou"] < 1 for row in loop.sparse.history)
 
 
 @pytest.mark.parametrize(

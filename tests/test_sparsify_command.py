@@ -219,11 +219,15 @@ def test_killed_and_resumed(prunekit: Says, own: Path) -> None:
         (("--sparsity", "90"), "`sparsity` must be above 0 and below 1"),
         (("--sparsity", "99.99%"), "leaves 1 of 9664 weights for 3 layers"),
         (("--sparsity", "90%", "--pattern", "2:4"), "pattern 2:4 means a sparsity of 0.5, not 0.9"),
-        (("--pattern", "2:3"), "pattern 2:3 does not divide layer 3, which has 8 inputs"),
+        (
+            ("--pattern", "2:3"),
+            "pattern 2:3 does not divide layer 3, which has 8 inputs, no multiple of 3; nor 7, 9; "
+            "keep them dense (--dense 3 --dense 7 --dense 9) or use another pattern",
+        ),
         (("--pattern", "4:2"), "cannot read pattern '4:2'"),
         (("--dense", "fc*"), "`dense` names 'fc*', which matches no layer; layers: 0, 3, 7, 9"),
         (("--dense", "*"), "every layer of Sequential is dense; name fewer"),
-        (("--dense", "none", "--dense", "3"), "--dense none goes alone"),
+        (("--dense", "none", "--dense", "first"), "--dense none and --dense first exclude each"),
         (("--method", "prune"), "`method` in the flags: Input should be 'iee', 'rigl'"),
         (("--distribution", "even"), "`distribution` in the flags: Input should be"),
         (("--ranking", "all"), "`ranking` in the flags: Input should be"),

@@ -81,8 +81,8 @@ def sparsify(
     dense: Annotated[
         list[str] | None,
         option(
-            "Layer that stays dense: a name, a pattern like layer1.*, first, or none; "
-            "may be repeated (first).",
+            "Layer that stays dense beside the first: a name or a pattern like layer1.*; "
+            "may be repeated; none makes the first sparse too.",
             metavar="LAYER",
         ),
     ] = None,

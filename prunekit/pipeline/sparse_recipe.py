@@ -10,6 +10,7 @@ from prunekit.density import Pattern, parse_sparsity
 from prunekit.errors import UsageError
 from prunekit.pipeline.recipe import TrainingRecipe
 from prunekit.runtimes import runtime_for
+from prunekit.sparsify.weights.layers import FIRST
 from prunekit.target import Target
 
 ON_CPU = ("onnxruntime:cpu", "openvino:cpu")
@@ -26,8 +27,8 @@ class SparseRecipe(TrainingRecipe):
     method: Literal["iee", "rigl", "set", "gmp", "static"] = "iee"
     criterion: str = "magnitude"
     ranking: Literal["layer", "global"] = "layer"
-    dense: tuple[str, ...] = ("first",)
-    """Layers that stay dense: names, patterns, ``first``; or ``none`` alone."""
+    dense: tuple[str, ...] = ()
+    """Layers that stay dense beside the first: names or patterns. ``none``: the first does not."""
     option: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Fields of `prunekit.sparsify.SparsitySchedule` but ``steps``."""
     target: tuple[str, ...] = ()
@@ -43,7 +44,8 @@ class SparseRecipe(TrainingRecipe):
     @property
     def dense_layers(self) -> tuple[str, ...]:
         """``dense`` as the library takes it."""
-        return () if self.dense == ("none",) else self.dense
+        named = tuple(name for name in self.dense if name not in ("none", FIRST))
+        return named if "none" in self.dense else (FIRST, *named)
 
     @property
     def trains(self) -> bool:
@@ -67,8 +69,8 @@ class SparseRecipe(TrainingRecipe):
         """Raise UsageError for combinations that cannot work."""
         super().check()
         _ = self.share
-        if "none" in self.dense and len(self.dense) > 1:
-            raise UsageError("--dense none goes alone; leave it out, or the others")
+        if "none" in self.dense and FIRST in self.dense:
+            raise UsageError("--dense none and --dense first exclude each other; leave one out")
         self.needs_data(
             ("--from-scratch", self.from_scratch),
             ("--dense-epochs", self.dense_epochs is not None),

@@ -132,8 +132,12 @@ class IEE:
         """``warm-up``, ``estimate``, ``improve``, ``explore`` or ``final``."""
         return self._stage
 
-    def step(self, optimizer: Optimizer) -> None:
-        """One optimizer step after a backward pass of :attr:`model`, which may change it."""
+    def step(self, optimizer: Optimizer, clip_norm: float = 0.0) -> None:
+        """One optimizer step after a backward pass of :attr:`model`, which may change it.
+
+        ``clip_norm`` above 0 limits the norm of the gradients of what is trained; clipped before,
+        those of what is frozen while exploring would count.
+        """
         if self._optimizer is None:
             self._attach(optimizer)
         if optimizer is not self._optimizer:
@@ -141,6 +145,8 @@ class IEE:
         trained = self.model
         average_([p.grad for p in trained.parameters() if p.grad is not None])
         self.after_backward(trained, self._done)
+        if clip_norm:
+            nn.utils.clip_grad_norm_(trained.parameters(), clip_norm)
         optimizer.step()
         self.after_step(trained, optimizer, self._done)
         self.model.zero_grad(set_to_none=True)

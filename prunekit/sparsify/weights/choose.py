@@ -53,6 +53,14 @@ def top_of_blocks(scores: Tensor, pattern: Pattern) -> Tensor:
     return chosen.view(last.shape).movedim(-1, 1).contiguous()
 
 
+def blocks_with(mask: Tensor, pattern: Pattern) -> Tensor:
+    """All elements of the blocks of ``m`` along axis 1 in which any is set."""
+    last = mask.movedim(1, -1)
+    blocks = last.reshape(-1, pattern.m)
+    found = blocks.any(dim=1, keepdim=True).expand_as(blocks)
+    return found.reshape(last.shape).movedim(-1, 1)
+
+
 def fits(mask: Tensor, pattern: Pattern) -> bool:
     """Whether each ``m`` in a row along axis 1 hold at most ``n`` that are set."""
     if not pattern.structured:

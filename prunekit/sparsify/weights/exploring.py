@@ -28,9 +28,9 @@ class IEE(Sparsifier):
     explores = True
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._asleep = [torch.zeros_like(weight) for weight in self._weights]
+        self._asleep: list[Tensor] = []
         """What inactive weights begin to explore from."""
+        super().__init__(*arguments, **options)
         self._awake: list[Tensor] = []
         """Inactive weights that are back; empty unless exploring."""
         self._free: list[Tensor] = []
@@ -44,6 +44,11 @@ class IEE(Sparsifier):
         self._slept: State = []
         """Its state of the inactive weights, from their last exploration."""
         self._explored: list[Tensor] = []
+
+    def remember(self) -> None:
+        """Weights that were never active have the values they were given as most recent ones."""
+        mru = self.schedule.source == "mru"
+        self._asleep = [w.detach().clone() if mru else torch.zeros_like(w) for w in self._weights]
 
     @property
     def active(self) -> nn.Module:
@@ -124,7 +129,7 @@ class IEE(Sparsifier):
         self._free = [on.to(w.dtype) for on, w in zip(trained, self._weights, strict=True)]
 
     def _sampled(self) -> list[Tensor]:
-        """The inactive weights that come back: no fewer than are to grow."""
+        """The inactive weights that come back: no fewer than are to grow, in each N:M block too."""
         asleep = [~on for on in self._left_over]
         if self.schedule.reactivate == 1:
             return asleep
@@ -133,7 +138,12 @@ class IEE(Sparsifier):
         for part, rest, before in zip(scores, asleep, self._before, strict=True):
             growing = int((before & rest).sum())
             wanted = max(growing, round(self.schedule.reactivate * int(rest.sum())))
-            found.append(choose.top(part.masked_fill(~rest, choose.ABSENT), wanted) & rest)
+            open_ = part.masked_fill(~rest, choose.ABSENT)
+            awake = choose.top(open_, wanted)
+            if self.pattern.structured:
+                short = choose.blocks_with(before & rest, self.pattern)
+                awake |= choose.top_of_blocks(open_, self.pattern) & short
+            found.append(awake & rest)
         return found
 
     def _sleep(self) -> None:

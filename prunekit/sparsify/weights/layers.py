@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from prunekit.density import WeightShape
 from prunekit.errors import ModelError, UsageError
 from prunekit.modes import evaluating
+from prunekit.progress import say
 
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 FIRST = "first"
@@ -23,7 +24,7 @@ FIRST = "first"
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer with a weight (outputs, inputs, kernel ...), shared ones under their first name."""
+    """A layer with a weight (outputs, inputs, kernel ...), a shared one under its first name."""
 
     name: str
     weight: nn.Parameter
@@ -41,31 +42,38 @@ def find_layers(model: nn.Module, dense: Sequence[str] = (FIRST,)) -> list[Layer
     ``dense`` has names, patterns such as ``layer1.*``, or ``first``. Layers whose weights are not
     trained stay dense as well. Raises UsageError for a name that matches nothing.
     """
-    found = list(_weights(model))
+    wanted = (dense,) if isinstance(dense, str) else tuple(dense)
+    found = _weights(model)
     if not found:
         raise ModelError(f"{type(model).__name__} has no linear or convolutional layer")
-    names = [name for name, _ in found]
-    for pattern in dense:
+    names = [name for known, _ in found for name in known]
+    for pattern in wanted:
         if pattern != FIRST and not any(fnmatchcase(name, pattern) for name in names):
             shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
             raise UsageError(f"`dense` names {pattern!r}, which matches no layer; layers: {shown}")
     layers = [
         Layer(
-            name,
+            known[0],
             weight,
             dense=not weight.requires_grad
-            or (FIRST in dense and name == names[0])
-            or any(fnmatchcase(name, pattern) for pattern in dense),
+            or (FIRST in wanted and known[0] == names[0])
+            or any(fnmatchcase(name, pattern) for pattern in wanted for name in known),
         )
-        for name, weight in found
+        for known, weight in found
     ]
+    if not any(weight.requires_grad for _, weight in found):
+        raise UsageError(
+            f"no weight of {type(model).__name__} is trained (`requires_grad` is off everywhere)"
+        )
     if all(layer.dense for layer in layers):
         raise UsageError(f"every layer of {type(model).__name__} is dense; name fewer in `dense`")
+    _tell_of_others(model, layers)
     return layers
 
 
-def _weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    seen: set[int] = set()
+def _weights(model: nn.Module) -> list[tuple[list[str], nn.Parameter]]:
+    """Every weight with the names of all layers that have it."""
+    found: dict[int, tuple[list[str], nn.Parameter]] = {}
     for name, module in model.named_modules():
         if not isinstance(module, KINDS) or not isinstance(module.weight, Tensor):
             continue
@@ -75,30 +83,52 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
                 f"{name}.weight is computed by a parametrisation, which cannot be masked; "
                 "remove it first (torch.nn.utils.parametrize.remove_parametrizations)"
             )
-        if id(weight) not in seen:
-            seen.add(id(weight))
-            yield name, weight
+        found.setdefault(id(weight), ([], weight))[0].append(name)
+    return list(found.values())
+
+
+def _tell_of_others(model: nn.Module, layers: Sequence[Layer]) -> None:
+    """Say which weights a user may expect among the sparse ones, or not."""
+    sparse = {id(layer.weight): layer.name for layer in layers if not layer.dense}
+    attentions = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            attentions.append(name)
+        elif not isinstance(module, KINDS):
+            for parameter in module.parameters(recurse=False):
+                if other := sparse.get(id(parameter)):
+                    say(f"note: {name} has the weight of {other}, and becomes sparse with it")
+    if attentions:
+        more = f" and {len(attentions) - 1} more" if len(attentions) > 1 else ""
+        say(
+            f"note: the queries, keys and values of {attentions[0]}{more} stay dense "
+            "(nn.MultiheadAttention), and no FLOPs of it are counted"
+        )
 
 
 @torch.no_grad()
 def layer_macs(model: nn.Module, example: Any) -> dict[str, int]:
     """Multiply-accumulates of every linear and convolutional layer, over all calls in a forward.
 
-    ``example`` is a tensor, a tuple or a dict of inputs. A layer that does not run counts none.
+    Layers that share a weight count under the first one's name. ``example`` is a tensor, a tuple or
+    a dict of inputs. A layer that does not run counts none.
     """
     modules = {name: m for name, m in model.named_modules() if isinstance(m, KINDS)}
-    found = dict.fromkeys(modules, 0)
+    first: dict[int, str] = {}
+    for name, module in modules.items():
+        first.setdefault(id(module.weight), name)
+    found = dict.fromkeys(first.values(), 0)
     device = next(model.parameters()).device
 
-    def count(name: str, module: nn.Module, output: Tensor) -> None:
+    def count(module: nn.Module, output: Tensor) -> None:
         weight = module.get_parameter("weight")
-        found[name] += output.numel() * math.prod(weight.shape[1:])
+        found[first[id(weight)]] += output.numel() * math.prod(weight.shape[1:])
 
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
-        for name, module in modules.items():
+        for module in modules.values():
             handle = module.register_forward_hook(
-                lambda module, _inputs, output, name=name: count(name, module, output)
+                lambda module, _inputs, output: count(module, output)
             )
             stack.callback(handle.remove)
         if isinstance(example, dict):

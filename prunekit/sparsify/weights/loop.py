@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar, Literal
@@ -66,7 +67,7 @@ class Sparsifier:
         pattern: Pattern | str = "unstructured",
         criterion: WeightCriterion | None = None,
         ranking: Literal["layer", "global"] = "layer",
-        dense: Sequence[str] = (FIRST,),
+        dense: str | Sequence[str] = (FIRST,),
         start: Literal["random", "scores"] = "random",
         example: Any = None,
     ) -> None:
@@ -108,6 +109,7 @@ class Sparsifier:
         self._stage = "train" if self.exchanges else "final"
         self._left = self._lengths[0]
         with torch.no_grad():
+            self.remember()
             self._masks = Masks([layer.weight for layer in sparse], self._first())
             self._masks.zero_()
         self._before, self._left_over = list(self._masks.active), list(self._masks.active)
@@ -169,8 +171,12 @@ class Sparsifier:
         """The share of all weights ever grown that are active now; None before any."""
         return share(self._record.ever, self._masks.active)
 
-    def step(self, optimizer: Optimizer) -> None:
-        """One optimizer step after a backward pass of the model."""
+    def step(self, optimizer: Optimizer, clip_norm: float = 0.0) -> None:
+        """One optimizer step after a backward pass of the model.
+
+        ``clip_norm`` above 0 limits the norm of the gradients of what is trained; clipped before,
+        the gradients of weights that are masked would count.
+        """
         if self._optimizer is None:
             self.begin(self.model, optimizer)
         if optimizer is not self._optimizer:
@@ -179,6 +185,8 @@ class Sparsifier:
             )
         average_(p.grad for p in self.model.parameters() if p.grad is not None)
         self.after_backward(self.model, self._done)
+        if clip_norm:
+            nn.utils.clip_grad_norm_(self.model.parameters(), clip_norm)
         optimizer.step()
         self.after_step(self.model, optimizer, self._done)
         optimizer.zero_grad(set_to_none=True)
@@ -246,6 +254,9 @@ class Sparsifier:
         return self._record.new()
 
     # --- what methods differ in -----------------------------------------------------------------
+
+    def remember(self) -> None:
+        """Take what is needed of the weights as they are before any is masked."""
 
     def first_counts(self) -> list[int]:
         """Active weights of each layer at the start."""
@@ -398,18 +409,28 @@ class Sparsifier:
             "cycle": self._cycle,
             "waited": self._waited,
             "work": self._work.done,
+            "weights": self._norms(),
             "scored": self._scorer.added,
             "record": record,
         }
         return tensors, facts
 
     def load_state(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Take up where :meth:`state` left off; the model has its values already."""
+        """Take up where :meth:`state` left off; the model has its values already.
+
+        They are loaded after this object was made, which masks the model.
+        """
         for name, value in facts["settings"].items():
             if (now := self._settings().get(name)) != value:
                 raise UsageError(
                     f"the {self.name} training to go on with was made with `{name}` {value!r}, "
                     f"now it is {now!r}; use the same to resume"
+                )
+        for name, now, was in zip(self._names, self._norms(), facts["weights"], strict=True):
+            if not math.isclose(now, was, rel_tol=1e-4):
+                raise UsageError(
+                    f"the weights of {name} are not those that the state was saved with; first "
+                    f"make {type(self).__name__}, then load the model's state dict, then this state"
                 )
         self._stage, self._left = str(facts["stage"]), int(facts["left"])
         self._done, self._cycle = int(facts["done"]), int(facts["cycle"])
@@ -423,6 +444,10 @@ class Sparsifier:
         self._masks.set_([part.bool() for part in masks])
         self._before = [part.bool() for part in before]
         self._left_over = [part.bool() for part in left]
+
+    def _norms(self) -> list[float]:
+        """The norm of every sparse weight, by which the model of a state is known again."""
+        return [float(weight.detach().double().norm()) for weight in self._weights]
 
 
 def numbered(tensors: dict[str, Tensor], kind: str) -> list[Tensor]:

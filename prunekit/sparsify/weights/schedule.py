@@ -27,11 +27,13 @@ class SparsitySchedule:
     steps (J), ``explore`` steps (Q) in which only the inactive weights learn, and the growth.
     ``reactivate`` is the share of the inactive weights that comes back, a new ``sample`` each time:
     ``random``, or those with the largest ``gradient``. They begin from their last ``explored``
-    values (zero before any), the most recently used ones (``mru``), or ``zero``; grown weights take
+    values (zero before any), the most recently used ones (``mru``: before they were ever active,
+    those the model was given with), or ``zero``; grown weights take
     over what they ``explored``, or ``zero``. ``freeze`` keeps the active weights fixed meanwhile.
     ``momentum`` of what explores is ``zero`` at first, or ``kept`` from exploration to exploration
     and on into growth. ``stop_iou`` ends the exchanges once two structures in a row overlap by that
-    much (weights in both over weights in either).
+    much (weights in both over weights in either); where ``fraction`` decays, so does what can
+    differ, and it ends them by then at the latest.
     """
 
     steps: int
