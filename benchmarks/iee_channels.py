@@ -28,6 +28,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from common import code
+
 HERE = Path(__file__).parent
 HOME = os.environ.get("IEE_CHANNELS_HOME")  # the subset's folder
 RUNS = Path(HOME or HERE / "results") / "iee_channels_runs.jsonl"
@@ -122,14 +124,6 @@ def record(run: Run, result: dict[str, Any]) -> None:
     row = {"key": run.key, **asdict(run), **result, "code": code()}
     with LOCK, RUNS.open("a") as file:
         file.write(json.dumps(row) + "\n")
-
-
-def code() -> str:
-    """A digest of the package's sources: rows that share it come from the same code."""
-    found = hashlib.sha256()
-    for path in sorted((HERE.parent / "prunekit").rglob("*.py")):
-        found.update(path.read_bytes())
-    return found.hexdigest()[:10]
 
 
 # --- carrying a run out -------------------------------------------------------------------------

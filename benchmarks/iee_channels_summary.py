@@ -27,17 +27,8 @@ NAMES = {
 def summarise(everything: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
     """One entry per case, target, method and criterion; writes JSON, Markdown and plots.
 
-    ``everything`` in the order it was measured: seconds are relative to the dense network that was
-    trained last before, which is on the same machine. Of a run repeated the last counts.
+    Of a run repeated the last counts.
     """
-    latest: dict[tuple[str, int], dict[str, Any]] = {}
-    dense: dict[str, dict[str, Any]] = {}
-    for row in everything:
-        own = row["case"], row["seed"]
-        if row["method"] == "dense":
-            latest[own] = row
-        if own in latest:
-            dense[row["key"]] = latest[own]
     rows = list({row["key"]: row for row in everything}.values())
     cells: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
@@ -45,28 +36,23 @@ def summarise(everything: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
             label = row["note"] or ", ".join(f"{k}={v}" for k, v in row["options"].items())
             key = row["case"], row["target"], row["method"], row["criterion"], label
             cells[key].append(row)
-    found = []
-    for (case, target, method, criterion, label), runs in sorted(cells.items()):
-        reference = [dense.get(run["key"]) for run in runs]
-        seconds = [
-            (run["seconds"] / ref["seconds"]) + (method in FROM_DENSE)
-            for run, ref in zip(runs, reference, strict=True)
-            if ref is not None
-        ]
-        found.append(
-            {
-                "case": case,
-                "target": target,
-                "method": method,
-                "criterion": criterion,
-                "variation": label,
-                "seeds": len(runs),
-                "test": spread(100 * run["test"] for run in runs),
-                "latency_ratio": spread(100 * run.get("ratio", 1.0) for run in runs),
-                "relative_flops": spread(run["relative_flops"] for run in runs),
-                "relative_seconds": spread(seconds),
-            }
-        )
+    found = [
+        {
+            "case": case,
+            "target": target,
+            "method": method,
+            "criterion": criterion,
+            "variation": label,
+            "seeds": len(runs),
+            "test": spread(100 * run["test"] for run in runs),
+            "latency_ratio": spread(100 * run.get("ratio", 1.0) for run in runs),
+            "latency_range": [
+                round(100 * f(r.get("ratio", 1.0) for r in runs), 2) for f in (min, max)
+            ],
+            "relative_flops": spread(run["relative_flops"] for run in runs),
+        }
+        for (case, target, method, criterion, label), runs in sorted(cells.items())
+    ]
     result = {"environments": environments(rows), "cells": found}
     (folder / "iee_channels.json").write_text(json.dumps(result, indent=1) + "\n")
     (folder / "iee_channels.md").write_text(f"{claims(rows, folder)}\n{markdown(found)}")
@@ -84,10 +70,6 @@ def environments(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"runs": count, **json.loads(text)} for text, count in texts.items()]
 
 
-FROM_DENSE = {"halp", "oneshot", "iee-pretrained", "torch-pruning", "torch-pruning-global"}
-"""Methods whose cost includes the dense training they start from."""
-
-
 def spread(values: Any) -> tuple[float, float]:
     """Mean and standard deviation, which is zero of one value."""
     held = list(values)
@@ -98,19 +80,20 @@ def spread(values: Any) -> tuple[float, float]:
 
 def markdown(cells: list[dict[str, Any]]) -> str:
     """A table per case and target."""
-    lines = ["# IEE for channels: accuracy at the same measured latency", ""]
+    lines = ["# IEE for channels: accuracy and measured latency", ""]
     for case, target in sorted({(c["case"], c["target"]) for c in cells}):
         lines += [f"## {case}, {target or 'dense'}", ""]
-        lines += ["| method | criterion | seeds | test accuracy | latency | FLOPs | seconds |"]
-        lines += ["| --- | --- | --- | --- | --- | --- | --- |"]
+        lines += ["| method | criterion | seeds | test accuracy | latency | FLOPs |"]
+        lines += ["| --- | --- | --- | --- | --- | --- |"]
         here = [c for c in cells if (c["case"], c["target"]) == (case, target)]
         for cell in sorted(here, key=lambda c: -c["test"][0]):
             name = NAMES.get(cell["method"], cell["method"])
             name += f" ({cell['variation']})" if cell["variation"] else ""
             accuracy = "{:.2f} ± {:.2f} %".format(*cell["test"])
-            latency = f"{cell['latency_ratio'][0]:.1f} %"
-            costs = (f"{cell[k][0]:.2f}" for k in ("relative_flops", "relative_seconds"))
-            parts = [name, cell["criterion"] or "-", str(cell["seeds"]), accuracy, latency, *costs]
+            low, high = cell["latency_range"]
+            latency = f"{low:.1f} %" if low == high else f"{low:.1f} to {high:.1f} %"
+            flops = f"{cell['relative_flops'][0]:.2f}"
+            parts = [name, cell["criterion"] or "-", str(cell["seeds"]), accuracy, latency, flops]
             lines.append(f"| {' | '.join(parts)} |")
         lines.append("")
     return "\n".join(lines)

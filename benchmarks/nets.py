@@ -27,6 +27,6 @@ def glyph_mlp(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(inputs, num_classes))
 
 
-def wrn22_1(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
-    """Wide ResNet 22 at half the width of the zoo's: 16, 32, 64 channels."""
-    return zoo.wrn22_2(num_classes, in_channels, widen=1)
+def wrn22_narrow(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
+    """Wide ResNet 22-2 at five eighths of its width: 20, 40, 80 channels."""
+    return zoo.wrn22_2(num_classes, in_channels, widen=1.25)

@@ -10,6 +10,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from common import compared, worded
+from sparse_training import CHEAPER
+
 NAME = "sparse_training"
 NAMES = {
     "static": "static",
@@ -32,7 +35,7 @@ def summarise(rows: list[dict[str, Any]], steps: list[dict[str, Any]], folder: P
     result = {
         "cells": found,
         "order": orders(rows),
-        "equal_flops": equal_flops(found),
+        "equal_flops": equal_flops(rows),
         "steps": steps,
         "environment": rows[0]["environment"] if rows else None,
     }
@@ -49,6 +52,7 @@ def cell(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "seeds": len(runs),
         "test": spread(100 * run["test"] for run in runs),
+        "val": spread(100 * run["val"] for run in runs),
         "relative_flops": spread(run["relative_flops"] for run in runs),
         "seconds": spread(run["seconds"] for run in runs),
         "survival": spread(run["survival"] for run in runs if run.get("survival") is not None),
@@ -82,72 +86,84 @@ def plain(one: dict[str, Any], **changes: Any) -> bool:
 
 
 def orders(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each method against the one before it, paired by seed: the difference in points."""
-    tests = {
-        (r["case"], r["level"], r["distribution"], r["method"], r["seed"]): 100 * r["test"]
-        for r in rows
-        if plain(r, distribution=r["distribution"])
-    }
+    """Each method against the one before it, and IEE against GMP, paired by seed, in points."""
+    tests: dict[tuple[str, ...], dict[int, float]] = defaultdict(dict)
+    for row in rows:
+        if row["level"] and plain(row, distribution=row["distribution"]):
+            key = row["case"], row["level"], row["distribution"], row["method"]
+            tests[key][row["seed"]] = 100 * row["test"]
     found = []
-    for case, level, distribution in sorted({key[:3] for key in tests if key[1]}):
-        for lower, upper in pairwise(ORDER):
-            seeds = sorted({k[4] for k in tests if k[:4] == (case, level, distribution, upper)})
-            here = (case, level, distribution)
-            pairs = [
-                tests[(*here, upper, seed)] - tests[(*here, lower, seed)]
-                for seed in seeds
-                if (*here, lower, seed) in tests
-            ]
-            if pairs:
+    for case, level, distribution in sorted({key[:3] for key in tests}):
+        for lower, upper in (*pairwise(ORDER), ("gmp", "iee")):
+            one, other = (tests[case, level, distribution, m] for m in (upper, lower))
+            points = [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
+            if points:
                 found.append(
                     {
                         "case": case,
                         "level": level,
                         "distribution": distribution,
                         "pair": f"{NAMES[upper]} - {NAMES[lower]}",
-                        "difference": spread(pairs),
-                        "holds": mean(pairs) >= 0,
+                        "difference": compared(points),
                     }
                 )
     return found
 
 
-def equal_flops(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every form of IEE against RigL trained as long as to cost the same.
+def equal_flops(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every form of IEE against RigL trained as long as to cost the same, seed by seed.
 
-    RigL's accuracy in between lengths is read off a straight line over the logarithm of FLOPs;
-    beyond its lengths nothing is claimed.
+    RigL's accuracy in between lengths is read off a straight line over the logarithm of FLOPs.
+    Where a form costs more than the longest RigL, it is held against that, and so is ``beyond``;
+    one that costs less than the shortest is held against the shortest, which costs more.
     """
+    seeds: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = defaultdict(dict)
+    curves: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        here = row["case"], row["level"], row["distribution"]
+        shape = {"distribution": row["distribution"], "length": row["length"]}
+        if row["method"] == "rigl" and plain(row, **shape):
+            curves[(*here, row["seed"])].append(row)
+        form = row["level"] and row["note"] in ("", *CHEAPER)
+        if form and row["method"] == "iee" and plain(row, **shape, note=row["note"]):
+            seeds[(*here, row["note"], row["length"])][row["seed"]] = row
     found = []
-    for one in cells:
-        if one["method"] != "iee" or not plain(one, length=one["length"], note=one["note"]):
-            continue
-        curve = sorted(
-            (c["relative_flops"][0], c["test"][0], c["test"][1])
-            for c in cells
-            if (c["case"], c["level"], c["method"]) == (one["case"], one["level"], "rigl")
-            and plain(c, length=c["length"])
-        )
-        cost = one["relative_flops"][0]
-        if len(curve) < 2 or not curve[0][0] <= cost <= curve[-1][0]:
-            continue
-        right = next(i for i, point in enumerate(curve) if point[0] >= cost)
-        (x0, y0, s0), (x1, y1, s1) = curve[max(0, right - 1)], curve[max(1, right)]
-        part = math.log(cost / x0) / math.log(x1 / x0)
-        at = y0 + part * (y1 - y0)
-        found.append(
-            {
-                "case": one["case"],
-                "level": one["level"],
-                "form": one["note"] or "as published",
-                "length": one["length"],
-                "relative_flops": cost,
-                "iee": one["test"],
-                "rigl": (round(at, 4), round(max(s0, s1), 4)),
-                "difference": round(one["test"][0] - at, 4),
-            }
-        )
-    return sorted(found, key=lambda f: (f["case"], f["level"], -f["difference"]))
+    for (*here, note, length), own in seeds.items():
+        points, rivals, beyond = [], [], False
+        for seed, row in sorted(own.items()):
+            curve = sorted((r["relative_flops"], 100 * r["test"]) for r in curves[(*here, seed)])
+            if len(curve) > 1:
+                beyond |= row["relative_flops"] > curve[-1][0]
+                rivals.append(_read_off(curve, row["relative_flops"]))
+                points.append(100 * row["test"] - rivals[-1])
+        if points:
+            found.append(
+                {
+                    **dict(zip(("case", "level", "distribution"), here, strict=True)),
+                    "form": note or "as published",
+                    "length": length,
+                    "relative_flops": mean(r["relative_flops"] for r in own.values()),
+                    "val": mean(100 * r["val"] for r in own.values()),
+                    "iee": spread(100 * r["test"] for r in own.values()),
+                    "rigl": spread(rivals),
+                    "beyond": beyond,
+                    "difference": compared(points),
+                }
+            )
+    for one in found:
+        alike = [f for f in found if all(f[k] == one[k] for k in ("case", "level", "distribution"))]
+        one["chosen"] = one["val"] == max(f["val"] for f in alike if f["length"] == 1)
+    return sorted(found, key=lambda f: (f["case"], f["level"], f["distribution"], -f["val"]))
+
+
+def _read_off(curve: list[tuple[float, float]], cost: float) -> float:
+    """Accuracy at ``cost``, between the points of a curve; at its ends beyond them."""
+    if cost <= curve[0][0]:
+        return curve[0][1]
+    for (x0, y0), (x1, y1) in pairwise(curve):
+        if cost <= x1:
+            return y0 + math.log(cost / x0) / math.log(x1 / x0) * (y1 - y0)
+    return curve[-1][1]
 
 
 # --- Markdown -----------------------------------------------------------------------------------
@@ -160,34 +176,47 @@ def markdown(result: dict[str, Any]) -> str:
         where = result["environment"]
         lines += [
             f"One thread of {where['device_name']}, torch {where['torch']}. Mean and standard "
-            "deviation over seeds, on test images.",
+            "deviation over seeds, on test images; the last IoU follows from the schedule, which "
+            "exchanges fewer and fewer weights.",
             "",
         ]
     for case in sorted({c["case"] for c in cells}):
         lines += [f"## {case}", "", "### Equal steps", ""]
         lines += equal_steps([c for c in cells if c["case"] == case])
-    lines += ["## Order: each method less the one before, paired by seed", ""]
+    lines += [
+        "## At equal steps: each method less the one before",
+        "",
+        "Points of test accuracy, paired by seed, with 90 % intervals (Student's t). *level*: the "
+        "interval holds zero. GMP begins dense and costs nearly what IEE costs.",
+        "",
+    ]
     lines += table(
-        ("case", "sparsity", "difference", "points", "holds"),
+        ("case", "sparsity", "methods", "difference"),
         [
-            (
-                o["case"],
-                f"{o['level']} {o['distribution']}",
-                o["pair"],
-                text(o["difference"]),
-                "yes" if o["holds"] else "no",
-            )
+            (o["case"], f"{o['level']} {o['distribution']}", o["pair"], worded(o["difference"]))
             for o in result["order"]
         ],
     )
-    lines += ["## Equal training FLOPs: IEE against RigL trained longer", ""]
+    lines += [
+        "## At equal training FLOPs: IEE against RigL trained longer",
+        "",
+        "RigL's accuracy at IEE's cost is read off between its lengths, seed by seed. *chosen*: of "
+        "the forms of one length the best on the validation images. `>`: it costs more than the "
+        "longest RigL there is, and is held against that.",
+        "",
+    ]
     lines += table(
-        ("case", "sparsity", "form of IEE", "epochs", "FLOPs / dense", "IEE", "RigL", "IEE - RigL"),
+        (
+            *("case", "sparsity", "form of IEE", "epochs", "FLOPs / dense", "IEE", "RigL"),
+            "IEE - RigL",
+        ),
         [
             (
-                *(f["case"], f["level"], f["form"], f"{f['length']}x"),
-                f"{f['relative_flops']:.3f}",
-                *(text(f["iee"]), text(f["rigl"]), f"{f['difference']:+.2f}"),
+                *(f["case"], f"{f['level']} {f['distribution']}"),
+                f["form"] + (" (chosen)" if f["chosen"] else ""),
+                f"{f['length']}x",
+                f"{'> ' if f['beyond'] else ''}{f['relative_flops']:.3f}",
+                *(text(f["iee"]), text(f["rigl"]), worded(f["difference"])),
             )
             for f in result["equal_flops"]
         ],

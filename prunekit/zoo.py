@@ -127,16 +127,17 @@ class _ResNet(nn.Module):
 class _WideResNet(nn.Module):
     """A stem of 16 channels and three pre-activation stages, 16, 32, 64 times ``widen`` wide."""
 
-    def __init__(self, blocks: int, widen: int, num_classes: int, in_channels: int) -> None:
+    def __init__(self, blocks: int, widen: float, num_classes: int, in_channels: int) -> None:
         super().__init__()
         width = 16
         self.conv = _conv(in_channels, width, 3)
         layers: list[nn.Module] = []
         for stage, base in enumerate((16, 32, 64)):
+            outputs = round(base * widen)
             for index in range(blocks):
                 stride = 2 if stage and not index else 1
-                layers.append(_PreActivationBlock(width, base * widen, stride))
-                width = base * widen
+                layers.append(_PreActivationBlock(width, outputs, stride))
+                width = outputs
         self.blocks = nn.Sequential(*layers)
         self.bn = nn.BatchNorm2d(width)
         self.relu = nn.ReLU()
@@ -181,7 +182,7 @@ def resnet56(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
     return _ResNet(9, 16, num_classes, in_channels)
 
 
-def wrn22_2(num_classes: int = 10, in_channels: int = 3, widen: int = 2) -> nn.Module:
+def wrn22_2(num_classes: int = 10, in_channels: int = 3, widen: float = 2) -> nn.Module:
     """Wide ResNet 22-2, pre-activation (Zagoruyko and Komodakis 2016)."""
     return _WideResNet(3, widen, num_classes, in_channels)
 
