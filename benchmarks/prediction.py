@@ -36,14 +36,13 @@ from prunekit.latency.transfer import layers_us
 from prunekit.profiling import HarvestPlan, grid, harvest, sample_plans
 from prunekit.profiling.choosing import plan_by_shares, random_scores
 from prunekit.profiling.collecting import collect
-from prunekit.profiling.measuring import end_to_end_us, speeds
-from prunekit.timing import lower_mean
+from prunekit.profiling.measuring import end_to_end_us, speeds, typical_us
 
 CACHE = Path(__file__).parent / ".cache" / "prediction"
 MODELS = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "densenet121")
 SIDE = 224
 PROFILE_SECONDS = 90.0
-HELD_OUT = HarvestPlan(rounds=3, turns=3, min_rounds=2, max_seconds=60.0, seed=99)
+HELD_OUT = HarvestPlan(rounds=8, turns=6, min_rounds=2, max_seconds=60.0, seed=99)
 OF_EACH = 8
 OFF_THE_GRID = 6
 FAMILIES = ("uniform", "skewed", "allocated")
@@ -139,10 +138,10 @@ def measure(case: Case, before: dict[str, Any] | None = None) -> dict[str, Any]:
     )
     slow = speeds(found.rows)
     times = [end_to_end_us(found.rows, slow, n) for n in range(len(plans))]
-    us = np.array([lower_mean(t) for t in times])
+    us = np.array([typical_us(t) for t in times])
     halves = [
         np.array(
-            [lower_mean(end_to_end_us(found.rows[k::2], slow[k::2], n)) for n in range(len(plans))]
+            [typical_us(end_to_end_us(found.rows[k::2], slow[k::2], n)) for n in range(len(plans))]
         )
         for k in (0, 1)
     ]
@@ -234,11 +233,13 @@ def by_seconds(
     calibration_seconds = plan.max_seconds / 4
 
     measured = sample_plans(graph, whole.granularity, len(nets), 0)
-    for line in own.read_text().splitlines()[1:]:
-        row = json.loads(line)
+    batches = own.read_text().splitlines()[1:]
+    step = max(1, len(batches) // 20)
+    for count, left in enumerate(reversed(range(len(batches)))):
+        row = json.loads(batches[count])
         for number, *values in row["operators"]:
             samples[shapes[number]].append(Sample(0, *values))
-        if not all(samples.values()):
+        if not all(samples.values()) or left % step:
             continue
         entries = tuple(Entry(shape, tuple(found)) for shape, found in samples.items())
         bare = replace(whole, entries=entries)
@@ -249,8 +250,6 @@ def by_seconds(
         part = replace(bare, networks=tuple(priced)).calibrated()
         found = error(lambda p, t=part: pk.predict(graph, p, t).ms)
         curves["grid"].append([row["seconds"] + calibration_seconds, found])
-    step = max(1, len(curves["grid"]) // 40)
-    curves["grid"] = curves["grid"][::-step][::-1]
     return curves
 
 

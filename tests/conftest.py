@@ -56,6 +56,8 @@ def pytest_runtest_setup() -> None:
     if "prunekit.runtimes.fake" in sys.modules:
         # the fake target's noise counts the loads of a file: no test depends on those before it
         sys.modules["prunekit.runtimes.fake"]._loads.clear()
+    if "prunekit.progress" in sys.modules:  # a test before it may have been told to be quiet
+        sys.modules["prunekit.progress"].verbosity.level = 0
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ from prunekit.latency.probe import BLOCKS, block_of, read_probe
 from prunekit.profiling import HarvestPlan, differences, grid, harvest, probing, sample_plans
 from prunekit.profiling.choosing import choose
 from prunekit.profiling.journal import Journal
-from prunekit.profiling.measuring import Rounds, end_to_end_us, speeds
+from prunekit.profiling.measuring import Rounds, end_to_end_us, speeds, typical_us
 from prunekit.profiling.operators import operator
 from prunekit.profiling.probing import WIDTHS, probe
 from prunekit.registry import runtimes
@@ -191,7 +191,21 @@ def test_the_speed_of_rounds_is_told_from_that_of_networks():
     assert speeds(rows) == pytest.approx(slow / np.median(slow), rel=1e-5)
     for number in range(4):
         found = end_to_end_us(rows, speeds(rows), number)
-        assert found == pytest.approx(1e3 * level[number] * np.median(slow), rel=1e-5)
+        usual = 1e3 * level[number] * np.median(slow)
+        assert np.concatenate(found) == pytest.approx(usual, rel=1e-5)
+        assert typical_us(found) == pytest.approx(usual, rel=1e-5)
+
+
+def test_what_a_network_takes_does_not_fall_with_the_number_of_its_rounds():
+    """Of places in memory, each a few percent faster or slower, the middle one is told."""
+    rng = np.random.default_rng(0)
+    places = 100 * np.exp(0.02 * rng.standard_normal(400))
+
+    def told(count: int) -> float:
+        rounds = places.reshape(-1, count)
+        return float(np.mean([typical_us([np.full(9, p) for p in taken]) for taken in rounds]))
+
+    assert told(8) == pytest.approx(told(1), rel=2e-3)
 
 
 class Throttling(Fake):

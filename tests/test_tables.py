@@ -38,7 +38,6 @@ from prunekit.latency.staircase import dearest, find_shapes, staircases
 from prunekit.profiling import HarvestPlan, harvest, sample_plans, transfer
 from prunekit.profiling.locking import locked
 from prunekit.profiling.sharding import parse_shard, share_of
-from prunekit.progress import verbosity
 from prunekit.runtimes.fake import Fake
 from prunekit.serialize import dump_json
 from prunekit.target import Environment, Target
@@ -106,7 +105,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Artifact
 @pytest.fixture(autouse=True)
 def _quick(exported: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["prunekit.profiling.collecting"], "export", exported)
-    monkeypatch.setattr(verbosity, "level", 0)
 
 
 def profile(net, graph, shard=(1, 1)) -> LatencyTable:

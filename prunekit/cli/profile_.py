@@ -58,7 +58,7 @@ def profile(
             min=4, help="Networks to measure, dense included; default: 12, or 5 with --transfer."
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds that each network is in.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds that each network is in.")] = 8,
     max_seconds: Seconds = 120.0,
     target_error: Annotated[
         str,

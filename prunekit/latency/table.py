@@ -27,7 +27,7 @@ It grows with the root of a network's time, so that it is relatively larger for 
 """
 TINY = 0.12
 """Networks below this share of the dense one's latency do not calibrate."""
-DENSE_WEIGHT = 8.0
+DENSE_WEIGHT = 20.0
 """The dense network is measured in more rounds and placements, and all else is relative to it."""
 CONFIDENCE = 0.9
 """Of a prediction's interval."""

@@ -25,10 +25,9 @@ from prunekit.plan import ChannelPlan
 from prunekit.profiling.choosing import sample_plans
 from prunekit.profiling.collecting import collect
 from prunekit.profiling.harvest import entries_of, networks_of, protocol
-from prunekit.profiling.measuring import HarvestPlan, end_to_end_us, speeds
+from prunekit.profiling.measuring import HarvestPlan, end_to_end_us, speeds, typical_us
 from prunekit.runtimes import runtime_for
 from prunekit.target import Target
-from prunekit.timing import lower_mean
 
 Array = NDArray[np.float64]
 LEAST_NETS = 24
@@ -77,7 +76,7 @@ def differences(
         watched=False,
     )
     slow = speeds(found.rows)
-    times = np.array([lower_mean(end_to_end_us(found.rows, slow, n)) for n in range(len(plans))])
+    times = np.array([typical_us(end_to_end_us(found.rows, slow, n)) for n in range(len(plans))])
     work = _Work.of(graph, plans)
     priced = work.us(_fit(work, times))
     networks = networks_of(name, graph, found, slow, priced.sum(1).tolist())

@@ -23,13 +23,18 @@ from prunekit.latency import Entry, LatencyTable, Network, Protocol, Sample
 from prunekit.plan import ChannelPlan
 from prunekit.profiling.choosing import choose, sample_plans
 from prunekit.profiling.collecting import Collection, collect
-from prunekit.profiling.measuring import HarvestPlan, end_to_end_us, layers_us, speeds
+from prunekit.profiling.measuring import (
+    HarvestPlan,
+    end_to_end_us,
+    layers_us,
+    speeds,
+    typical_us,
+)
 from prunekit.profiling.probing import probe, started_with
 from prunekit.profiling.sharding import share_of
 from prunekit.progress import say
 from prunekit.runtimes import Runtime, runtime_for
 from prunekit.target import Environment, Target
-from prunekit.timing import lower_mean
 
 CHOSEN_AT_ONCE = 2
 LEAST_RANDOM = 5
@@ -128,12 +133,12 @@ def _table(
         summed = 0.0
         for layer in graph.layers:
             taken = times.get(layer.name)
-            if taken is None or not len(taken):
+            if not taken:
                 raise NoLayerTimesError(
                     f"{target} tells no time of layer {layer.name!r}; "
                     "profile with --source differences"
                 )
-            us = lower_mean(taken)
+            us, every = typical_us(taken), np.concatenate(taken)
             summed += us
             samples[layer.shape].append(
                 Sample(
@@ -141,8 +146,8 @@ def _table(
                     cin=layer.width("in", plan.widths),
                     cout=layer.width("out", plan.widths),
                     us=round(us / layer.calls, 3),
-                    spread_us=round(quartile_range(taken) / layer.calls, 3),
-                    runs=len(taken),
+                    spread_us=round(quartile_range(every) / layer.calls, 3),
+                    runs=len(every),
                     calls=layer.calls,
                 )
             )
@@ -197,16 +202,21 @@ def networks_of(
 
 
 def _network(
-    name: str, graph: ChannelGraph, plan: ChannelPlan, whole: NDArray[np.float64], layers: float
+    name: str,
+    graph: ChannelGraph,
+    plan: ChannelPlan,
+    rounds: list[NDArray[np.float64]],
+    layers: float,
 ) -> Network:
+    every = np.concatenate(rounds)
     return Network(
         model=name or graph.fingerprint,
         kept=round(sum(plan.widths.values()) / sum(plan.sizes.values()), 4),
         calls=sum(layer.calls for layer in graph.layers),
         layers_us=round(layers, 2),
-        end_to_end_us=round(lower_mean(whole), 2),
-        spread_us=round(quartile_range(whole), 2),
-        runs=len(whole),
+        end_to_end_us=round(typical_us(rounds), 2),
+        spread_us=round(quartile_range(every), 2),
+        runs=len(every),
     )
 
 

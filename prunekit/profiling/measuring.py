@@ -22,7 +22,7 @@ from prunekit.timing import lower_mean
 WARM_UP_RUNS = 3
 CHEAP = 0.15
 """Loading is cheap when it takes at most this share of a round."""
-CALM = 1.03
+CALM = 1.08
 """A round so much slower than the fastest was in a slow spell of the machine."""
 Row = dict[str, Any]
 """One round: ``nets``, their numbers, and one entry per network in every other list."""
@@ -40,7 +40,7 @@ class HarvestPlan:
     """
 
     nets: int = 12
-    rounds: int = 4
+    rounds: int = 8
     turns: int = 4
     seed: int = 0
     max_seconds: float = 120.0
@@ -228,25 +228,35 @@ def calm_rounds(rows: Sequence[Row], slow: NDArray[np.float64]) -> list[Row]:
     return [row for row, factor in zip(rows, slow, strict=True) if factor <= CALM * least]
 
 
-def end_to_end_us(rows: Sequence[Row], slow: NDArray[np.float64], net: int) -> NDArray[np.float64]:
-    """End-to-end times of a network at the median round's speed, from its fastest rounds."""
-    return np.concatenate(
-        [
-            1e3 * np.asarray(row["end_to_end_ms"][place]) / factor
-            for row, place, factor in _fastest(rows, slow, net)
-        ]
-    )
+def typical_us(rounds: Sequence[NDArray[np.float64]]) -> float:
+    """What a thing takes, of its times round by round: the median of the lower halves' means.
+
+    Loaded anew it lies elsewhere in memory and is one or two percent faster or slower. The lower
+    half of all times would be that of the fastest places, the faster the more rounds there are.
+    """
+    return float(np.median([lower_mean(times) for times in rounds]))
+
+
+def end_to_end_us(
+    rows: Sequence[Row], slow: NDArray[np.float64], net: int
+) -> list[NDArray[np.float64]]:
+    """End-to-end times of a network at the median round's speed, by its fastest rounds."""
+    return [
+        1e3 * np.asarray(row["end_to_end_ms"][place]) / factor
+        for row, place, factor in _fastest(rows, slow, net)
+    ]
 
 
 def layers_us(
     rows: Sequence[Row], slow: NDArray[np.float64], net: int
-) -> dict[str, NDArray[np.float64]]:
-    """Times of every layer of a network at the median round's speed, from its fastest rounds."""
+) -> dict[str, list[NDArray[np.float64]]]:
+    """Times of every layer of a network at the median round's speed, by its fastest rounds."""
     found: dict[str, list[NDArray[np.float64]]] = {}
     for row, place, factor in _fastest(rows, slow, net):
         for name, times in row["layers_us"][place].items():
-            found.setdefault(name, []).append(np.asarray(times) / factor)
-    return {name: np.concatenate(times) for name, times in found.items()}
+            if times:
+                found.setdefault(name, []).append(np.asarray(times) / factor)
+    return found
 
 
 def _fastest(

@@ -13,12 +13,11 @@ from prunekit.errors import NoLayerTimesError, PrunekitError
 from prunekit.exporting import lowered_for
 from prunekit.latency.probe import Probe, read_probe
 from prunekit.profiling.journal import head_of
-from prunekit.profiling.measuring import HarvestPlan, Rounds, layers_us, speeds
+from prunekit.profiling.measuring import HarvestPlan, Rounds, layers_us, speeds, typical_us
 from prunekit.profiling.operators import STACK, stack
 from prunekit.progress import say, track
 from prunekit.runtimes import Runtime, runtime_for
 from prunekit.target import Target
-from prunekit.timing import lower_mean
 
 WIDTHS = (
     *(4, 8, 12, 15, 16, 17, 20, 23, 24, 28, 31, 32, 34, 36, 40, 44, 47, 48, 49, 52, 56, 60, 63, 64),
@@ -87,5 +86,5 @@ def _measure(runtime: Runtime, target: Target) -> Probe:
             f"granularity {nominal} is taken"
         )
         return Probe(nominal, nominal, (), ())
-    found = {layer: {w: lower_mean(times[w][layer]) for w in widths} for layer in STACK}
+    found = {layer: {w: typical_us(times[w][layer]) for w in widths} for layer in STACK}
     return read_probe(found, nominal)
