@@ -313,10 +313,18 @@ def row_of(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def known() -> dict[str, dict[str, Any]]:
+    """Results by the case's name: those of prediction.json, and what was measured here since."""
+    path = RESULTS / "prediction.json"
+    kept = json.loads(path.read_text())["cases"] if path.is_file() else []
+    found = (p for p in sorted(CACHE.glob("*.json")) if not p.name.endswith(".plans.json"))
+    every = [*kept, *(json.loads(p.read_text()) for p in found)]
+    return dict(sorted((Case(**result["case"]).name, result) for result in every))
+
+
 def summarise() -> None:
     """Write prediction.json, prediction.md and the plots."""
-    found = (p for p in sorted(CACHE.glob("*.json")) if not p.name.endswith(".plans.json"))
-    results = [json.loads(p.read_text()) for p in found]
+    results = list(known().values())
     if not results:
         raise SystemExit("nothing measured yet")
     rows = [row_of(result) for result in results]
@@ -399,7 +407,8 @@ def main() -> None:
                 case = Case(model, threads, batch, arguments.target)
                 path = CACHE / f"{case.name}.json"
                 before = json.loads(path.read_text()) if path.is_file() else None
-                if arguments.recompute != bool(before) and not arguments.again:
+                there = bool(before) if arguments.recompute else case.name in known()
+                if arguments.recompute != there and not arguments.again:
                     continue
                 if arguments.again:
                     before = None
