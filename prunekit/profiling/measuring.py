@@ -34,12 +34,11 @@ Row = dict[str, Any]
 class HarvestPlan:
     """How much to measure: ``nets`` networks (the dense one included), each in ``rounds`` rounds.
 
-    A round gives each network ``turns`` turns of about ``turn_ms``, slow ones fewer, so that several
-    rounds fit into the time. Half of the networks are drawn
-    at random; with ``active`` the others are chosen while measuring, else all are random. It ends
-    early when the error on networks left out reaches ``target_error`` or after ``max_seconds``, but
-    never before ``min_rounds`` rounds. ``shard`` (number from 1, count) takes a share of the
-    networks, none of them chosen.
+    A round gives each network ``turns`` turns of about ``turn_ms``, slow networks fewer, so that
+    several rounds fit into the time. Half of the networks are drawn at random; with ``active`` the
+    others are chosen while measuring, else all are random. It ends early when the error on networks
+    left out reaches ``target_error`` or after ``max_seconds``, but never before ``min_rounds``
+    rounds. ``shard`` (number from 1, count) takes a share of the networks, none of them chosen.
     """
 
     nets: int = 12
