@@ -319,7 +319,8 @@ def known() -> dict[str, dict[str, Any]]:
     kept = json.loads(path.read_text())["cases"] if path.is_file() else []
     found = (p for p in sorted(CACHE.glob("*.json")) if not p.name.endswith(".plans.json"))
     every = [*kept, *(json.loads(p.read_text()) for p in found)]
-    return dict(sorted((Case(**result["case"]).name, result) for result in every))
+    by_name = {Case(**result["case"]).name: result for result in every}
+    return dict(sorted(by_name.items(), key=lambda item: item[0]))
 
 
 def summarise() -> None:
@@ -364,6 +365,7 @@ def plot(results: list[dict[str, Any]]) -> None:
     import matplotlib
 
     matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "prunekit"
     import matplotlib.pyplot as plt
 
     timed = [r for r in results if "by_seconds" in r]
@@ -377,7 +379,7 @@ def plot(results: list[dict[str, Any]]) -> None:
         axes[0][0].set_ylabel("error on unseen networks (%)")
         axes[0][0].legend()
         figure.tight_layout()
-        figure.savefig(RESULTS / "prediction_seconds.svg")
+        figure.savefig(RESULTS / "prediction_seconds.svg", metadata={"Date": None})
     figure, axis = plt.subplots(figsize=(5, 5))
     for result in results:
         inside = [n for n in result["networks"] if n["family"] in FAMILIES]
@@ -388,7 +390,7 @@ def plot(results: list[dict[str, Any]]) -> None:
     axis.set(xlabel="measured latency / dense", ylabel="predicted latency / dense")
     axis.legend(fontsize=5)
     figure.tight_layout()
-    figure.savefig(RESULTS / "prediction.svg")
+    figure.savefig(RESULTS / "prediction.svg", metadata={"Date": None})
 
 
 def main() -> None:

@@ -30,7 +30,6 @@ from prunekit.profiling.measuring import (
     Rounds,
     end_to_end_us,
     speeds,
-    turns_in_time,
     typical_us,
 )
 from prunekit.profiling.operators import operator
@@ -212,18 +211,6 @@ def test_what_a_network_takes_does_not_fall_with_the_number_of_its_rounds():
         return float(np.mean([typical_us([np.full(9, p) for p in taken]) for taken in rounds]))
 
     assert told(8) == pytest.approx(told(1), rel=2e-3)
-
-
-def test_rounds_of_slow_networks_are_cut_short():
-    plan = HarvestPlan(turns=4, max_seconds=60.0)
-    assert [turns_in_time(seconds, plan) for seconds in (0.1, 2.5, 3.0, 4.0, 50.0)] == [
-        4,
-        4,
-        3,
-        2,
-        2,
-    ]
-    assert turns_in_time(50.0, HarvestPlan(turns=1, max_seconds=0.0)) == 1
 
 
 class Throttling(Fake):

@@ -239,7 +239,7 @@ def time_operators(
             made = operator(shape, point.cin, point.cout, target, live, path)
             made = lowered_for(made, runtime, target, path.with_suffix(".lowered.onnx"))
             engines.append(runtime.load(made, target))
-        runs = [runs_per_turn(engine, TURN_MS)[0] for engine in engines]
+        runs = [runs_per_turn(engine, TURN_MS) for engine in engines]
         times: list[list[float]] = [[] for _ in engines]
         rng = np.random.default_rng((seed, len(points)))
         for _ in range(TURNS):

@@ -24,8 +24,6 @@ CHEAP = 0.15
 """Loading is cheap when it takes at most this share of a round."""
 CALM = 1.08
 """A round so much slower than the fastest was in a slow spell of the machine."""
-ROUNDS_IN_TIME = 6
-"""A round is cut short so that about so many fit into the time: rounds tell more than turns."""
 Row = dict[str, Any]
 """One round: ``nets``, their numbers, and one entry per network in every other list."""
 
@@ -34,11 +32,11 @@ Row = dict[str, Any]
 class HarvestPlan:
     """How much to measure: ``nets`` networks (the dense one included), each in ``rounds`` rounds.
 
-    A round gives each network ``turns`` turns of about ``turn_ms``, slow networks fewer, so that
-    several rounds fit into the time. Half of the networks are drawn at random; with ``active`` the
-    others are chosen while measuring, else all are random. It ends early when the error on networks
-    left out reaches ``target_error`` or after ``max_seconds``, but never before ``min_rounds``
-    rounds. ``shard`` (number from 1, count) takes a share of the networks, none of them chosen.
+    A round gives each network ``turns`` turns of about ``turn_ms``. Half of the networks are drawn
+    at random; with ``active`` the others are chosen while measuring, else all are random. It ends
+    early when the error on networks left out reaches ``target_error`` or after ``max_seconds``, but
+    never before ``min_rounds`` rounds. ``shard`` (number from 1, count) takes a share of the
+    networks, none of them chosen.
     """
 
     nets: int = 12
@@ -69,7 +67,6 @@ class Rounds:
         self._artifacts: dict[int, Artifact] = {}
         self._engines: dict[int, Engine] = {}
         self._runs: dict[int, int] = {}
-        self._turn_ms: dict[int, float] = {}
         self._loading: dict[int, float] = {}
         self._lasted = 0.0
 
@@ -78,8 +75,7 @@ class Rounds:
         if number not in self._engines:
             self._artifacts[number] = artifact
             engine = self._load(number)
-            runs, typical = runs_per_turn(engine, self._wanted.turn_ms)
-            self._runs[number], self._turn_ms[number] = runs, (runs + 1) * typical
+            self._runs[number] = runs_per_turn(engine, self._wanted.turn_ms)
 
     def _load(self, number: int) -> Engine:
         self.drop(number)
@@ -126,9 +122,7 @@ class Rounds:
                     )
                 waiting[i] = profiler
             last = None
-            ways = 2 if self._watched else 1
-            turn = ways * sum(self._turn_ms[i] for i in nets) / 1e3
-            for _ in range(turns_in_time(turn, self._wanted)):
+            for _ in range(self._wanted.turns):
                 order = rng.permutation(list(nets)).tolist()
                 if order[0] == last:
                     order.append(order.pop(0))
@@ -161,16 +155,10 @@ class Rounds:
         }
 
 
-def runs_per_turn(engine: Engine, turn_ms: float) -> tuple[int, float]:
-    """How often a network runs in one turn, after a warm-up, and its milliseconds."""
+def runs_per_turn(engine: Engine, turn_ms: float) -> int:
+    """How often a network runs in one turn, after a warm-up."""
     typical = float(np.median(engine.time(WARM_UP_RUNS + 4)[WARM_UP_RUNS:]))
-    return int(np.clip(round(turn_ms / max(typical, 1e-3)), 2, 30)), typical
-
-
-def turns_in_time(seconds: float, wanted: HarvestPlan) -> int:
-    """How many turns of so many seconds a round has: two at least, unless fewer are wanted."""
-    fit = int(wanted.max_seconds / ROUNDS_IN_TIME / max(seconds, 1e-6))
-    return max(min(2, wanted.turns), min(wanted.turns, fit))
+    return int(np.clip(round(turn_ms / max(typical, 1e-3)), 2, 30))
 
 
 def _watched_turn(profiler: Profiler, runs: int, switches: Callable[[], int]) -> list[bool]:
