@@ -49,7 +49,8 @@ def difference(one: dict[int, Row], other: dict[int, Row], paired: bool = True) 
     mine, theirs = ([100 * rows[s]["test"] for s in seeds] for rows in (one, other))
     if paired and all(machine(one[s]) == machine(other[s]) for s in seeds):
         return worded(compared([a - b for a, b in zip(mine, theirs, strict=True)]))
-    return worded(set_apart(mine, theirs)).replace(")", ", unpaired)" if paired else ")")
+    found = set_apart(mine, theirs)
+    return worded({**found, "word": f"{found['word']}, unpaired"} if paired else found)
 
 
 def machine(row: Row) -> str:

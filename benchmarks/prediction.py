@@ -403,13 +403,14 @@ def main() -> None:
     parser.add_argument("--recompute", action="store_true", help="from the journals alone")
     parser.add_argument("--summary", action="store_true", help="only sum up what is there")
     arguments = parser.parse_args()
+    done = known()
     for batch in [] if arguments.summary else arguments.batch:
         for threads in arguments.threads:
             for model in arguments.only:
                 case = Case(model, threads, batch, arguments.target)
                 path = CACHE / f"{case.name}.json"
                 before = json.loads(path.read_text()) if path.is_file() else None
-                there = bool(before) if arguments.recompute else case.name in known()
+                there = bool(before) if arguments.recompute else case.name in done
                 if arguments.recompute != there and not arguments.again:
                     continue
                 if arguments.again:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
 from common import compared, worded
 from sparse_training import CHEAPER
 
@@ -134,7 +134,8 @@ def equal_flops(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             curve = sorted((r["relative_flops"], 100 * r["test"]) for r in curves[(*here, seed)])
             if len(curve) > 1:
                 beyond |= row["relative_flops"] > curve[-1][0]
-                rivals.append(_read_off(curve, row["relative_flops"]))
+                costs, tests = zip(*curve, strict=True)
+                rivals.append(float(np.interp(np.log(row["relative_flops"]), np.log(costs), tests)))
                 points.append(100 * row["test"] - rivals[-1])
         if points:
             found.append(
@@ -154,16 +155,6 @@ def equal_flops(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         alike = [f for f in found if all(f[k] == one[k] for k in ("case", "level", "distribution"))]
         one["chosen"] = one["val"] == max(f["val"] for f in alike if f["length"] == 1)
     return sorted(found, key=lambda f: (f["case"], f["level"], f["distribution"], -f["val"]))
-
-
-def _read_off(curve: list[tuple[float, float]], cost: float) -> float:
-    """Accuracy at ``cost``, between the points of a curve; at its ends beyond them."""
-    if cost <= curve[0][0]:
-        return curve[0][1]
-    for (x0, y0), (x1, y1) in pairwise(curve):
-        if cost <= x1:
-            return y0 + math.log(cost / x0) / math.log(x1 / x0) * (y1 - y0)
-    return curve[-1][1]
 
 
 # --- Markdown -----------------------------------------------------------------------------------

@@ -26,12 +26,7 @@ from prunekit.latency.probe import BLOCKS, block_of, read_probe
 from prunekit.profiling import HarvestPlan, differences, grid, harvest, probing, sample_plans
 from prunekit.profiling.choosing import choose
 from prunekit.profiling.journal import Journal
-from prunekit.profiling.measuring import (
-    Rounds,
-    end_to_end_us,
-    speeds,
-    typical_us,
-)
+from prunekit.profiling.measuring import Rounds, end_to_end_us, speeds, typical_us
 from prunekit.profiling.operators import operator
 from prunekit.profiling.probing import WIDTHS, probe
 from prunekit.registry import runtimes

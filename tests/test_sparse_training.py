@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from iee_loop import copied
 from sparse_loop import METHODS, SHORT, Loop, batch, net, saved, went_on
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -25,11 +26,6 @@ from prunekit.sparsify.weights.layers import find_layers, layer_macs
 from prunekit.train import Data, TrainConfig, fit
 
 ALL = sorted(METHODS)
-
-
-def copied(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
 
 # --- choosing
 
@@ -465,7 +461,7 @@ def test_gradients_are_clipped_once_they_are_masked():
     """Those of masked weights, and of frozen ones while exploring, are no part of the norm."""
     for stage in ("train", "explore"):
         loop = Loop("iee", 0.9, optimizer="plain").until(stage)
-        before = copied(loop.model)
+        before = copied(loop.model.state_dict())
         images, labels = batch(loop.done)
         nn.functional.cross_entropy(loop.model(images), labels).backward()
         loop.sparse.step(loop.optimizer, clip_norm=1e-2)
@@ -479,7 +475,7 @@ def test_gradients_are_clipped_once_they_are_masked():
 def test_weights_that_were_masked_before_a_state_is_loaded_are_noticed():
     loop = Loop("rigl", 0.8).run(12)
     tensors, facts = loop.sparse.state()
-    values = copied(loop.model)
+    values = copied(loop.model.state_dict())
     model = net()
     model.load_state_dict(values, strict=False)
     late = METHODS["rigl"](model, 0.8, loop.sparse.schedule)  # masks what was just loaded
@@ -508,7 +504,7 @@ def test_a_sample_of_an_n_m_pattern_has_enough_in_every_block():
 
 def test_recent_values_of_weights_that_were_never_active_are_those_they_came_with():
     model = net()
-    values = copied(model)
+    values = copied(model.state_dict())
     sparse = pk.sparsify.IEE(model, 0.8, SparsitySchedule(40, **SHORT, source="mru"))
     for name, held in zip(sparse.masks, sparse._asleep, strict=True):
         assert torch.equal(held, values[f"{name}.weight"])

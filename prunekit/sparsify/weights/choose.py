@@ -46,27 +46,33 @@ def _kth_largest(flat: Tensor, count: int) -> Tensor:
 
 def top_of_blocks(scores: Tensor, pattern: Pattern) -> Tensor:
     """The ``n`` highest of every ``m`` in a row along axis 1, as booleans of the same shape."""
-    last = scores.movedim(1, -1)
-    blocks = last.reshape(-1, pattern.m)
+    blocks = _blocks(scores, pattern)
     order = blocks.sort(dim=1, descending=True, stable=True).indices[:, : pattern.n]
     chosen = torch.zeros_like(blocks, dtype=torch.bool).scatter_(1, order, True)
-    return chosen.view(last.shape).movedim(-1, 1).contiguous()
+    return _from_blocks(chosen, scores)
 
 
 def blocks_with(mask: Tensor, pattern: Pattern) -> Tensor:
     """All elements of the blocks of ``m`` along axis 1 in which any is set."""
-    last = mask.movedim(1, -1)
-    blocks = last.reshape(-1, pattern.m)
-    found = blocks.any(dim=1, keepdim=True).expand_as(blocks)
-    return found.reshape(last.shape).movedim(-1, 1)
+    blocks = _blocks(mask, pattern)
+    return _from_blocks(blocks.any(dim=1, keepdim=True).expand_as(blocks), mask)
+
+
+def _blocks(values: Tensor, pattern: Pattern) -> Tensor:
+    """The ``m`` in a row along axis 1, shape (blocks, m)."""
+    return values.movedim(1, -1).reshape(-1, pattern.m)
+
+
+def _from_blocks(blocks: Tensor, like: Tensor) -> Tensor:
+    """Undoes :func:`_blocks`, to the shape of ``like``."""
+    return blocks.reshape(like.movedim(1, -1).shape).movedim(-1, 1).contiguous()
 
 
 def fits(mask: Tensor, pattern: Pattern) -> bool:
     """Whether each ``m`` in a row along axis 1 hold at most ``n`` that are set."""
     if not pattern.structured:
         return True
-    blocks = mask.bool().movedim(1, -1).reshape(-1, pattern.m)
-    return bool((blocks.sum(dim=1) <= pattern.n).all())
+    return bool((_blocks(mask.bool(), pattern).sum(dim=1) <= pattern.n).all())
 
 
 def start(scores: list[Tensor], counts: list[int], pattern: Pattern) -> list[Tensor]:

@@ -36,7 +36,7 @@ class Layer:
         return WeightShape(self.name, tuple(self.weight.shape))
 
 
-def find_layers(model: nn.Module, dense: Sequence[str] = (FIRST,)) -> list[Layer]:
+def find_layers(model: nn.Module, dense: str | Sequence[str] = (FIRST,)) -> list[Layer]:
     """All linear and convolutional layers, those that ``dense`` names marked.
 
     ``dense`` has names, patterns such as ``layer1.*``, or ``first``. Layers whose weights are not
@@ -120,17 +120,14 @@ def layer_macs(model: nn.Module, example: Any) -> dict[str, int]:
     found = dict.fromkeys(first.values(), 0)
     device = next(model.parameters()).device
 
-    def count(module: nn.Module, output: Tensor) -> None:
+    def count(module: nn.Module, _inputs: Any, output: Tensor) -> None:
         weight = module.get_parameter("weight")
         found[first[id(weight)]] += output.numel() * math.prod(weight.shape[1:])
 
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
         for module in modules.values():
-            handle = module.register_forward_hook(
-                lambda module, _inputs, output: count(module, output)
-            )
-            stack.callback(handle.remove)
+            stack.callback(module.register_forward_hook(count).remove)
         if isinstance(example, dict):
             model(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in example.items()})
         else:
