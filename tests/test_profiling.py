@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -23,7 +25,16 @@ from prunekit.exporting import narrow_onnx
 from prunekit.graph import ChannelGraph, LayerShape
 from prunekit.latency import LatencyTable, merge
 from prunekit.latency.probe import BLOCKS, block_of, read_probe
-from prunekit.profiling import HarvestPlan, differences, grid, harvest, probing, sample_plans
+from prunekit.profiling import (
+    HarvestPlan,
+    collecting,
+    differences,
+    grid,
+    harvest,
+    measuring,
+    probing,
+    sample_plans,
+)
 from prunekit.profiling.choosing import choose
 from prunekit.profiling.journal import Journal
 from prunekit.profiling.measuring import Rounds, end_to_end_us, speeds, typical_us
@@ -109,6 +120,13 @@ def test_smooth_and_flat_layers_have_no_block():
     assert read_probe({"dense": dict.fromkeys(WIDTHS, 80.0)}, nominal=8).granularity == 8
 
 
+@pytest.mark.parametrize("block", BLOCKS[:-1])
+def test_outputs_in_blocks_and_inputs_in_any_number_are_a_staircase_too(block: int):
+    """As OpenVINO's convolutions are."""
+    times = {w: 2 + 0.06 * w * (-(-w // block) * block) for w in WIDTHS}
+    assert block_of(times) == block
+
+
 def test_odd_widths_that_fall_off_the_fast_path_are_a_cliff_and_no_block():
     """As depthwise layers do on ONNX Runtime: blocks of 16, and five times that off fours."""
     smooth = staircase(16)
@@ -179,6 +197,36 @@ def test_the_time_ends_a_profile_after_the_least_rounds(net, graph):
     assert table.protocol.stopped == "0 s"
     assert table.protocol.rounds == 2
     assert len(table.networks) < 12
+
+
+def test_no_round_begins_that_would_end_too_late(net, graph, monkeypatch):
+    clock = itertools.count(0.0, 5.0)
+    own = SimpleNamespace(monotonic=lambda: next(clock))
+    monkeypatch.setattr(collecting, "time", own)
+    wanted = HarvestPlan(nets=5, rounds=9, turns=1, max_seconds=58.0, active=False)
+    plans = sample_plans(graph, 8, 5, seed=0)
+    found = collecting.collect(
+        net, graph, EXAMPLE, FAKE, plans, wanted, 8, {}, journal=None, resume=False
+    )
+    assert found.stopped == "58 s"
+    ends = [row["seconds"] for row in found.rows]
+    assert ends == [10.0, 20.0, 30.0, 40.0, 50.0]  # another one would end at 60 s
+
+
+def test_networks_that_take_long_get_fewer_turns(net, graph, monkeypatch):
+    wanted = HarvestPlan(nets=2, rounds=1, turns=5, active=False)
+    plans = sample_plans(graph, 8, 2, seed=0)
+
+    def runs() -> int:
+        (row,) = collecting.collect(
+            net, graph, EXAMPLE, FAKE, plans, wanted, 8, {}, journal=None, resume=False
+        ).rows
+        return len(row["end_to_end_ms"][0])
+
+    monkeypatch.setattr(measuring, "switch_counter", lambda _: lambda: 0)  # no run is left out
+    usual = runs()
+    monkeypatch.setattr(measuring, "LONG_MS", 0.0)
+    assert runs() * 5 == usual * 3
 
 
 def test_the_speed_of_rounds_is_told_from_that_of_networks():

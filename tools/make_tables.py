@@ -2,8 +2,10 @@
 
     python tools/make_tables.py                 all that are missing
     python tools/make_tables.py --only resnet18 --target onnxruntime:cpu
+    python tools/make_tables.py --only              none; only the list of what is there
 
-Run it on an idle machine; about a minute a table. Tables that are there are kept.
+Run it on an idle machine; about a minute a table. Tables that are there are kept. The list is
+latency_tables/README.md.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
+
+from prunekit.latency import LatencyTable
 
 FOLDER = Path(__file__).parent.parent / "latency_tables"
 MODELS = {
@@ -26,6 +30,8 @@ MODELS = {
 }
 TARGETS = ("onnxruntime:cpu", "openvino:cpu")
 BATCHES = (1, 8)
+SECONDS = 60
+"""Of measuring, for each; what that leaves of the error is in the table."""
 
 
 def main() -> None:
@@ -44,8 +50,34 @@ def main() -> None:
                     continue
                 command = [sys.executable, "-m", "prunekit", "profile", model]
                 command += ["--input", f"{batch}x{size}", "--target", target, "-o", str(path)]
+                command += ["--max-seconds", str(SECONDS)]
                 if subprocess.run(command, check=False).returncode:
                     print(f"{path.name}: failed", file=sys.stderr)
+    describe()
+
+
+def describe() -> None:
+    """Write the list of the tables that are there."""
+    tables = {path.stem: LatencyTable.load(path) for path in sorted(FOLDER.glob("*.json"))}
+    head = ("table", "granularity", "dense, ms", "networks", "error", "worst")
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    for name, table in tables.items():
+        milliseconds = f"{table.networks[0].end_to_end_us / 1e3:.3g}"
+        found = table.calibration
+        cells = (name, table.granularity, milliseconds, len(table.networks))
+        errors = (f"{found.mape:.1%}", f"{found.worst:.1%}")
+        lines.append(f"| {' | '.join(map(str, (*cells, *errors)))} |")
+    devices = {table.environment.device_name for table in tables.values()}
+    (FOLDER / "README.md").write_text(
+        "# Latency tables\n\n"
+        "Made by `python tools/make_tables.py`, one JSON file each, shipped with the package and "
+        f"found by name:\n`prunekit table show {next(iter(tables), 'NAME')}`. "
+        f"One thread of: {', '.join(sorted(devices))}. The errors are of\nthe latency relative to "
+        "dense, each network left out of the fit in its turn. On another device, "
+        "`prunekit profile\n--transfer NAME` calibrates one by five whole networks.\n\n"
+        + "\n".join(lines)
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

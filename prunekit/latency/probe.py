@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-BLOCKS = (64, 32, 16, 8, 4)
-SAVING = 0.7
-"""The best block must keep less of an even fall than this, or there is none."""
-ALIKE = 0.1
-"""Blocks that keep so little more than the best one explain the staircase as well."""
+from prunekit.latency.surface import Array, evaluate, trend
+
+BLOCKS = (4, 8, 16, 32, 64)
+CLEARLY = 0.9
+"""The best block must leave less than this of the misfit of no block, or there is none."""
+LEAST, MOST = 0.005, 0.1
+"""No width counts as less or further off than this."""
 GROWS = 1.25
 """A layer's time must grow at least so much over all widths to tell anything."""
 SLOWER = 1.2
@@ -82,33 +84,34 @@ def read_probe(times: Mapping[str, Times], nominal: int) -> Probe:
 def block_of(times: Times) -> int:
     """The block of channels that widths are rounded up to, 1 where there is none.
 
-    The largest of those that explain the staircase (see :func:`kept_of_fall`) about as well as the
-    one that explains it best: a staircase of 16 is one of 4 too.
+    That with which a trend over rounded widths fits best, the rounded width being that of the
+    outputs alone, as in kernels that take any number of inputs, or of both.
     """
-    kept = {block: kept_of_fall(times, block) for block in BLOCKS}
-    best = min(kept.values())
-    return max((b for b in BLOCKS if kept[b] <= best + ALIKE), default=1) if best < SAVING else 1
+    widths = np.array(sorted(times), dtype=np.float64)
+    us = np.array([times[width] for width in sorted(times)])
+    if us.max() < GROWS * us.min():
+        return 1
+    off = {
+        block: min(_misfit(widths, us, inputs, block) for inputs in (1, block))
+        for block in (1, *BLOCKS)
+    }
+    best = min(BLOCKS, key=lambda block: off[block])
+    return best if off[best] < CLEARLY * off[1] else 1
 
 
-def kept_of_fall(times: Times, block: int) -> float:
-    """How much of an even fall from one whole block to the next there is within the block.
+def _misfit(widths: Array, us: Array, inputs: int, outputs: int) -> float:
+    """Mean relative error of a trend over widths in whole blocks.
 
-    A time in proportion to the width falls evenly, and gives 1. On a staircase it stays, and gives
-    0; real ones slope a little, and have odd widths on kernels of their own, slower or faster.
-    Also 1 where the time hardly depends on the width: that says nothing.
+    Other kernels, slower or faster ones, run some widths: the absolute errors are made small, not
+    their squares, and none counts for more than :data:`MOST`.
     """
-    whole = [w for w in times if w % block == 0]
-    if len(whole) < 2 or times[max(whole)] < GROWS * times[min(whole)]:
-        return 1.0
-    saved = even = 0.0
-    for width in times:
-        up = _up(width, block)
-        low = up - block
-        if width > block and width != up and up in times and low in times:
-            fall = max(0.0, times[up] - times[low])
-            even += fall * (up - width) / block
-            saved += min(max(0.0, times[up] - times[width]), fall)
-    return saved / even if even > 0 else 1.0
+    left, right = np.ceil(widths / inputs) * inputs, np.ceil(widths / outputs) * outputs
+    heed = np.ones(len(widths))
+    for _ in range(20):
+        fitted = trend(left, right, us, False, heed)
+        error = np.abs(np.log(us / evaluate(fitted, left, right)))
+        heed = 1 / np.sqrt(np.maximum(error, LEAST))
+    return float(np.mean(np.clip(error, LEAST, MOST)))
 
 
 def _cliffs(kind: str, times: dict[int, float], block: int) -> list[Cliff]:

@@ -53,9 +53,9 @@ class Surface:
         """Fit samples, each array of shape (samples,); ``diagonal``: in-width is out-width."""
         left, right = pad(np.asarray(cin), block), pad(np.asarray(cout), block)
         target = np.maximum(np.asarray(us, dtype=np.float64), 1e-3)
-        coefficients = _trend(left, right, target, diagonal)
+        coefficients = trend(left, right, target, diagonal)
         points = np.stack([np.log2(left), np.log2(right)], axis=1)
-        residual = np.log(target / _evaluate(coefficients, left, right))
+        residual = np.log(target / evaluate(coefficients, left, right))
         variance = float(max(np.mean(residual**2) - NOISE**2, LEAST_VARIANCE))
         noise = (NOISE * np.maximum(1.0, FLOOR_US / target)) ** 2
         covariance = _kernel(points, points, variance) + np.diag(noise)
@@ -65,7 +65,7 @@ class Surface:
     def us(self, cin: ArrayLike, cout: ArrayLike) -> Array:
         """Microseconds at the given widths; arrays broadcast."""
         left, right = self._padded(cin, cout)
-        trend = _evaluate(self.coefficients, left, right)
+        trend = evaluate(self.coefficients, left, right)
         correction = self._covariance(left, right) @ self.weights
         return np.asarray(trend * np.exp(correction.reshape(left.shape)), dtype=np.float64)
 
@@ -111,13 +111,16 @@ def pad(width: NDArray[np.int64], block: int) -> Array:
     return np.asarray(np.maximum(np.where(width < block, width, padded), 1), dtype=np.float64)
 
 
-def _trend(
-    left: Array, right: Array, target: Array, diagonal: bool
+def trend(
+    left: Array, right: Array, target: Array, diagonal: bool, heed: Array | float = 1.0
 ) -> tuple[float, float, float, float]:
-    """Weighted non-negative least squares over [1, cin, cout, cin cout]."""
+    """Coefficients of [1, cin, cout, cin cout], none negative, that fit by relative error.
+
+    ``heed``, shape (samples,), is what every relative error is multiplied by.
+    """
     features = np.stack([np.ones_like(left), left, right, left * right], axis=1)
     columns = [0, 2] if diagonal else [0, 1, 2, 3]
-    weight = 1.0 / np.maximum(target, FLOOR_US)
+    weight = heed / np.maximum(target, FLOOR_US)
     scale = np.maximum(features.max(axis=0), 1e-12)
     found, _ = nnls((features / scale)[:, columns] * weight[:, None], target * weight)
     coefficients = np.zeros(4)
@@ -126,7 +129,8 @@ def _trend(
     return a, b, c, d
 
 
-def _evaluate(coefficients: tuple[float, float, float, float], left: Array, right: Array) -> Array:
+def evaluate(coefficients: tuple[float, float, float, float], left: Array, right: Array) -> Array:
+    """The trend at these widths, in microseconds."""
     a, b, c, d = coefficients
     return np.asarray(np.maximum(a + b * left + c * right + d * left * right, 1e-3))
 

@@ -167,7 +167,7 @@ def _next(
     if found.rows and len(found.rows) >= wanted.min_rounds:
         if wanted.target_error and error(found) <= wanted.target_error:
             found.stopped = f"error at most {100 * wanted.target_error:g} %"
-        elif seconds > wanted.max_seconds:
+        elif seconds + _expected_seconds(found, wanted) > wanted.max_seconds:
             found.stopped = f"{wanted.max_seconds:g} s"
         if found.stopped:
             return []
@@ -176,6 +176,13 @@ def _next(
     if not _due(found, wanted):
         found.stopped = "all rounds"
     return added
+
+
+def _expected_seconds(found: Collection, wanted: HarvestPlan) -> float:
+    """What the next round will take, by what the last one took."""
+    *before, last = found.rows
+    took = last["seconds"] - (before[-1]["seconds"] if before else 0.0)
+    return float(took) * len(_due(found, wanted)) / len(last["nets"])
 
 
 def _one_round(found: Collection, rounds: Rounds, nets: _Networks, wanted: HarvestPlan) -> Row:

@@ -24,6 +24,7 @@ from prunekit.plan import ChannelPlan
 from prunekit.profiling.choosing import choose, sample_plans
 from prunekit.profiling.collecting import Collection, collect
 from prunekit.profiling.measuring import (
+    LONG_MS,
     HarvestPlan,
     end_to_end_us,
     layers_us,
@@ -239,7 +240,8 @@ def _tell(table: LatencyTable, wanted: HarvestPlan) -> None:
             "(throttling, or other work on it); the slow rounds are left out, and the error of "
             "every prediction is widened. Profile again on an idle device"
         )
-    if protocol.disturbed > MUCH_DISTURBED:
+    short = table.networks[0].end_to_end_us <= 1e3 * LONG_MS
+    if protocol.disturbed > MUCH_DISTURBED and short:  # hardly any long run is left alone
         say(
             f"note: other processes interrupted {protocol.disturbed:.0%} of the runs; "
             "profile again on an idle device"

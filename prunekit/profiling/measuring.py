@@ -20,8 +20,12 @@ from prunekit.target import Target
 from prunekit.timing import lower_mean
 
 WARM_UP_RUNS = 3
-CHEAP = 0.15
-"""Loading is cheap when it takes at most this share of a round."""
+FEWEST_RUNS = 2
+"""In a turn."""
+LONG_MS = 100.0
+LONG_TURNS = 3
+"""No more turns in a round where the dense network takes longer than that: a run is an average over
+many of the machine's moods already, and rounds should be several."""
 CALM = 1.08
 """A round so much slower than the fastest was in a slow spell of the machine."""
 Row = dict[str, Any]
@@ -34,9 +38,10 @@ class HarvestPlan:
 
     A round gives each network ``turns`` turns of about ``turn_ms``. Half of the networks are drawn
     at random; with ``active`` the others are chosen while measuring, else all are random. It ends
-    early when the error on networks left out reaches ``target_error`` or after ``max_seconds``, but
-    never before ``min_rounds`` rounds. ``shard`` (number from 1, count) takes a share of the
-    networks, none of them chosen.
+    early when the error on networks left out reaches ``target_error`` or when another round would
+    not end within ``max_seconds``, but never before ``min_rounds`` rounds. A network is loaded anew
+    for a round where that takes at most the share ``anew`` of it. ``shard`` (number from 1, count)
+    takes a share of the networks, none of them chosen.
     """
 
     nets: int = 12
@@ -49,6 +54,7 @@ class HarvestPlan:
     active: bool = True
     target_error: float = 0.0
     turn_ms: float = 12.0
+    anew: float = 0.15
 
 
 class Rounds:
@@ -103,9 +109,11 @@ class Rounds:
         not follow a network's watched one: after its profiler it runs up to 6 % slower.
         """
         rng = np.random.default_rng((self._wanted.seed, number))
-        cheap = sum(self._loading[i] for i in nets) < CHEAP * self._lasted
+        cheap = sum(self._loading[i] for i in nets) < self._wanted.anew * self._lasted
+        took = 0.0
         for i in rng.permutation(list(nets) if cheap else nets[:1]).tolist():
-            self._load(i).time(WARM_UP_RUNS)
+            took = max(took, self._load(i).time(WARM_UP_RUNS)[-1])
+        turns = self._wanted.turns if took <= LONG_MS else min(LONG_TURNS, self._wanted.turns)
         began = time.perf_counter()
         switches = switch_counter(self._target.threads)
         plain: dict[int, list[tuple[float, bool]]] = {i: [] for i in nets}
@@ -122,7 +130,7 @@ class Rounds:
                     )
                 waiting[i] = profiler
             last = None
-            for _ in range(self._wanted.turns):
+            for _ in range(turns):
                 order = rng.permutation(list(nets)).tolist()
                 if order[0] == last:
                     order.append(order.pop(0))
@@ -157,8 +165,10 @@ class Rounds:
 
 def runs_per_turn(engine: Engine, turn_ms: float) -> int:
     """How often a network runs in one turn, after a warm-up."""
-    typical = float(np.median(engine.time(WARM_UP_RUNS + 4)[WARM_UP_RUNS:]))
-    return int(np.clip(round(turn_ms / max(typical, 1e-3)), 2, 30))
+    if engine.time(WARM_UP_RUNS)[-1] > turn_ms:
+        return FEWEST_RUNS
+    typical = float(np.median(engine.time(4)))
+    return int(np.clip(round(turn_ms / max(typical, 1e-3)), FEWEST_RUNS, 30))
 
 
 def _watched_turn(profiler: Profiler, runs: int, switches: Callable[[], int]) -> list[bool]:
