@@ -35,7 +35,7 @@ from prunekit.latency import Entry, LatencyTable, Sample
 from prunekit.latency.transfer import layers_us
 from prunekit.profiling import HarvestPlan, grid, harvest, sample_plans
 from prunekit.profiling.choosing import plan_by_shares, random_scores
-from prunekit.profiling.collecting import collect
+from prunekit.profiling.collecting import Collection, collect
 from prunekit.profiling.measuring import end_to_end_us, speeds, typical_us
 
 CACHE = Path(__file__).parent / ".cache" / "prediction"
@@ -45,6 +45,9 @@ PROFILE_SECONDS = 100.0
 HELD_OUT = HarvestPlan(rounds=8, turns=6, min_rounds=2, max_seconds=60.0, seed=99)
 BATCHES_HELD_OUT = replace(HELD_OUT, turns=4, min_rounds=2, max_seconds=120.0, anew=1.0)
 """Where a run takes long: all are loaded anew in every round nevertheless."""
+STEADY = 0.02
+"""While two halves of that measurement are further apart, it is gone on with, up to three times as
+long: what is unsure by more cannot tell of errors of one percent."""
 OF_EACH = 8
 OFF_THE_GRID = 6
 FAMILIES = ("uniform", "skewed", "allocated")
@@ -126,28 +129,26 @@ def measure(case: Case, before: dict[str, Any] | None = None) -> dict[str, Any]:
         resume=journal.is_file(),
         name=case.model,
     )
-    profile_seconds = before["profile"]["seconds"] if before else time.monotonic() - started
+    taken = json.loads(journal.read_text().splitlines()[-1])["seconds"]
+    lasted = max(taken, time.monotonic() - started)  # without setting up, where it was resumed
+    profile_seconds = before["profile"]["seconds"] if before else lasted
 
     named = plans_of(CACHE / f"{case.name}.plans.json", graph, table)
     families, plans = [f for f, _ in named], [p for _, p in named]
-    held = CACHE / f"{case.name}.held.jsonl"
     how = replace(HELD_OUT if case.batch == 1 else BATCHES_HELD_OUT, nets=len(plans))
-    found = collect(
-        *(model, graph, example, target, plans, how),
-        *(table.granularity, {"held out": len(plans)}),
-        journal=held,
-        resume=held.is_file(),
-        watched=False,
-    )
-    slow = speeds(found.rows)
-    times = [end_to_end_us(found.rows, slow, n) for n in range(len(plans))]
-    us = np.array([typical_us(t) for t in times])
-    halves = [
-        np.array(
-            [typical_us(end_to_end_us(found.rows[k::2], slow[k::2], n)) for n in range(len(plans))]
+    for limit in [0.0] if before else [how.max_seconds * times for times in (1, 2, 3)]:
+        held = CACHE / f"{case.name}.held.jsonl"
+        found = collect(
+            *(model, graph, example, target, plans, replace(how, max_seconds=limit)),
+            *(table.granularity, {"held out": len(plans)}),
+            journal=held,
+            resume=held.is_file(),
+            watched=False,
         )
-        for k in (0, 1)
-    ]
+        us, *halves = (typical(found, start, step) for start, step in ((0, 1), (0, 2), (1, 2)))
+        halves = [part / part[0] for part in halves]
+        if np.mean(np.abs(halves[0] / halves[1] - 1)) <= STEADY:
+            break
     ratio = us / us[0]
     predicted = np.array([pk.predict(graph, p, table).ms for p in plans])
     half = np.array([table.half_width(graph, p.widths) for p in plans])
@@ -172,7 +173,7 @@ def measure(case: Case, before: dict[str, Any] | None = None) -> dict[str, Any]:
                 "ratio": round(float(r), 5),
                 "predicted": round(float(p), 5),
                 "half_width": round(float(h), 5),
-                "halves": [round(float(part[n] / part[0]), 5) for part in halves],
+                "halves": [round(float(part[n]), 5) for part in halves],
             }
             for n, (family, r, p, h) in enumerate(
                 zip(families, ratio, predicted / predicted[0], half, strict=True)
@@ -187,6 +188,13 @@ def measure(case: Case, before: dict[str, Any] | None = None) -> dict[str, Any]:
             *(case, model, graph, example, target, table, journal), kept, truth, known
         )
     return result
+
+
+def typical(found: Collection, start: int, step: int) -> np.ndarray:
+    """Microseconds of every network, by every ``step``-th round from ``start`` on."""
+    rows, slow = found.rows[start::step], speeds(found.rows)[start::step]
+    nets = range(len(found.plans))
+    return np.array([typical_us(end_to_end_us(rows, slow, net)) for net in nets])
 
 
 def by_seconds(

@@ -13,7 +13,8 @@ import pytest
 from conftest import ON_FAKE, Says
 
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
 import {module} as found
 inner = found.{name}
 def slowly(*a, **k):
