@@ -37,13 +37,14 @@ from prunekit.profiling import HarvestPlan, grid, harvest, sample_plans
 from prunekit.profiling.choosing import plan_by_shares, random_scores
 from prunekit.profiling.collecting import Collection, collect
 from prunekit.profiling.measuring import end_to_end_us, speeds, typical_us
+from prunekit.report.markdown import markdown_table
 
 CACHE = Path(__file__).parent / ".cache" / "prediction"
 MODELS = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "densenet121")
 SIDE = 224
 PROFILE_SECONDS = 100.0
 HELD_OUT = HarvestPlan(rounds=8, turns=6, min_rounds=2, max_seconds=60.0, seed=99)
-BATCHES_HELD_OUT = replace(HELD_OUT, turns=4, min_rounds=2, max_seconds=120.0, anew=1.0)
+BATCHES_HELD_OUT = replace(HELD_OUT, turns=4, max_seconds=120.0, anew=1.0)
 """Where a run takes long: all are loaded anew in every round nevertheless."""
 STEADY = 0.02
 """While two halves of that measurement are further apart, it is gone on with, up to three times as
@@ -136,8 +137,8 @@ def measure(case: Case, before: dict[str, Any] | None = None) -> dict[str, Any]:
     named = plans_of(CACHE / f"{case.name}.plans.json", graph, table)
     families, plans = [f for f, _ in named], [p for _, p in named]
     how = replace(HELD_OUT if case.batch == 1 else BATCHES_HELD_OUT, nets=len(plans))
+    held = CACHE / f"{case.name}.held.jsonl"
     for limit in [0.0] if before else [how.max_seconds * times for times in (1, 2, 3)]:
-        held = CACHE / f"{case.name}.held.jsonl"
         found = collect(
             *(model, graph, example, target, plans, replace(how, max_seconds=limit)),
             *(table.granularity, {"held out": len(plans)}),
@@ -359,8 +360,7 @@ def summarise() -> None:
         *("model", "target", "threads", "batch", "seconds", "mape", "worst", *FAMILIES, "off"),
         *("noise", "coverage", "half_width", "spearman"),
     ]
-    head = "| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns) + "\n"
-    body = "".join("| " + " | ".join(str(r[c]) for c in columns) + " |\n" for r in rows)
+    lines = markdown_table(columns, [[str(row[column]) for column in columns] for row in rows])
     device = results[0]["environment"]
     (RESULTS / "prediction.md").write_text(
         "# Prediction error on networks that were not profiled\n\n"
@@ -369,8 +369,7 @@ def summarise() -> None:
         "`seconds` is the whole profile; `noise` is how far two halves of the measurement of the "
         "same networks are apart; `coverage` is the share of networks inside the stated 90 % "
         f"interval, over all cases {overall['coverage']:.1%} of {overall['networks']}.\n\n"
-        + head
-        + body
+        + "".join(f"{line}\n" for line in lines)
     )
     plot(results)
     print((RESULTS / "prediction.md").read_text())

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from prunekit.latency import LatencyTable
+from prunekit.report.markdown import markdown_table
 
 FOLDER = Path(__file__).parent.parent / "latency_tables"
 MODELS = {
@@ -60,13 +61,12 @@ def describe() -> None:
     """Write the list of the tables that are there."""
     tables = {path.stem: LatencyTable.load(path) for path in sorted(FOLDER.glob("*.json"))}
     head = ("table", "granularity", "dense, ms", "networks", "error", "worst")
-    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    rows = []
     for name, table in tables.items():
         milliseconds = f"{table.networks[0].end_to_end_us / 1e3:.3g}"
         found = table.calibration
-        cells = (name, table.granularity, milliseconds, len(table.networks))
-        errors = (f"{found.mape:.1%}", f"{found.worst:.1%}")
-        lines.append(f"| {' | '.join(map(str, (*cells, *errors)))} |")
+        counts = (str(table.granularity), milliseconds, str(len(table.networks)))
+        rows.append((name, *counts, f"{found.mape:.1%}", f"{found.worst:.1%}"))
     devices = {table.environment.device_name for table in tables.values()}
     (FOLDER / "README.md").write_text(
         "# Latency tables\n\n"
@@ -75,7 +75,7 @@ def describe() -> None:
         f"One thread of: {', '.join(sorted(devices))}. The errors are of\nthe latency relative to "
         "dense, each network left out of the fit in its turn. On another device, "
         "`prunekit profile\n--transfer NAME` calibrates one by five whole networks.\n\n"
-        + "\n".join(lines)
+        + "\n".join(markdown_table(head, rows))
         + "\n"
     )
 

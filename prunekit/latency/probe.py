@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,6 +19,7 @@ GROWS = 1.25
 """A layer's time must grow at least so much over all widths to tell anything."""
 SLOWER = 1.2
 """A cliff: so much slower than the next whole block, which computes more."""
+Width = TypeVar("Width", int, Array)
 Times = Mapping[int, float]
 """Width -> microseconds."""
 
@@ -105,7 +107,7 @@ def _misfit(widths: Array, us: Array, inputs: int, outputs: int) -> float:
     Other kernels, slower or faster ones, run some widths: the absolute errors are made small, not
     their squares, and none counts for more than :data:`MOST`.
     """
-    left, right = np.ceil(widths / inputs) * inputs, np.ceil(widths / outputs) * outputs
+    left, right = _up(widths, inputs), _up(widths, outputs)
     heed = np.ones(len(widths))
     for _ in range(20):
         fitted = trend(left, right, us, False, heed)
@@ -130,7 +132,7 @@ def _cliffs(kind: str, times: dict[int, float], block: int) -> list[Cliff]:
     return found
 
 
-def _up(width: int, block: int) -> int:
+def _up(width: Width, block: int) -> Width:
     return -(-width // block) * block
 
 
