@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prunekit.errors import UsageError
+from prunekit.reading import matching
 
 Role = str
 
@@ -53,6 +55,15 @@ class ChannelGroup:
     members: tuple[Member, ...]
     reason: str = ""
     """Why it is not prunable; empty when it is."""
+
+    @property
+    def writers(self) -> tuple[Member, ...]:
+        """Where its channels are outputs: of a layer, or along the first axis of a tensor."""
+        return tuple(
+            m
+            for m in self.members
+            if m.role in ("out", "both", "~out") or m.role.endswith(".0") or m.role[0] == "#"
+        )
 
     def widths(self, granularity: int = 1, min_width: int | None = None) -> tuple[int, ...]:
         """The widths this group may take, ascending; the full width is always one of them."""
@@ -227,6 +238,29 @@ class ChannelGraph:
             known = ", ".join(list(self.by_id)[:5])
             raise UsageError(f"no channel group {group_id!r} in this model; groups: {known}, ...")
         return self.by_id[group_id]
+
+    def constrained(self, keep: Sequence[str] = (), min_width: float = 0.0) -> ChannelGraph:
+        """The same graph with less to prune.
+
+        ``keep`` names layers whose output channels all stay, with every group that these are in: by
+        name, by a pattern such as ``layer4.*``, or by a module that holds them. Of each other group
+        at least the share ``min_width`` (0 to 1) stays. Raises UsageError for a name that matches
+        no layer.
+        """
+        if not 0 <= min_width < 1:
+            raise UsageError(f"`min_width` must be from 0 to below 1, not {min_width}")
+        writers = {group.id: {m.module for m in group.writers} for group in self.groups}
+        names = [*(layer.name for layer in self.layers), *chain.from_iterable(writers.values())]
+        kept = matching(names, keep, "`keep`")
+
+        def constrain(group: ChannelGroup) -> ChannelGroup:
+            if not group.prunable:
+                return group
+            if not kept.isdisjoint(writers[group.id]):
+                return replace(group, prunable=False, reason="kept whole, as asked for")
+            return replace(group, min_width=max(group.min_width, math.ceil(min_width * group.size)))
+
+        return replace(self, groups=tuple(map(constrain, self.groups)))
 
     def inside(self, block: str) -> tuple[str, ...]:
         """The prunable groups that lie in a module as a whole."""

@@ -188,6 +188,21 @@ def test_budgets(refuses: Refuses, budget: str, message: str) -> None:
     assert message in refuses(*PRUNE, "--target-latency", budget, "-o", "new")
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--keep", "fc*"), "`keep` names 'fc*', which matches no layer; layers: 0, 3, 8, 1, 4"),
+        (("--keep", "*"), "net.py:tiny has no prunable channels: it is the model's output; kept"),
+        (("--min-width", "0.3"), "cannot read `min_width` '0.3'; write a percentage such as 1.5%"),
+        (("--min-width", "100%"), "cannot read `min_width` '100%'; write a percentage"),
+    ],
+)
+def test_constraints(refuses: Refuses, flags: tuple[str, str], message: str) -> None:
+    for command in ("prune", "sweep"):
+        line = refuses(command, "net.py:tiny", *ON_FAKE, *flags, "-o", "new")
+        assert line.startswith(message)
+
+
 def test_below_what_is_reachable(refuses: Refuses) -> None:
     line = refuses(*PRUNE, "--target-latency", "30%", "-o", "new", status=1, work=True)
     said = re.fullmatch(

@@ -73,6 +73,49 @@ def test_unknown_groups_list_known_ones(graph):
         ChannelPlan.from_keep(graph, {"nope": [0]})
 
 
+@pytest.mark.parametrize(
+    ("keep", "left"),
+    [
+        (("stem",), {"conv1"}),
+        (("conv2",), {"conv1"}),  # whose outputs are added to the stem's
+        (("bn1",), {"stem"}),
+        (("conv*",), set()),
+        (("fc",), {"stem", "conv1"}),  # the model's output stays in any case
+        ((), {"stem", "conv1"}),
+    ],
+)
+def test_what_is_kept_is_not_prunable(graph, keep, left):
+    found = graph.constrained(keep)
+    assert {g.id for g in found.groups if g.prunable} == left
+    for group in found.groups:
+        assert group.reason or group.prunable
+    if "stem" not in left:
+        with pytest.raises(UsageError, match="'stem' cannot be pruned: kept whole, as asked for"):
+            ChannelPlan.from_widths(found, {"stem": 4})
+
+
+def test_a_module_stands_for_its_layers():
+    net = nn.Sequential(Residual())
+    found = pk.trace(net, image()).constrained(["0"])
+    assert not any(group.prunable for group in found.groups)
+
+
+def test_what_is_kept_has_to_be_there(graph):
+    with pytest.raises(UsageError, match=r"'con', which matches no layer; layers: stem, conv1"):
+        graph.constrained(["conv1", "con"])
+
+
+def test_widths_have_a_floor(graph):
+    found = graph.constrained(min_width=0.3)
+    assert found.group("stem").widths() == (3, 4, 5, 6, 7, 8)
+    assert found.smallest_widths(4) == {"stem": 4, "conv1": 4, "fc": 4}
+    twice = found.constrained(min_width=0.1)  # what was asked for before stays
+    assert twice.smallest_widths(1) == found.smallest_widths(1) == {"stem": 3, "conv1": 3, "fc": 4}
+    for share in (-0.1, 1.0, float("nan")):
+        with pytest.raises(UsageError, match="`min_width` must be from 0 to below 1"):
+            graph.constrained(min_width=share)
+
+
 def test_macs_count_what_the_layers_do(graph):
     full = 64 * 9 * (3 * 8 + 8 * 8 + 8 * 8) + 8 * 4
     assert graph.macs({}) == graph.macs(graph.dense_widths) == full

@@ -51,6 +51,22 @@ def test_a_final_miss_without_training_lands_again(tmp_path, monkeypatch):
     assert sum(attempt.chosen for attempt in report.landing) == 1
 
 
+def test_layers_that_are_kept_and_a_floor_of_widths(tmp_path):
+    kept = {"blocks.4.conv1", "blocks.3.conv2"}  # what is in block 4 and what is added to it
+
+    def shares(report):
+        return {name: after / before for name, (before, after) in report.widths.items()}
+
+    free = shares(run(tmp_path, "free", target_latency="60%"))
+    assert min(free.values()) < 0.5
+    assert any(free[name] < 1 for name in kept)
+    report = run(tmp_path, target_latency="70%", keep=("blocks.4",), min_width="50%")
+    assert report.latency.met
+    assert not kept & shares(report).keys()
+    assert 0.5 <= min(shares(report).values()) < 1
+    assert {report.frozen[name] for name in kept} == {"kept whole, as asked for"}
+
+
 @pytest.fixture
 def slow_at_first(monkeypatch):
     """Plans measure 9 % too slow until a network was exported; gives the parameters timed then."""

@@ -406,6 +406,9 @@ def test_layers_that_stay_dense():
     assert [la.name for la in find_layers(model) if la.dense] == ["0"]
     assert [la.name for la in find_layers(model, ()) if la.dense] == []
     assert [la.name for la in find_layers(model, ("1?", "first")) if la.dense] == ["0", "10"]
+    inside = nn.ModuleDict({"body": net(), "fc": nn.Linear(2, 2)})  # a module stands for its layers
+    found = [la.name for la in find_layers(inside, "body") if not la.dense]
+    assert found == ["fc"]
     model[8].weight.requires_grad_(False)
     assert [la.name for la in find_layers(model, ("3",)) if la.dense] == ["3", "8"]
 

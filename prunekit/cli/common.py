@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -55,6 +54,25 @@ Heads = Annotated[
         "--heads", help="What goes of attentions: whole heads, or width of all heads alike."
     ),
 ]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--keep",
+        metavar="LAYER",
+        help=(
+            "Layers whose output channels all stay: a name, a module or a pattern such as "
+            "layer4.*; may be repeated."
+        ),
+    ),
+]
+MinWidth = Annotated[
+    str | None,
+    typer.Option(
+        "--min-width",
+        metavar="SHARE",
+        help="Share of each group's channels that stays at least, such as 25%.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 Seconds = Annotated[
     float, typer.Option("--max-seconds", min=0.1, help="Stop measuring after this many seconds.")
@@ -64,20 +82,6 @@ Seconds = Annotated[
 def option(text: str, *names: str, **more: Any) -> Any:
     """A flag with its help first."""
     return typer.Option(*names, help=text, **more)
-
-
-def parse_percent(text: str, flag: str) -> float:
-    """``1.5%`` as 0.015."""
-    from prunekit.errors import UsageError
-
-    number = text.strip().removesuffix("%")
-    try:
-        value = float(number) / 100
-    except ValueError:
-        value = math.nan
-    if not text.strip().endswith("%") or not 0 <= value < 1:
-        raise UsageError(f"cannot read {flag} {text!r}; write a percentage such as 1.5%")
-    return value
 
 
 def target_of(gpu: bool, target: str | None, precision: str | None) -> str | None:

@@ -22,7 +22,6 @@ from prunekit.cli.common import (
     Seed,
     Threads,
     Verbose,
-    parse_percent,
     print_json,
     print_text,
     refuse_existing,
@@ -114,6 +113,7 @@ def profile(
     from prunekit.profiling.sharding import parse_shard, shard_path
     from prunekit.profiling.transferring import TRANSFER_NETS
     from prunekit.ranks import world
+    from prunekit.reading import parse_percent
     from prunekit.target import Target
 
     asked = target_of(gpu, target, precision)

@@ -11,6 +11,8 @@ from prunekit.cli.common import (
     Gpu,
     GpuPrecision,
     Json,
+    Keep,
+    MinWidth,
     Overwrite,
     Quiet,
     Resume,
@@ -97,6 +99,8 @@ def prune(
         str | None, option("joint, knapsack, greedy, uniform or milp (joint).")
     ] = None,
     granularity: Annotated[int | None, option("Widths are multiples of this.")] = None,
+    keep: Keep = None,
+    min_width: MinWidth = None,
     depth: Annotated[
         bool | None, option("Whole residual blocks may go as well.", "--depth")
     ] = None,
@@ -163,6 +167,7 @@ def prune(
     flags = {name: context.params.get(name) for name in Recipe.model_fields}
     flags["target"] = target_of(gpu, target, precision)
     flags["limit"] = tuple(flags["limit"]) if flags["limit"] else None
+    flags["keep"] = tuple(flags["keep"]) if flags["keep"] else None
     flags["iee"] = pairs(flags["iee"], "--iee") if flags["iee"] else None
     recipe = make_recipe(flags, config)
     if rank() > 0:

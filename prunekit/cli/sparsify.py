@@ -81,7 +81,8 @@ def sparsify(
     dense: Annotated[
         list[str] | None,
         option(
-            "Layer that stays dense beside the first: a name or a pattern like layer1.*; "
+            "Layer that stays dense beside the first: a name, a module or a pattern "
+            "such as layer1.*; "
             "may be repeated; none makes the first sparse too.",
             metavar="LAYER",
         ),

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from prunekit.budget import Budget
 from prunekit.errors import FileError, UsageError
+from prunekit.reading import parse_percent
 from prunekit.serialize import write_text
 from prunekit.target import Target
 
@@ -130,6 +131,10 @@ class Recipe(TrainingRecipe):
     criterion: str | None = None
     solver: str = "joint"
     granularity: int | None = Field(None, ge=1)
+    keep: tuple[str, ...] = ()
+    """Layers whose output channels all stay, by name, pattern or module."""
+    min_width: float = Field(0.0, ge=0, lt=1)
+    """The share of each group's channels that stays at least; in text ``25%``."""
     depth: bool = False
     """Whole residual blocks may go as well."""
     heads: Literal["whole", "width"] = "whole"
@@ -148,6 +153,11 @@ class Recipe(TrainingRecipe):
         if budget.relative and budget.value >= 1:
             raise ValueError(f"{text!r} is the dense latency; nothing to prune")
         return text
+
+    @field_validator("min_width", mode="before")
+    @classmethod
+    def _is_share(cls, given: object) -> object:
+        return parse_percent(given, "`min_width`") if isinstance(given, str) else given
 
     @field_validator("limit")
     @classmethod

@@ -73,7 +73,8 @@ def set_up(recipe: Recipe) -> Job:
         note_untrained(recipe)
     example = example_input(recipe.input)
     with bar("tracing", 1) if sys.stderr.isatty() else nullcontext():
-        graph = from_main(lambda: trace(model.module, example, heads=recipe.heads))
+        whole = from_main(lambda: trace(model.module, example, heads=recipe.heads))
+    graph = whole.constrained(recipe.keep, recipe.min_width)
     late = sum("within" in group.reason for group in graph.groups)
     if late:
         say(f"note: {late} channel groups stay whole, not proved in time; see prunekit inspect")

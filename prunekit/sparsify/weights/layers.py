@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from prunekit.density import WeightShape
 from prunekit.errors import ModelError, UsageError
 from prunekit.modes import evaluating
 from prunekit.progress import say
+from prunekit.reading import matching
 
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 FIRST = "first"
@@ -39,25 +39,23 @@ class Layer:
 def find_layers(model: nn.Module, dense: str | Sequence[str] = (FIRST,)) -> list[Layer]:
     """All linear and convolutional layers, those that ``dense`` names marked.
 
-    ``dense`` has names, patterns such as ``layer1.*``, or ``first``. Layers whose weights are not
-    trained stay dense as well. Raises UsageError for a name that matches nothing.
+    ``dense`` has names of layers or of modules that hold some, patterns such as ``layer1.*``, or
+    ``first``. Layers whose weights are not trained stay dense as well. Raises UsageError for a name
+    that matches nothing.
     """
     wanted = (dense,) if isinstance(dense, str) else tuple(dense)
     found = _weights(model)
     if not found:
         raise ModelError(f"{type(model).__name__} has no linear or convolutional layer")
     names = [name for known, _ in found for name in known]
-    for pattern in wanted:
-        if pattern != FIRST and not any(fnmatchcase(name, pattern) for name in names):
-            shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
-            raise UsageError(f"`dense` names {pattern!r}, which matches no layer; layers: {shown}")
+    named = matching(names, [pattern for pattern in wanted if pattern != FIRST], "`dense`")
     layers = [
         Layer(
             known[0],
             weight,
             dense=not weight.requires_grad
             or (FIRST in wanted and known[0] == names[0])
-            or any(fnmatchcase(name, pattern) for pattern in wanted for name in known),
+            or not named.isdisjoint(known),
         )
         for known, weight in found
     ]

@@ -1,0 +1,40 @@
+"""What users write: percentages, and names of layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from prunekit.errors import UsageError
+
+SHOWN = 6
+
+
+def parse_percent(text: str, flag: str) -> float:
+    """``1.5%`` as 0.015; from 0 to below 100 %."""
+    number = text.strip().removesuffix("%")
+    try:
+        value = float(number) / 100
+    except ValueError:
+        value = math.nan
+    if not text.strip().endswith("%") or not 0 <= value < 1:
+        raise UsageError(f"cannot read {flag} {text!r}; write a percentage such as 1.5%")
+    return value
+
+
+def matching(names: Iterable[str], patterns: Sequence[str], flag: str) -> set[str]:
+    """Those of ``names`` that ``patterns`` stand for.
+
+    A pattern is a name, one such as ``layer1.*``, or a module whose layers are all meant. Raises
+    UsageError for a pattern that matches nothing.
+    """
+    known = list(dict.fromkeys(names))
+    found: set[str] = set()
+    for pattern in patterns:
+        hits = {n for n in known if fnmatchcase(n, pattern) or fnmatchcase(n, f"{pattern}.*")}
+        if not hits:
+            shown = ", ".join(known[:SHOWN]) + (", ..." if len(known) > SHOWN else "")
+            raise UsageError(f"{flag} names {pattern!r}, which matches no layer; layers: {shown}")
+        found |= hits
+    return found
