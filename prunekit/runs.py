@@ -155,7 +155,7 @@ def _built(
     if not is_library(base.spec):
         raise UsageError(
             f"{run} was made from {base.spec!r}, which is code that a file may not start by "
-            "itself; pass `model` (on the command line --model) to say that you trust it"
+            "itself; pass `model` (on the command line --base) to say that you trust it"
         )
     return rebuild(base.spec, base.arguments)
 
@@ -170,12 +170,17 @@ def is_sparse(path: str | Path) -> bool:
     return is_run(path) and (Path(path) / SPARSITY).is_file()
 
 
-def open_model(spec: str, **options: Any) -> BuiltModel:
-    """:func:`prunekit.models.build`, which also takes a run folder."""
+def open_model(spec: str, base: str | None = None, **options: Any) -> BuiltModel:
+    """:func:`prunekit.models.build`, which also takes a run folder.
+
+    ``base`` is the dense model of a run that was made from the user's own code.
+    """
+    if base is not None and not is_run(spec):
+        raise UsageError(f"`base` is for a MODEL that is a run folder, and {spec} is none")
     if is_run(spec):
         if options.get("pretrained"):
             raise UsageError(f"`--pretrained` does not go with the run folder {spec}")
-        return BuiltModel(load(spec), str(spec))
+        return BuiltModel(load(spec, base), str(spec))
     if Path(spec).is_dir():
         raise ModelError(f"{spec} is a folder without {PLAN}, not a finished run")
     return build(spec, **options)

@@ -378,6 +378,42 @@ def test_prune_a_run_again(prunekit: Says, home: Path) -> None:
     assert sizes[1] < sizes[0]
 
 
+def test_runs_of_the_users_own_code_go_on_with_it(prunekit: Says, home: Path) -> None:
+    import torch
+
+    import prunekit as pk
+    from prunekit.models import build
+
+    dense = build("net.py:medium", in_channels=1).module
+    graph = pk.trace(dense, torch.zeros(1, 1, 8, 8))
+    plan = pk.ChannelPlan.from_widths(graph, {graph.groups[0].id: 48})
+    one = pk.slim(dense, plan)
+    shape = (1, 1, 8, 8)
+    pk.save("one", one, plan, "net.py:medium", {"in_channels": 1}, (shape,))
+
+    base = ("--base", "net.py:medium")
+    settings = ("--epochs", 0, "--profile-nets", 4, "--target-latency", "80%", "-o", "two")
+    assert prunekit("prune", "one", *base, *ON_FAKE, *settings)[0] == 0
+    assert prunekit("prune", "one", *base, *ON_FAKE, *settings, "--resume")[0] == 0
+    two = sum(p.numel() for p in pk.load("two", "net.py:medium").parameters())
+    assert two < sum(p.numel() for p in one.parameters())
+    assert prunekit("export", "two", *base, "-o", "two.onnx")[0] == 0
+    status, out, _ = prunekit("inspect", "two", *base, *SHAPE, "--json")
+    assert status == 0
+    assert json.loads(out)["params"] == two
+    table = ("--table", "two/table.json", "--points", 3)
+    assert prunekit("sweep", "one", *base, *ON_FAKE, *table)[0] == 0
+    nets = ("--nets", 4, "--rounds", 2, "-o", "t.json")
+    assert prunekit("profile", "two", *base, *ON_FAKE, *nets)[0] == 0
+    half = ("--sparsity", "50%", "--method", "static", "-o", "sparse")
+    assert prunekit("sparsify", "one", *base, *ON_FAKE, *half)[0] == 0
+    live = ("--target", "torch:cpu", "--max-seconds", 0.2)
+    status, out, _ = prunekit("bench", "one", "two", *base, *live, "--json")
+    assert status == 0
+    assert [a["path"] for a in json.loads(out)["artifacts"]] == ["one", "two"]
+    assert prunekit("check", "one", "--baseline", "one", *base, *live)[0] in (0, 3)
+
+
 def test_bench(prunekit: Says, home: Path) -> None:
     status, out, _ = prunekit(
         *("bench", "run/dense.onnx", "run/model.onnx", "run", "--target", "fake", "--json")

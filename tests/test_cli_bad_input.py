@@ -380,6 +380,15 @@ def test_a_plan_may_not_start_code(refuses: Refuses, home: Path) -> None:
         assert line.startswith("run was made from 'net.py:tiny', which is code")
 
 
+def test_a_base_is_for_runs(refuses: Refuses) -> None:
+    line = refuses("prune", "net.py:tiny", "--base", "net.py:tiny", *ON_FAKE, "-o", "new")
+    assert line == "`base` is for a MODEL that is a run folder, and net.py:tiny is none"
+    line = refuses("inspect", "run", "--base", "net.py:huge", *SHAPE)
+    assert "net.py has no callable 'huge'" in line
+    line = refuses("check", "--baseline", "run/report.json", "--base", "net.py:tiny")
+    assert line == "--base does not go with a report, whose files say all; leave it out"
+
+
 # --- output
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from prunekit.cli.common import (
+    Base,
     Batch,
     Json,
     Quiet,
@@ -33,6 +34,7 @@ def bench(
     target: TargetText = "onnxruntime:cpu",
     batch: Batch = 1,
     threads: Threads = 1,
+    base: Base = None,
     max_seconds: Seconds = 20.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the order of runs.")] = 0,
     json: Json = False,
@@ -46,7 +48,7 @@ def bench(
     from prunekit.target import Target
 
     where = Target.parse(target, batch=batch, threads=threads)
-    opened = [open_artifact(path, where) for path in artifacts]
+    opened = [open_artifact(path, where, base) for path in artifacts]
     result = measure(opened, where, max_seconds=max_seconds, seed=seed)
     ratios = [None, *result.ratios]
     if json:

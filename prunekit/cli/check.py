@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from prunekit.cli.common import (
+    Base,
     Batch,
     Json,
     Quiet,
@@ -49,6 +50,7 @@ def check(
     target: TargetText = "onnxruntime:cpu",
     batch: Batch = 1,
     threads: Threads = 1,
+    base: Base = None,
     max_seconds: Seconds = 60.0,
     json: Json = False,
     verbose: Verbose = False,
@@ -73,12 +75,14 @@ def check(
             source = context.get_parameter_source(flag)
             if source is not None and source.name == "COMMANDLINE":
                 raise UsageError(f"--{flag} does not go with a report, which has its own target")
+        if base is not None:
+            raise UsageError("--base does not go with a report, whose files say all; leave it out")
         verdict = check_against_report(baseline, artifact, limits)
     elif artifact is None:
         raise UsageError("check against an artifact needs the ARTIFACT to check")
     else:
         where = Target.parse(target, batch=batch, threads=threads)
-        verdict = check_against_artifact(baseline, artifact, where, limits)
+        verdict = check_against_artifact(baseline, artifact, where, limits, base)
     if json:
         ratio = verdict.ratio
         print_json(

@@ -23,6 +23,14 @@ Model = Annotated[
         ),
     ),
 ]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        "--base",
+        metavar="MODEL",
+        help="The dense model of a run folder, where that is your own code.",
+    ),
+]
 Input = Annotated[
     str, typer.Option("--input", help="Input shape, batch first, such as 1x3x224x224.")
 ]

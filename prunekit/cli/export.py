@@ -43,7 +43,12 @@ def export(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", help="The dense model, where the run's is your own code."),
+        typer.Option(
+            "--base",
+            "--model",
+            metavar="MODEL",
+            help="The dense model of a run folder, where that is your own code.",
+        ),
     ] = None,
     sparse_initializers: Annotated[
         bool,

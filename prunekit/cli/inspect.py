@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from prunekit.cli.common import (
+    Base,
     Heads,
     Input,
     Json,
@@ -26,6 +27,7 @@ def register(app: typer.Typer) -> None:
 
 def inspect(
     model: Model,
+    base: Base = None,
     input: Input = "1x3x224x224",  # noqa: A002 - the flag's name
     reparameterize: Reparameterize = True,
     heads: Heads = "whole",
@@ -41,7 +43,13 @@ def inspect(
     from prunekit.tracing import trace
 
     recipe = make_recipe(
-        {"model": model, "input": input, "reparameterize": reparameterize, "heads": heads}
+        {
+            "model": model,
+            "base": base,
+            "input": input,
+            "reparameterize": reparameterize,
+            "heads": heads,
+        }
     )
     built = open_dense(recipe)
     graph = trace(built.module, example_input(input), heads=recipe.heads)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from prunekit.cli.common import (
+    Base,
     Gpu,
     GpuPrecision,
     Heads,
@@ -37,6 +38,7 @@ def register(app: typer.Typer) -> None:
 
 def profile(
     model: Model,
+    base: Base = None,
     input: Input = "1x3x224x224",  # noqa: A002 - the flag's name
     target: Annotated[
         str | None,
@@ -139,6 +141,7 @@ def profile(
     recipe = make_recipe(
         {
             "model": model,
+            "base": base,
             "input": input,
             "target": wanted,
             "threads": threads,

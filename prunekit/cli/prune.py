@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from prunekit.cli.common import (
+    Base,
     Gpu,
     GpuPrecision,
     Json,
@@ -63,6 +64,7 @@ def register(app: typer.Typer) -> None:
 def prune(
     context: typer.Context,
     model: MaybeModel = None,
+    base: Base = None,
     output: Output = Path("run"),
     config: Config = None,
     data: DataText = None,

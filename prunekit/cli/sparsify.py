@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from prunekit.cli.common import (
+    Base,
     Json,
     Overwrite,
     Quiet,
@@ -56,6 +57,7 @@ def register(app: typer.Typer) -> None:
 def sparsify(
     context: typer.Context,
     model: MaybeModel = None,
+    base: Base = None,
     output: Output = Path("run"),
     config: Config = None,
     data: DataText = None,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from prunekit.cli.common import (
+    Base,
     Heads,
     Input,
     Json,
@@ -36,6 +37,7 @@ def register(app: typer.Typer) -> None:
 
 def sweep(
     model: Model,
+    base: Base = None,
     input: Input = "1x3x224x224",  # noqa: A002 - the flag's name
     target: Annotated[str, option("runtime[:device][:precision].")] = "onnxruntime:cpu",
     threads: Threads = 1,
@@ -91,6 +93,7 @@ def sweep(
     recipe = make_recipe(
         {
             "model": model,
+            "base": base,
             "input": input,
             "target": target,
             "threads": threads,

@@ -14,8 +14,11 @@ from prunekit.runtimes import runtime_for
 from prunekit.target import Target
 
 
-def open_artifact(path: str | Path, target: Target) -> Artifact:
-    """The artifact at ``path`` in the form ``target``'s runtime takes; a run folder has both."""
+def open_artifact(path: str | Path, target: Target, base: str | None = None) -> Artifact:
+    """The artifact at ``path`` in the form ``target``'s runtime takes; a run folder has both.
+
+    ``base`` is the dense model of a run that was made from the user's own code.
+    """
     runtime = runtime_for(target)
     if not is_run(path):
         if Path(path).is_dir():
@@ -27,4 +30,4 @@ def open_artifact(path: str | Path, target: Target) -> Artifact:
     if plan.base is None or not plan.base.input_shapes:
         raise UsageError(f"{path} does not say its input shape; time its model.onnx instead")
     example = example_input("x".join(map(str, plan.base.input_shapes[0])))
-    return live_artifact(load(path), example)
+    return live_artifact(load(path, base), example)

@@ -24,12 +24,15 @@ class Limits:
 
 
 def check_against_artifact(
-    baseline: Path, artifact: str | Path, target: Target, limits: Limits
+    baseline: Path,
+    artifact: str | Path,
+    target: Target,
+    limits: Limits,
+    base: str | None = None,
 ) -> Verdict:
-    """Both timed interleaved."""
-    return check_regression(
-        open_artifact(baseline, target), open_artifact(artifact, target), target, **asdict(limits)
-    )
+    """Both timed interleaved; ``base`` is the dense model of run folders of the user's own code."""
+    before, now = (open_artifact(path, target, base) for path in (baseline, artifact))
+    return check_regression(before, now, target, **asdict(limits))
 
 
 def check_against_report(path: Path, artifact: str | Path | None, limits: Limits) -> Verdict:

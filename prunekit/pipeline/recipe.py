@@ -30,6 +30,8 @@ class TrainingRecipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str
+    base: str | None = None
+    """The dense model of a run folder given as ``model``, where that is the user's own code."""
     input: str = "1x3x224x224"
     data: str | None = None
     threads: int = Field(1, ge=1)

@@ -133,6 +133,7 @@ def open_dense(recipe: TrainingRecipe, data: Data | None = None) -> BuiltModel:
     channels = recipe.shape[1]
     model = open_model(
         recipe.model,
+        recipe.base,
         num_classes=data.num_classes if data is not None else None,
         in_channels=channels,
         pretrained=recipe.pretrained,
