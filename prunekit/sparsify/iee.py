@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from prunekit.plan import ChannelPlan, Cut, narrowed
 from prunekit.ranks import average_, from_main
 from prunekit.scores import PRESENT, Scores
 from prunekit.sparsify.history import History, overlap
+from prunekit.sparsify.resuming import check_settings, pack, parts, unpack
 from prunekit.sparsify.schedule import STRETCH, IEESchedule
 from prunekit.sparsify.solve import Allocation, cost_model
 from prunekit.sparsify.store import Frozen, Network, State, Store, tensors
@@ -462,14 +463,8 @@ class IEE:
         if self._wide is not None:
             found |= {f"wide.{n}": t for n, t in tensors(self._wide.module).items()}
         found |= {f"mru.{n}": t for n, t in self._mru.items()}
-        numbers: dict[str, Any] = {}
-        for kind, state in (("state", self._store.state), ("small_state", self._small_state)):
-            for name, entry in state.items():
-                for key, value in entry.items():
-                    if isinstance(value, Tensor):
-                        found[f"{kind}.{key}.{name}"] = value
-                    elif value is not None:
-                        numbers[f"{kind}.{key}.{name}"] = value
+        states, numbers = pack({"state": self._store.state, "small_state": self._small_state})
+        found |= states
         facts = {
             "settings": self._settings(),
             "stage": self._stage,
@@ -495,12 +490,7 @@ class IEE:
     @torch.no_grad()
     def load_state(self, tensors_: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Take up where :meth:`state` left off; the dense model has its values already."""
-        for name, value in facts["settings"].items():
-            if (now := self._settings().get(name)) != value:
-                raise UsageError(
-                    f"the IEE to go on with was made with `{name}` {value!r}, now it is {now!r}; "
-                    "use the same to resume"
-                )
+        check_settings("IEE", facts["settings"], self._settings())
         self._left, self._done = int(facts["left"]), int(facts["done"])
         self._cycle, self._stretch = int(facts["cycle"]), int(facts["stretch"])
         self.work, self._stage = float(facts["work"]), str(facts["stage"])
@@ -512,29 +502,19 @@ class IEE:
         self._plan = replace(plan, predicted=dict(facts["predicted"]))
         before = facts["before"]
         self._before = None if before is None else ChannelPlan.from_keep(self.graph, before)
-        parts: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in tensors_.items():
-            kind, _, rest = name.partition(".")
-            parts.setdefault(kind, {})[rest] = tensor.clone()
-        numbers: dict[str, dict[str, Any]] = {}
-        for name, value in facts["numbers"].items():
-            kind, _, rest = name.partition(".")
-            numbers.setdefault(kind, {})[rest] = value
-        states = {
-            kind: _by_name({**parts.get(kind, {}), **numbers.get(kind, {})})
-            for kind in ("state", "small_state")
-        }
-        self._store.state, self._small_state = states["state"], states["small_state"]
-        self._mru = parts.get("mru", {})
+        self._store.state, self._small_state = unpack(
+            ("state", "small_state"), tensors_, facts["numbers"]
+        )
+        self._mru = parts(tensors_, "mru")
         self._total = None
         self._small = self._like(self._opened(), self._store.open(self._plan))
         for name, tensor in tensors(self._small.module).items():
-            tensor.data.copy_(parts["small"][name])
+            tensor.data.copy_(tensors_[f"small.{name}"])
         self._wide = self._frozen = None
         if facts["wide"] is not None:
             self._open_wide(ChannelPlan.from_keep(self.graph, facts["wide"]))
             for name, tensor in tensors(self._wide_network().module).items():
-                tensor.data.copy_(parts["wide"][name])
+                tensor.data.copy_(tensors_[f"wide.{name}"])
         elif "sums" in facts:
             self._total = Accumulator(narrowed(self.graph, self._plan), self.criterion)
         if self._total is not None:
@@ -546,13 +526,3 @@ class IEE:
 
 def _lists(plan: ChannelPlan) -> dict[str, list[int]]:
     return {group: list(kept) for group, kept in plan.keep.items()}
-
-
-def _by_name(found: Mapping[str, Any]) -> State:
-    state: State = {}
-    for name, value in found.items():
-        key, _, parameter = name.partition(".")
-        step = isinstance(value, Tensor) and value.ndim == 0
-        # optimizers count steps on the CPU
-        state.setdefault(parameter, {})[key] = value.cpu() if step else value
-    return state

@@ -15,6 +15,7 @@ from prunekit.criteria import Magnitude, WeightCriterion
 from prunekit.density import Distribution, Pattern, counts, parse_sparsity
 from prunekit.errors import TrainingError, UsageError
 from prunekit.ranks import average_
+from prunekit.sparsify.resuming import check_settings
 from prunekit.sparsify.weights import choose
 from prunekit.sparsify.weights.layers import FIRST, find_layers
 from prunekit.sparsify.weights.masks import Masks
@@ -420,12 +421,7 @@ class Sparsifier:
 
         They are loaded after this object was made, which masks the model.
         """
-        for name, value in facts["settings"].items():
-            if (now := self._settings().get(name)) != value:
-                raise UsageError(
-                    f"the {self.name} training to go on with was made with `{name}` {value!r}, "
-                    f"now it is {now!r}; use the same to resume"
-                )
+        check_settings(f"{self.name} training", facts["settings"], self._settings())
         for name, now, was in zip(self._names, self._norms(), facts["weights"], strict=True):
             if not math.isclose(now, was, rel_tol=1e-4):
                 raise UsageError(
