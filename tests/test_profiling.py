@@ -36,6 +36,7 @@ from prunekit.profiling import (
     sample_plans,
 )
 from prunekit.profiling.choosing import choose
+from prunekit.profiling.harvest import protocol
 from prunekit.profiling.journal import Journal
 from prunekit.profiling.measuring import Rounds, end_to_end_us, speeds, typical_us
 from prunekit.profiling.operators import operator
@@ -217,16 +218,20 @@ def test_networks_that_take_long_get_fewer_turns(net, graph, monkeypatch):
     wanted = HarvestPlan(nets=2, rounds=1, turns=5, active=False)
     plans = sample_plans(graph, 8, 2, seed=0)
 
-    def runs() -> int:
-        (row,) = collecting.collect(
+    def runs() -> tuple[int, int]:
+        found = collecting.collect(
             net, graph, EXAMPLE, FAKE, plans, wanted, 8, {}, journal=None, resume=False
-        ).rows
-        return len(row["end_to_end_ms"][0])
+        )
+        samples = found.rows[0]["end_to_end_ms"][0]
+        return len(samples), protocol("harvest", found, wanted, np.ones(1)).turns
 
     monkeypatch.setattr(measuring, "switch_counter", lambda _: lambda: 0)  # no run is left out
-    usual = runs()
+    usual, turns = runs()
+    assert turns == 5
     monkeypatch.setattr(measuring, "LONG_MS", 0.0)
-    assert runs() * 5 == usual * 3
+    fewer, turns = runs()
+    assert turns == 3
+    assert fewer * 5 == usual * 3
 
 
 def test_the_speed_of_rounds_is_told_from_that_of_networks():

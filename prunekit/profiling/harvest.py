@@ -179,7 +179,7 @@ def protocol(
         source=source,
         nets=len(found.plans),
         rounds=len(found.rows),
-        turns=wanted.turns,
+        turns=round(float(np.mean([row.get("turns", wanted.turns) for row in found.rows]))),
         seed=wanted.seed,
         stopped=found.stopped,
         drift=round(float(slow.max() / slow.min() - 1), 4),

@@ -155,6 +155,7 @@ class Rounds:
         return {
             "round": number,
             "nets": list(nets),
+            "turns": turns,
             "disturbed": round(1 - sum(calm) / len(calm), 4),
             "end_to_end_ms": [_kept(plain[i]) for i in nets],
             "layers_us": [
