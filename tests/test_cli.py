@@ -33,6 +33,22 @@ def test_help(prunekit: Says, command: str) -> None:
     assert "--help" in out
 
 
+@pytest.mark.parametrize("command", ["prune", "sparsify"])
+def test_help_of_many_flags_has_sections(prunekit: Says, command: str) -> None:
+    from prunekit.pipeline.recipe import Recipe
+    from prunekit.pipeline.sparse_recipe import SparseRecipe
+
+    _, out, _ = prunekit(command, "--help")
+    sections = re.findall(r"^(\w.*):$", out, re.M)
+    assert sections[:2] == ["Arguments", "Options"]
+    assert sections[-3:] == ["Dense network", "Training", "Output"]
+    settings = {"prune": Recipe, "sparsify": SparseRecipe}[command].model_fields
+    flags = re.findall(r"^  (?:-\w, )?(--[\w-]+)", out, re.M)
+    assert len(flags) == len(set(flags))
+    missing = {f"--{name.replace('_', '-')}" for name in settings} - {*flags, "--model"}
+    assert missing <= {"--options"}  # which is --option, one by one
+
+
 def test_help_lists_every_command_and_exit_status(prunekit: Says) -> None:
     _, out, _ = prunekit("--help")
     for word in (*COMMANDS, "0 done", "1 it ran", "2 usage", "3 inconclusive", "130 interrupted"):

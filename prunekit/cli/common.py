@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from prunekit.progress import verbosity
 
@@ -90,6 +91,26 @@ Seconds = Annotated[
 def option(text: str, *names: str, **more: Any) -> Any:
     """A flag with its help first."""
     return typer.Option(*names, help=text, **more)
+
+
+def sections(**headings: str) -> type[TyperCommand]:
+    """A command whose help has these headings, each from the named parameter on."""
+
+    class Sectioned(TyperCommand):
+        def format_options(self, ctx: Any, formatter: Any) -> None:
+            parts: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+            heading = "Options"
+            for parameter in self.get_params(ctx):
+                heading = headings.get(parameter.name or "", heading)
+                is_argument = parameter.param_type_name == "argument"
+                if (record := parameter.get_help_record(ctx)) is not None:
+                    parts.setdefault("Arguments" if is_argument else heading, []).append(record)
+            for title, records in parts.items():
+                if records:
+                    with formatter.section(title):
+                        formatter.write_dl(records)
+
+    return Sectioned
 
 
 def target_of(gpu: bool, target: str | None, precision: str | None) -> str | None:

@@ -23,6 +23,7 @@ from prunekit.cli.common import (
     print_table,
     print_text,
     resumable,
+    sections,
     set_verbosity,
     target_of,
 )
@@ -58,7 +59,15 @@ from prunekit.cli.training import (
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("prune")(prune)
+    headings = sections(
+        target="Target and budget",
+        table="Latency table and measurements",
+        method="What goes",
+        from_scratch="Dense network",
+        epochs="Training",
+        resume="Output",
+    )
+    app.command("prune", cls=headings)(prune)
 
 
 def prune(
@@ -80,12 +89,19 @@ def prune(
         list[str] | None,
         option(
             "One more budget, such as macs=40%, params=1.5M (of convolutions and linear layers) or "
-            "memory=8MiB (weights and activations); may be repeated."
+            "memory=8MiB (weights and activations); may be repeated.",
+            metavar="BUDGET",
         ),
     ] = None,
     table: Annotated[
         str | None, option("A latency table made before; default: profile now.")
     ] = None,
+    profile_nets: Annotated[int | None, option("Networks the profile measures (12).")] = None,
+    profile_seconds: Annotated[float | None, option("Time limit of the profile (120).")] = None,
+    measure_seconds: Annotated[
+        float | None, option("Time limit of one measurement while landing (8).")
+    ] = None,
+    granularity: Annotated[int | None, option("Widths are multiples of this.")] = None,
     method: Annotated[
         str | None, option("iee, halp or oneshot; default: halp where it can train.")
     ] = None,
@@ -100,7 +116,6 @@ def prune(
     solver: Annotated[
         str | None, option("joint, knapsack, greedy, uniform or milp (joint).")
     ] = None,
-    granularity: Annotated[int | None, option("Widths are multiples of this.")] = None,
     keep: Keep = None,
     min_width: MinWidth = None,
     depth: Annotated[
@@ -112,11 +127,6 @@ def prune(
     ] = None,
     score_batches: Annotated[int | None, option("Batches that one-shot scores use (8).")] = None,
     pruning_steps: Annotated[int | None, option("Pruning steps of halp (8).")] = None,
-    profile_nets: Annotated[int | None, option("Networks the profile measures (12).")] = None,
-    profile_seconds: Annotated[float | None, option("Time limit of the profile (120).")] = None,
-    measure_seconds: Annotated[
-        float | None, option("Time limit of one measurement while landing (8).")
-    ] = None,
     from_scratch: Annotated[
         bool | None,
         option(

@@ -19,6 +19,7 @@ from prunekit.cli.common import (
     print_table,
     print_text,
     resumable,
+    sections,
     set_verbosity,
 )
 from prunekit.cli.training import (
@@ -51,7 +52,14 @@ from prunekit.cli.training import (
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("sparsify")(sparsify)
+    headings = sections(
+        sparsity="What becomes zero",
+        target="Targets",
+        from_scratch="Dense network",
+        epochs="Training",
+        resume="Output",
+    )
+    app.command("sparsify", cls=headings)(sparsify)
 
 
 def sparsify(
@@ -83,9 +91,8 @@ def sparsify(
     dense: Annotated[
         list[str] | None,
         option(
-            "Layer that stays dense beside the first: a name, a module or a pattern "
-            "such as layer1.*; "
-            "may be repeated; none makes the first sparse too.",
+            "Layer that stays dense beside the first: a name, a module or a pattern such as "
+            "layer1.*; may be repeated; none makes the first sparse too.",
             metavar="LAYER",
         ),
     ] = None,
