@@ -5,6 +5,7 @@
     python benchmarks/sparse_training.py --only mlp steps --jobs 1
     python benchmarks/sparse_training.py --summary       only the tables and plots of what is there
     python benchmarks/sparse_training.py --plan          how many trainings, and their epochs
+    python benchmarks/sparse_training.py --rates         learning rates, on the validation images
 
 Every training is one line of results/sparse_training_runs.jsonl, and is not repeated while its
 settings stay the same. All methods of a case train for the same epochs with the same data order
@@ -26,7 +27,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,14 @@ CASES = {
     "wrn22": Case("wrn22_narrow", epochs=3, batch_size=64),
     "subset": Case("glyph_mlp", data="digits", epochs=4, batch_size=64, dense=(), seeds=1),
 }
+RATES = (0.05, 0.1, 0.2, 0.4)
+TRIALS = {
+    f"{name} at {rate}": replace(case, lr=rate)
+    for name, case in CASES.items()
+    if name != "subset"
+    for rate in RATES
+}
+"""Every network at every learning rate, to choose one on the validation images."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +91,16 @@ class Run:
     @property
     def key(self) -> str:
         """A name for this run and the settings of its case."""
-        facts = {**asdict(self), "settings": asdict(CASES[self.case])}
+        facts = {**asdict(self), "settings": asdict(self.settings)}
         facts.pop("note")
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
         parts = [self.case, self.method, self.level.rstrip("%") or self.pattern, str(self.seed)]
         return "-".join([*parts, digest])
+
+    @property
+    def settings(self) -> Case:
+        """The network and how it is trained."""
+        return (CASES | TRIALS)[self.case]
 
     @property
     def epochs(self) -> int:
@@ -189,7 +203,7 @@ def sparsifier(run: Run, model: Any, steps: int) -> Any:
 
     import prunekit as pk
 
-    case, options = CASES[run.case], dict(run.options)
+    case, options = run.settings, dict(run.options)
     criterion = {"taylor": pk.Taylor}.get(options.pop("criterion", ""), pk.Magnitude)()
     ranking = options.pop("ranking", "layer")
     schedule = pk.sparsify.SparsitySchedule(steps, seed=run.seed)
@@ -219,7 +233,7 @@ def carry_out(run: Run) -> dict[str, Any]:
 
     verbosity.level = -1
     torch.set_num_threads(1)
-    case = CASES[run.case]
+    case = run.settings
     data, test = datasets(case)
     model = build(case, data.num_classes, run.seed)
     per_epoch = len(loader(data.train, case.batch_size, run.seed))
@@ -261,7 +275,7 @@ def trained(run: Run, model: Any, data: Any, config: dict[str, Any]) -> float:
 
     from prunekit.train import TrainConfig, fit
 
-    case = CASES[run.case]
+    case = run.settings
     path = CACHE / f"{Run(run.case, 'dense', run.seed).key}.safetensors"
     told = path.with_suffix(".json")
     if not told.is_file():
@@ -386,7 +400,7 @@ def carry_out_all(runs: list[Run], path: Path, jobs: int) -> None:
     done = read(path)
     left = [run for run in {run.key: run for run in runs}.values() if run.key not in done]
     if left:
-        datasets(CASES[left[0].case])  # rendered once, before the processes start
+        datasets(left[0].settings)  # rendered once, before the processes start
     here = environment()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
@@ -415,6 +429,7 @@ def main() -> None:
     parser.add_argument("--subset", action="store_true", help="a few short runs, kept nowhere")
     parser.add_argument("--summary", action="store_true", help="only sum up what is there")
     parser.add_argument("--plan", action="store_true", help="count the trainings, do none")
+    parser.add_argument("--rates", action="store_true", help="try learning rates, with one seed")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     arguments = parser.parse_args()
     cases = [name for name in arguments.only if name in names]
@@ -426,6 +441,9 @@ def main() -> None:
             runs = list(matrix(name))
             epochs = sum(run.epochs for run in runs) * CASES[name].epochs
             print(f"{name}: {len(runs)} trainings, {epochs} epochs")
+        return
+    if arguments.rates:
+        try_rates(cases, arguments.results / f"{NAME}_rates.jsonl", arguments.jobs)
         return
     path = arguments.results / f"{NAME}_runs.jsonl"
     if not arguments.summary:
@@ -439,6 +457,21 @@ def main() -> None:
         for name in cases:
             carry_out_all(list(matrix(name)), path, arguments.jobs)
     summarise(arguments.results)
+
+
+def try_rates(cases: list[str], path: Path, jobs: int) -> None:
+    """Dense, RigL and IEE at every learning rate; accuracies on the validation images."""
+    trials = [name for name in TRIALS if name.split(" at ")[0] in cases]
+    runs = [
+        Run(trial, method, 0, "" if method == "dense" else "95%")
+        for trial in trials
+        for method in ("dense", "rigl", "iee")
+    ]
+    carry_out_all(runs, path, jobs)
+    found = read(path)
+    for trial in trials:
+        told = [f"{r.method} {found[r.key]['val']:.4f}" for r in runs if r.case == trial]
+        print(f"{trial}: {', '.join(told)}")
 
 
 def steps_of(folder: Path) -> list[dict[str, Any]]:
