@@ -289,12 +289,11 @@ def ablation() -> Iterator[Run]:
 
 
 def equal_cost(cases: list[str]) -> Iterator[Run]:
-    """What a training as dear as HALP's makes of IEE, and of the uniform net beside it."""
+    """What a training as dear as HALP's makes of IEE and of the uniform net beside it, one seed."""
     options = {"times": TIMES}
-    for seed in SEEDS:
-        for case in cases:
-            yield Run(case, "iee", seed, "30%", "taylor", options, EQUAL_COST)
-            yield Run(case, "uniform", seed, "30%", "", options, EQUAL_COST)
+    for case in cases:
+        yield Run(case, "iee", SEEDS[0], "30%", "taylor", options, EQUAL_COST)
+        yield Run(case, "uniform", SEEDS[0], "30%", "", options, EQUAL_COST)
 
 
 EXCHANGES: dict[str, dict[str, Any]] = {
