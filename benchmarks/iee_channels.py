@@ -35,7 +35,7 @@ HOME = os.environ.get("IEE_CHANNELS_HOME")  # the subset's folder
 RUNS = Path(HOME or HERE / "results") / "iee_channels_runs.jsonl"
 CACHE = Path(HOME or HERE / ".cache") / "iee_channels"
 SEEDS = (0, 1, 2)
-ABLATION_SEEDS = (0, 1)
+EXCHANGE_SEEDS = (0, 1)
 TARGETS = ("30%", "50%")
 TIMES = 4
 """With so many times the epochs IEE from scratch costs about what HALP costs from scratch."""
@@ -283,7 +283,7 @@ ABLATION: dict[str, dict[str, Any]] = {
 
 def ablation() -> Iterator[Run]:
     """What each part of IEE is worth, on one network."""
-    for seed in ABLATION_SEEDS:
+    for seed in SEEDS:
         for note, options in ABLATION.items():
             yield Run("resnet20_w32", "iee", seed, "30%", "taylor", options, note)
 
@@ -314,7 +314,7 @@ def why(cases: list[str]) -> Iterator[Run]:
     for seed in SEEDS:
         for case in cases:
             yield Run(case, "halp-widths", seed, "30%", "taylor")
-    for seed in ABLATION_SEEDS:
+    for seed in EXCHANGE_SEEDS:
         for note, options in EXCHANGES.items():
             yield Run("mobilenet_v1", "iee-pretrained", seed, "30%", "taylor", options, note)
 
