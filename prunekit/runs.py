@@ -175,12 +175,12 @@ def open_model(spec: str, base: str | None = None, **options: Any) -> BuiltModel
 
     ``base`` is the dense model of a run that was made from the user's own code.
     """
-    if base is not None and not is_run(spec):
-        raise UsageError(f"`base` is for a MODEL that is a run folder, and {spec} is none")
     if is_run(spec):
         if options.get("pretrained"):
             raise UsageError(f"`--pretrained` does not go with the run folder {spec}")
         return BuiltModel(load(spec, base), str(spec))
+    if base is not None:
+        raise UsageError(f"`base` is for a MODEL that is a run folder, and {spec} is none")
     if Path(spec).is_dir():
         raise ModelError(f"{spec} is a folder without {PLAN}, not a finished run")
     return build(spec, **options)

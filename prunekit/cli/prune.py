@@ -178,8 +178,9 @@ def prune(
 
     flags = {name: context.params.get(name) for name in Recipe.model_fields}
     flags["target"] = target_of(gpu, target, precision)
-    flags["limit"] = tuple(flags["limit"]) if flags["limit"] else None
-    flags["keep"] = tuple(flags["keep"]) if flags["keep"] else None
+    for several in ("limit", "keep"):
+        given = flags[several]
+        flags[several] = tuple(given) if given else None
     flags["iee"] = pairs(flags["iee"], "--iee") if flags["iee"] else None
     recipe = make_recipe(flags, config)
     if rank() > 0:

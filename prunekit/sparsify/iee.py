@@ -23,7 +23,7 @@ from prunekit.plan import ChannelPlan, Cut, narrowed
 from prunekit.ranks import average_, from_main
 from prunekit.scores import PRESENT, Scores
 from prunekit.sparsify.history import History, overlap
-from prunekit.sparsify.resuming import check_settings, pack, parts, unpack
+from prunekit.sparsify.resuming import check_settings, named, pack, unpack
 from prunekit.sparsify.schedule import STRETCH, IEESchedule
 from prunekit.sparsify.solve import Allocation, cost_model
 from prunekit.sparsify.store import Frozen, Network, State, Store, tensors
@@ -502,10 +502,9 @@ class IEE:
         self._plan = replace(plan, predicted=dict(facts["predicted"]))
         before = facts["before"]
         self._before = None if before is None else ChannelPlan.from_keep(self.graph, before)
-        self._store.state, self._small_state = unpack(
-            ("state", "small_state"), tensors_, facts["numbers"]
-        )
-        self._mru = parts(tensors_, "mru")
+        self._store.state = unpack("state", tensors_, facts["numbers"])
+        self._small_state = unpack("small_state", tensors_, facts["numbers"])
+        self._mru = {name: t.clone() for name, t in named(tensors_, "mru").items()}
         self._total = None
         self._small = self._like(self._opened(), self._store.open(self._plan))
         for name, tensor in tensors(self._small.module).items():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from prunekit.errors import UsageError
 from prunekit.sparsify.store import State
+
+T = TypeVar("T")
 
 
 def check_settings(what: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -34,24 +36,19 @@ def pack(states: Mapping[str, State]) -> tuple[dict[str, Tensor], dict[str, Any]
     return tensors, others
 
 
-def unpack(
-    names: tuple[str, ...], tensors: Mapping[str, Tensor], others: Mapping[str, Any]
-) -> tuple[State, ...]:
-    """The states called ``names`` that :func:`pack` took apart, with copies of their tensors."""
-    found: dict[str, State] = {name: {} for name in names}
-    for where, value in {**tensors, **others}.items():
-        name, _, rest = where.partition(".")
-        if name not in found:
-            continue
-        key, _, parameter = rest.partition(".")
+def named(values: Mapping[str, T], kind: str) -> dict[str, T]:
+    """What is named ``kind.NAME``, by NAME."""
+    start = f"{kind}."
+    return {n.removeprefix(start): v for n, v in values.items() if n.startswith(start)}
+
+
+def unpack(name: str, tensors: Mapping[str, Tensor], others: Mapping[str, Any]) -> State:
+    """The state called ``name`` that :func:`pack` took apart, with copies of its tensors."""
+    state: State = {}
+    for where, value in {**named(tensors, name), **named(others, name)}.items():
+        key, _, parameter = where.partition(".")
         if isinstance(value, Tensor):
             # optimizers count steps on the CPU
             value = (value.cpu() if value.ndim == 0 else value).clone()
-        found[name].setdefault(parameter, {})[key] = value
-    return tuple(found.values())
-
-
-def parts(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
-    """Copies of what is named ``kind.NAME``, by NAME."""
-    start = f"{kind}."
-    return {n.removeprefix(start): t.clone() for n, t in tensors.items() if n.startswith(start)}
+        state.setdefault(parameter, {})[key] = value
+    return state
