@@ -5,7 +5,8 @@
     python benchmarks/sparse_training.py --only mlp steps --jobs 1
     python benchmarks/sparse_training.py --summary       only the tables and plots of what is there
     python benchmarks/sparse_training.py --plan          how many trainings, and their epochs
-    python benchmarks/sparse_training.py --rates         learning rates, on the validation images
+    python benchmarks/sparse_training.py --trials rates  learning rates, on the validation images
+    python benchmarks/sparse_training.py --trials forms  forms of IEE, likewise
 
 Every training is one line of results/sparse_training_runs.jsonl, and is not repeated while its
 settings stay the same. All methods of a case train for the same epochs with the same data order
@@ -36,6 +37,7 @@ from common import code
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 HERE = Path(__file__).parent
 NAME = "sparse_training"
+TRIALS = f"{NAME}_trials.jsonl"
 CACHE = HERE / ".cache" / NAME
 """Dense weights, which 2:4 patterns start from."""
 LEVELS = ("80%", "90%", "95%", "98%")
@@ -64,13 +66,13 @@ CASES = {
     "subset": Case("glyph_mlp", data="digits", epochs=4, batch_size=64, dense=(), seeds=1),
 }
 RATES = (0.05, 0.1, 0.2, 0.4)
-TRIALS = {
+AT_RATES = {
     f"{name} at {rate}": replace(case, lr=rate)
     for name, case in CASES.items()
     if name != "subset"
     for rate in RATES
 }
-"""Every network at every learning rate, to choose one on the validation images."""
+"""Every network at every learning rate."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Run:
     @property
     def settings(self) -> Case:
         """The network and how it is trained."""
-        return (CASES | TRIALS)[self.case]
+        return (CASES | AT_RATES)[self.case]
 
     @property
     def epochs(self) -> int:
@@ -138,6 +140,45 @@ LONGER: dict[str, dict[str, tuple[int, ...]]] = {
     "": {"80%": (2,), "90%": (3,), "95%": (4,), "98%": (2, 7), "uniform": (3,)},
 }
 """Lengths of RigL, so that its curve of accuracy over FLOPs reaches what IEE costs."""
+FORMS: dict[str, dict[str, Any]] = {
+    **CHEAPER,
+    **ABLATION,
+    "P keeps its momentum": OPTIONS["P keeps its momentum"],
+    "a third of Q, a tenth reactivated, by gradient": {
+        **CHEAPER["a third of Q"],
+        **CHEAPER["a tenth reactivated, by gradient"],
+    },
+    "a tenth reactivated, by gradient, grown at zero": {
+        **CHEAPER["a tenth reactivated, by gradient"],
+        "grow": "zero",
+    },
+    "exchanges until half": {"until": 0.5},
+    "a tenth exchanged": {"fraction": 0.1},
+    "H three times, J and Q as they were": {"every": "three times"},
+    "H and Q three times": {"every": "three times", "explore": "three times"},
+    "no J, a third of Q": {"improve": 0, "explore": "third"},
+}
+"""What was tried before the comparisons, with one seed at 95 %."""
+
+
+def trials(kind: str, cases: list[str]) -> list[Run]:
+    """What is chosen by the validation images: learning rates, or forms of IEE."""
+    if kind == "rates":
+        return [
+            Run(f"{case} at {rate}", method, 0, "" if method == "dense" else "95%")
+            for case in cases
+            for rate in RATES
+            for method in ("dense", "rigl", "iee")
+        ]
+    forms = {"": {}, **FORMS}
+    return [
+        *(Run(case, "rigl", 0, "95%") for case in cases),
+        *(
+            Run(case, "iee", 0, "95%", options=options, note=note)
+            for case in cases
+            for note, options in forms.items()
+        ),
+    ]
 
 
 def matrix(case: str) -> Iterator[Run]:
@@ -207,8 +248,9 @@ def sparsifier(run: Run, model: Any, steps: int) -> Any:
     criterion = {"taylor": pk.Taylor}.get(options.pop("criterion", ""), pk.Magnitude)()
     ranking = options.pop("ranking", "layer")
     schedule = pk.sparsify.SparsitySchedule(steps, seed=run.seed)
-    if options.get("explore") == "third":
-        options["explore"] = max(1, schedule.lengths(exploring=True)[2] // 3)
+    stage = schedule.lengths(exploring=True)[0]
+    lengths = {"third": max(1, stage // 3), "three times": 3 * stage}
+    options = {name: lengths.get(value, value) for name, value in options.items()}
     return pk.sparsify.METHODS[run.method](
         model,
         run.level or None,
@@ -395,8 +437,8 @@ def append(path: Path, row: dict[str, Any]) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def carry_out_all(runs: list[Run], path: Path, jobs: int) -> None:
-    """Every run that has no result yet."""
+def carry_out_all(runs: list[Run], path: Path, jobs: int, told: str = "test") -> None:
+    """Every run that has no result yet; ``told`` is the accuracy shown as they end."""
     done = read(path)
     left = [run for run in {run.key: run for run in runs}.values() if run.key not in done]
     if left:
@@ -416,7 +458,7 @@ def carry_out_all(runs: list[Run], path: Path, jobs: int) -> None:
                 continue
             row = {"key": run.key, **asdict(run), **result, "environment": here, "code": code()}
             append(path, row)
-            print(f"[{number}/{len(left)}] {run.key}: {result['test']:.4f}", flush=True)
+            print(f"[{number}/{len(left)}] {run.key}: {told} {result[told]:.4f}", flush=True)
     if failed:
         raise SystemExit(f"{failed} of {len(left)} runs failed; the others are kept")
 
@@ -429,7 +471,7 @@ def main() -> None:
     parser.add_argument("--subset", action="store_true", help="a few short runs, kept nowhere")
     parser.add_argument("--summary", action="store_true", help="only sum up what is there")
     parser.add_argument("--plan", action="store_true", help="count the trainings, do none")
-    parser.add_argument("--rates", action="store_true", help="try learning rates, with one seed")
+    parser.add_argument("--trials", choices=("rates", "forms"), help="with one seed, to choose by")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     arguments = parser.parse_args()
     cases = [name for name in arguments.only if name in names]
@@ -442,8 +484,10 @@ def main() -> None:
             epochs = sum(run.epochs for run in runs) * CASES[name].epochs
             print(f"{name}: {len(runs)} trainings, {epochs} epochs")
         return
-    if arguments.rates:
-        try_rates(cases, arguments.results / f"{NAME}_rates.jsonl", arguments.jobs)
+    if arguments.trials:
+        runs = trials(arguments.trials, cases)
+        carry_out_all(runs, arguments.results / TRIALS, arguments.jobs, "val")
+        summarise(arguments.results)
         return
     path = arguments.results / f"{NAME}_runs.jsonl"
     if not arguments.summary:
@@ -459,21 +503,6 @@ def main() -> None:
     summarise(arguments.results)
 
 
-def try_rates(cases: list[str], path: Path, jobs: int) -> None:
-    """Dense, RigL and IEE at every learning rate; accuracies on the validation images."""
-    trials = [name for name in TRIALS if name.split(" at ")[0] in cases]
-    runs = [
-        Run(trial, method, 0, "" if method == "dense" else "95%")
-        for trial in trials
-        for method in ("dense", "rigl", "iee")
-    ]
-    carry_out_all(runs, path, jobs)
-    found = read(path)
-    for trial in trials:
-        told = [f"{r.method} {found[r.key]['val']:.4f}" for r in runs if r.case == trial]
-        print(f"{trial}: {', '.join(told)}")
-
-
 def steps_of(folder: Path) -> list[dict[str, Any]]:
     path = folder / f"{NAME}_steps.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
@@ -482,9 +511,18 @@ def steps_of(folder: Path) -> list[dict[str, Any]]:
 def summarise(folder: Path) -> None:
     from sparse_training_summary import summarise as sum_up
 
-    known = {run.key for case in CASES for run in (*matrix(case), *SUBSET)}
-    rows = [row for key, row in read(folder / f"{NAME}_runs.jsonl").items() if key in known]
-    sum_up(rows, steps_of(folder), folder)
+    def of(name: str, runs: list[Run]) -> list[dict[str, Any]]:
+        known = {run.key for run in runs}
+        return [row for key, row in read(folder / name).items() if key in known]
+
+    cases = [name for name in CASES if name != "subset"]
+    tried = of(TRIALS, [run for kind in ("rates", "forms") for run in trials(kind, cases)])
+    for row in tried:
+        row["lr"] = (CASES | AT_RATES)[row["case"]].lr
+        row["case"] = row["case"].split(" at ")[0]
+    runs = [run for name in CASES for run in matrix(name)]
+    rows = of(f"{NAME}_runs.jsonl", [*runs, *SUBSET])
+    sum_up(rows, steps_of(folder), tried, folder)
 
 
 SUBSET = (
