@@ -52,7 +52,7 @@ class Case:
     data: str = "glyphs64"
     epochs: int = 6
     batch_size: int = 128
-    lr: float = 0.1
+    lr: float = 0.4
     size: int = 16
     dense: tuple[str, ...] = ("first",)
     seeds: int = 3
