@@ -399,8 +399,17 @@ def plot(results: list[dict[str, Any]]) -> None:
     for result in results:
         inside = [n for n in result["networks"] if n["family"] in FAMILIES]
         case = result["case"]
-        label = f"{case['model']}, {case['threads']} threads, batch {case['batch']}"
-        axis.plot([n["ratio"] for n in inside], [n["predicted"] for n in inside], ".", label=label)
+        threads = f"{case['threads']} thread{'s' if case['threads'] > 1 else ''}"
+        axis.plot(
+            [n["ratio"] for n in inside],
+            [n["predicted"] for n in inside],
+            {(1, 1): ".", (1, 8): "x", (2, 1): "+", (2, 8): "1"}.get(
+                (case["threads"], case["batch"]), "."
+            ),
+            color=f"C{MODELS.index(case['model'])}",
+            markersize=4,
+            label=f"{case['model']}, {threads}, batch {case['batch']}",
+        )
     axis.plot([0, 1], [0, 1], "k", linewidth=0.5)
     axis.set(xlabel="measured latency / dense", ylabel="predicted latency / dense")
     axis.legend(fontsize=5)

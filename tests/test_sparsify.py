@@ -180,11 +180,13 @@ def test_when_pruning_is_due():
 class Training:
     """A few steps with momentum and weight decay, as a trainer calls the rule."""
 
-    def __init__(self, optimizer="sgd", fraction=0.4, steps=4, interval=3, criterion=None):
+    def __init__(
+        self, optimizer="sgd", fraction=0.4, steps=4, interval=3, criterion=None, granularity=1
+    ):
         torch.manual_seed(0)
         self.model = randomise(Residual(16)).train()
         self.graph = pk.trace(self.model, image())
-        self.asked = []
+        self.asked, self.ends, self.granularity = [], [], granularity
         make = {
             "sgd": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, weight_decay=1e-2),
             "nesterov": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, nesterov=True),
@@ -195,10 +197,19 @@ class Training:
         self.rule = Halp(self.graph, criterion or pk.Taylor(), self.solve, fraction, schedule)
         self.step = 0
 
-    def solve(self, scores, fraction, at_most):
-        self.asked.append((fraction, dict(at_most), scores))
+    def solve(self, scores, fraction, at_most, at_least=None):
+        if at_least != {}:  # a step, not what it is to hold
+            self.asked.append((fraction, dict(at_most), scores))
         budget = pk.Budget("macs", fraction, relative=True)
-        return allocate(self.graph, scores, None, budget, at_most=at_most)
+        found = allocate(
+            *(self.graph, scores, None, budget),
+            granularity=self.granularity,
+            at_most=at_most,
+            at_least=at_least,
+        )
+        if at_least == {}:
+            self.ends.append(found)
+        return found
 
     def run(self, count):
         for _ in range(count):
@@ -258,6 +269,22 @@ def test_budgets_fall_exponentially_and_widths_are_nested():
     for _, at_most, scores in training.asked[1:]:
         for group, values in scores.by_group.items():
             assert (values > 0).sum() == at_most[group]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("granularity", [4, 8])
+def test_every_plan_holds_the_best_one_at_the_end(granularity, seed):
+    training = Training(fraction=0.5, criterion=pk.Random(seed), granularity=granularity)
+    for _ in range(9):
+        training.run(1)
+        if training.ends:
+            end = training.ends[-1]
+            assert all(end.widths[g] <= n for g, n in training.rule.plan.widths.items())
+    assert len(training.ends) == 3
+    last = training.solve(training.rule.scores(), 0.5, training.rule.plan.widths)
+    limit = 0.5 * training.graph.macs({})
+    assert training.graph.macs(end.widths) <= limit
+    assert training.graph.macs(last.widths) <= limit
 
 
 def test_scores_are_those_of_the_last_interval():

@@ -35,6 +35,7 @@ class Planner:
         ratio: float,
         at_most: dict[str, int] | None = None,
         *,
+        at_least: dict[str, int] | None = None,
         limited: bool = True,
     ) -> Allocation:
         """The best plan predicted to take at most ``ratio``, and within the recipe's limits."""
@@ -47,6 +48,7 @@ class Planner:
             self.solver,
             granularity=recipe.granularity,
             at_most=at_most,
+            at_least=at_least,
             limits=recipe.limits if limited else (),
             depth=recipe.depth,
         )
@@ -65,11 +67,12 @@ class Planner:
         ratio: float,
         at_most: dict[str, int] | None = None,
         *,
+        at_least: dict[str, int] | None = None,
         limited: bool = True,
     ) -> Allocation:
         """The best plan within ``ratio``, or the smallest where even that takes more."""
         try:
-            return self.allocate(scores, ratio, at_most, limited=limited)
+            return self.allocate(scores, ratio, at_most, at_least=at_least, limited=limited)
         except InfeasibleError:
             return self.smallest(scores)
 

@@ -246,9 +246,11 @@ class _Pipeline:
         steps = min(self.recipe.pruning_steps, every)
         schedule = Schedule(steps, every // steps)
 
-        def solve(scores: Scores, fraction: float, at_most: dict[str, int]) -> Allocation:
+        def solve(
+            scores: Scores, fraction: float, at_most: dict[str, int], at_least: dict[str, int]
+        ) -> Allocation:
             # further limits are for the landing: here they would hold in full from the start
-            return planner.nearest(scores, fraction, at_most, limited=False)
+            return planner.nearest(scores, fraction, at_most, at_least=at_least, limited=False)
 
         # Room for what the table gets wrong: the landing can prune more, but not take back.
         floor = target * (1 + max(planner.table.calibration.worst, 0.1))

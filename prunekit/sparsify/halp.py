@@ -17,8 +17,8 @@ from prunekit.plan import ChannelPlan, geometric_budgets
 from prunekit.scores import PRESENT, Scores
 from prunekit.sparsify.solve import Allocation
 
-Solve = Callable[[Scores, float, dict[str, int]], Allocation]
-"""(scores, budget as a fraction of dense, widths not to exceed) -> allocation."""
+Solve = Callable[[Scores, float, dict[str, int], dict[str, int]], Allocation]
+"""(scores, budget as a fraction of dense, widths not to exceed, least widths) -> allocation."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Halp:
     Scores are averaged over the steps since the last pruning. The budgets fall exponentially from
     the dense cost to ``fraction`` of it, but not below ``floor``. The last pruning step is left to
     the caller, who has to find the structure that measures right and cannot take channels back;
-    :meth:`scores` are what it needs.
+    :meth:`scores` are what it needs. Each plan is at least as wide everywhere as the one that would
+    be best at ``fraction``: of a plan that is not, coarse blocks may take away far too much.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Halp:
         floor: float = 0.0,
     ) -> None:
         self.graph = graph
-        self.solve = solve
+        self.solve, self.fraction = solve, fraction
         self.schedule = schedule
         budgets = geometric_budgets(1.0, fraction, schedule.steps)
         self.budgets = [max(budget, min(floor, 1.0)) for budget in budgets]
@@ -93,7 +94,9 @@ class Halp:
             self.last = self._reduced(self.total.scores())
             self.total.reset()
             if number < self.schedule.steps - 1:
-                allocation = self.solve(self.last, self.budgets[number], self.plan.widths)
+                most = self.plan.widths
+                end = self.solve(self.last, self.fraction, most, {}).widths
+                allocation = self.solve(self.last, self.budgets[number], most, end)
                 self.plan = allocation.plan
                 widths = {g.id: self.plan.widths[g.id] for g in self.graph.groups if g.prunable}
                 self._rows.append(
