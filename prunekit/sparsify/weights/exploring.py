@@ -112,7 +112,7 @@ class IEE(Sparsifier):
         self._open(self._sampled())
         if self.schedule.source != "zero":
             for weight, held, awake in zip(self._weights, self._asleep, self._awake, strict=True):
-                torch.where(awake, held, weight, out=weight)
+                weight.copy_(torch.where(awake, held, weight))
         self._gradients = []
         if self.schedule.freeze:
             self._buffers = {n: b.detach().clone() for n, b in self.model.named_buffers()}
@@ -149,15 +149,13 @@ class IEE(Sparsifier):
     def _sleep(self) -> None:
         """Stage 4 ends: score what explored, put it by, and bring everything else back."""
         scores = self._scorer.result() if self._lengths[2] else self._scorer.now()
-        self._explored = scores
-        if self.schedule.reactivate < 1:
-            self._explored = [
-                part.masked_fill(~awake, choose.ABSENT)
-                for part, awake in zip(scores, self._awake, strict=True)
-            ]
+        self._explored = [
+            part.masked_fill(~awake, choose.ABSENT)
+            for part, awake in zip(scores, self._awake, strict=True)
+        ]
         if self.schedule.source == "explored":
             for held, weight, awake in zip(self._asleep, self._weights, self._awake, strict=True):
-                torch.where(awake, weight, held, out=held)
+                held.copy_(torch.where(awake, weight, held))
         if self.schedule.grow == "zero":
             self._masks.zero_()
         if self.schedule.freeze:
@@ -200,12 +198,10 @@ class IEE(Sparsifier):
         if self._stage != "explore":
             super().hold_(optimizer)
             return
-        if not self.schedule.freeze:
-            torch._foreach_mul_(self._weights, self._free)
-            return
         # x * 0 + value on what is frozen or asleep, x * 1 + 0 on the others
-        for weight, free, value in zip(self._weights, self._free, self._values, strict=True):
-            torch.addcmul(value, weight, free, out=weight)
+        torch._foreach_mul_(self._weights, self._free)
+        if self.schedule.freeze:
+            torch._foreach_add_(self._weights, self._values)
 
     def count_step(self) -> None:
         """An exploring step runs all weights that are back."""
