@@ -715,7 +715,7 @@ def test_a_second_profile_is_refused_and_a_killed_one_gone_on_with(prunekit: Say
         other.send_signal(signal.SIGKILL)
         other.wait()
     kept = lines() - 1
-    assert finished <= kept <= 4
+    assert 2 <= finished <= kept < 12
     assert lock.exists()  # of a dead process: it locks nothing
     status, out, err = prunekit(*command, "--resume", "--json")
     assert status == 0
