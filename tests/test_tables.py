@@ -676,12 +676,13 @@ def test_transfer_on_the_command_line(prunekit: Says, home: Path, device):
 # --- one writer
 
 SLOW = """
-import sys, time
+import pathlib, time
 import prunekit.profiling.measuring as found
-inner = found.Rounds.run
+inner, journal = found.Rounds.run, pathlib.Path("new.json.journal.jsonl")
 def slowly(*a, **k):
     done = inner(*a, **k)
-    time.sleep(0.3)
+    if journal.exists() and len(journal.read_text().splitlines()) >= 3:
+        time.sleep(60)  # until it is killed
     return done
 found.Rounds.run = slowly
 from prunekit.cli.main import main
@@ -715,7 +716,7 @@ def test_a_second_profile_is_refused_and_a_killed_one_gone_on_with(prunekit: Say
         other.send_signal(signal.SIGKILL)
         other.wait()
     kept = lines() - 1
-    assert 2 <= finished <= kept < 12
+    assert finished <= kept <= 4
     assert lock.exists()  # of a dead process: it locks nothing
     status, out, err = prunekit(*command, "--resume", "--json")
     assert status == 0
