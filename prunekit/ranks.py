@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
@@ -26,6 +29,25 @@ def rank() -> int:
 def world() -> int:
     """How many processes run this command."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def part_at_exit() -> None:
+    """Let the process group go when the program ends, before Python itself is taken down.
+
+    Gloo's threads may hold tensors of the last reduction, and a thread that lets go of one too late
+    aborts the process. After an error nothing is done: other processes may still be reducing.
+    """
+    atexit.unregister(_part)
+    atexit.register(_part)
+
+
+def _part() -> None:
+    import torch
+
+    if getattr(sys, "last_value", None) is None and torch.distributed.is_initialized():
+        _waiting_room.cache_clear()
+        torch.distributed.destroy_process_group()
+        gc.collect()  # networks in cycles, whose wrappers hold the group
 
 
 def leave_the_group() -> tuple[int, int] | None:
@@ -75,6 +97,7 @@ def _waiting_room() -> Any:
     from accelerate import PartialState
 
     PartialState()  # joins the process group on first use
+    part_at_exit()
     return torch.distributed.new_group(backend="gloo", timeout=timedelta(hours=12))
 
 

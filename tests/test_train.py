@@ -481,6 +481,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
 # --- several processes
 
 SCRIPT = """
+import atexit
 import os
 import sys
 from dataclasses import replace
@@ -491,8 +492,16 @@ from prunekit.errors import UsageError
 from prunekit.train import Data, fit
 
 out = Path(sys.argv[1])
-data = Data(stripes(70, 0), stripes(31, 1), 3, (1, 8, 8), "stripes")
 rank = int(os.environ["RANK"])
+
+
+def at_last():
+    joined = torch.distributed.is_initialized()
+    (out / f"rank{rank}.left").write_text(f"{ever} {joined}")
+
+
+atexit.register(at_last)  # before prunekit's own, and so called after it
+data = Data(stripes(70, 0), stripes(31, 1), 3, (1, 8, 8), "stripes")
 config = replace(CONFIG, epochs=2, ema=0.9)
 model = tiny(rank)  # made equal by the loop
 told = []
@@ -511,6 +520,7 @@ else:
 from safetensors.torch import save_file
 save_file(weights(model), out / f"rank{rank}.safetensors")
 (out / f"rank{rank}.txt").write_text(f"{result.accuracy} {result.steps}")
+ever = torch.distributed.is_initialized()
 """
 
 
@@ -535,3 +545,5 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     first, second = ((tmp_path / f"rank{rank}.txt").read_text() for rank in (0, 1))
     assert first == second
     assert first.split()[1] == "8"
+    for rank in (0, 1):  # the group was there, and is let go before Python is taken down
+        assert (tmp_path / f"rank{rank}.left").read_text() == "True False"

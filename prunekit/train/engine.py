@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from prunekit.errors import ModelError, UsageError
+from prunekit.ranks import part_at_exit
 from prunekit.train.batches import epoch_batches, size
 from prunekit.train.config import TrainConfig
 from prunekit.train.data import Data
@@ -99,6 +100,8 @@ def prepare(
     """The training of ``model``, moved to its device; UsageError if the batch cannot be shared."""
     accelerator = _accelerator(config)
     world = accelerator.num_processes
+    if world > 1:
+        part_at_exit()
     if config.batch_size % world or config.batch_size < 2 * world:
         raise UsageError(
             f"`batch_size` {config.batch_size} cannot be shared by {world} processes; "
