@@ -7,6 +7,7 @@
     python benchmarks/sparse_training.py --plan          how many trainings, and their epochs
     python benchmarks/sparse_training.py --trials rates  learning rates, on the validation images
     python benchmarks/sparse_training.py --trials forms  forms of IEE, likewise
+    python benchmarks/sparse_training.py --trials lengths  the best of them, four times as long
 
 Every training is one line of results/sparse_training_runs.jsonl, and is not repeated while its
 settings stay the same. All methods of a case train for the same epochs with the same data order
@@ -105,6 +106,11 @@ class Run:
         return (CASES | AT_RATES)[self.case]
 
     @property
+    def network(self) -> str:
+        """The case, whatever the learning rate."""
+        return self.case.split(" at ")[0]
+
+    @property
     def epochs(self) -> int:
         """In the case's epochs, dense ones included."""
         return self.length + (self.from_dense and self.method != "dense")
@@ -112,22 +118,22 @@ class Run:
 
 # --- which runs ---------------------------------------------------------------------------------
 
-NO_J, THIRD, HALF = {"improve": 0}, {"explore": "third"}, {"until": 0.5}
-IOU = {"stop_iou": 0.9}
+NO_STAGE_3, THIRD, HALF = {"improve": 0}, {"explore": "third"}, {"until": 0.5}
+IOU, UNFROZEN = {"stop_iou": 0.9}, {"freeze": False}
 TENTH = {"reactivate": 0.1, "sample": "gradient"}
 CHEAPEST = "a third of Q, exchanges until half"
 """The one that is trained twice as long too."""
 CHEAPER: dict[str, dict[str, Any]] = {
     CHEAPEST: {**THIRD, **HALF},
-    "no J, a third of Q, exchanges until half": {**NO_J, **THIRD, **HALF},
-    "no J, updates stop at IoU 0.9": {**NO_J, **IOU},
+    "no stage 3, a third of Q, exchanges until half": {**NO_STAGE_3, **THIRD, **HALF},
+    "no stage 3, updates stop at IoU 0.9": {**NO_STAGE_3, **IOU},
     "a third of Q, a tenth reactivated, by gradient": {**THIRD, **TENTH},
 }
 """What costs less than IEE as published, the best of :data:`FORMS`."""
 ABLATION: dict[str, dict[str, Any]] = {
     "no exploration (stage 4)": {"source": "mru", "explore": 0},
-    "no freezing": {"freeze": False},
-    "no improvement (stage 3)": {"improve": 0},
+    "no freezing": UNFROZEN,
+    "no stage 3": NO_STAGE_3,
     "grown at zero": {"grow": "zero"},
     "P from zero each time": {"source": "zero"},
     "P from MRU": {"source": "mru"},
@@ -157,17 +163,54 @@ FORMS: dict[str, dict[str, Any]] = {
     "a tenth exchanged": {"fraction": 0.1},
     "H three times, J and Q as they were": THRICE,
     "H and Q three times": {**THRICE, "explore": "three times"},
-    "no J, a third of Q": {**NO_J, **THIRD},
-    "no J, exchanges until half": {**NO_J, **HALF},
-    "no J, Q of one step": {**NO_J, "explore": 1},
-    "no J, Q of one step, P keeps its momentum": {**NO_J, "explore": 1, "momentum": "kept"},
-    "no J, a third of Q, a tenth reactivated, by gradient": {**NO_J, **THIRD, **TENTH},
+    "no stage 3, a third of Q": {**NO_STAGE_3, **THIRD},
+    "no freezing, updates stop at IoU 0.9": {**UNFROZEN, **IOU},
+    "no stage 3, no freezing": {**NO_STAGE_3, **UNFROZEN},
+    "no stage 3, no freezing, updates stop at IoU 0.9": {**NO_STAGE_3, **UNFROZEN, **IOU},
+    "no stage 3, no freezing, a third of Q, exchanges until half": {
+        **NO_STAGE_3,
+        **UNFROZEN,
+        **THIRD,
+        **HALF,
+    },
+    "no stage 3, exchanges until half": {**NO_STAGE_3, **HALF},
+    "no stage 3, Q of one step": {**NO_STAGE_3, "explore": 1},
+    "no stage 3, Q of one step, P keeps its momentum": {
+        **NO_STAGE_3,
+        "explore": 1,
+        "momentum": "kept",
+    },
+    "no stage 3, a third of Q, a tenth reactivated, by gradient": {**NO_STAGE_3, **THIRD, **TENTH},
 }
 """What was tried before the comparisons, with one seed at 95 %."""
 
+LASTING = (
+    "no freezing",
+    "updates stop at IoU 0.9",
+    "no stage 3, updates stop at IoU 0.9",
+    "no stage 3, no freezing, updates stop at IoU 0.9",
+)
+"""Tried in longer trainings too."""
+
+KINDS = ("rates", "forms", "lengths")
+
 
 def trials(kind: str, cases: list[str]) -> list[Run]:
-    """What is chosen by the validation images: learning rates, or forms of IEE."""
+    """What is chosen by the validation images: learning rates, or forms of IEE.
+
+    ``lengths`` asks whether the forms that are best here are so in a longer training too.
+    """
+    if kind == "lengths":
+        return [
+            Run("mlp", method, seed, "95%", length=length, options=options, note=note)
+            for seed in range(3)
+            for length in (1, 4)
+            for method, note, options in (
+                ("rigl", "", {}),
+                ("iee", "", {}),
+                *(("iee", note, FORMS[note]) for note in LASTING),
+            )
+        ]
     if kind == "rates":
         return [
             Run(f"{case} at {rate}", method, 0, "" if method == "dense" else "95%")
@@ -201,6 +244,8 @@ def matrix(case: str) -> Iterator[Run]:
             which = ("90%", "uniform") if level == "uniform" else (level, "erk")
             for length in lengths:
                 yield Run(case, "rigl", seed, *which, length=length)
+                if length > 2 and not small:  # long trainings may want a lower rate
+                    yield Run(f"{case} at 0.2", "rigl", seed, *which, length=length)
         for level in ("90%", "98%") if small else ("90%", "95%", "98%"):
             for note, options in CHEAPER.items():
                 yield Run(case, "iee", seed, level, options=options, note=note)
@@ -475,7 +520,7 @@ def main() -> None:
     parser.add_argument("--subset", action="store_true", help="a few short runs, kept nowhere")
     parser.add_argument("--summary", action="store_true", help="only sum up what is there")
     parser.add_argument("--plan", action="store_true", help="count the trainings, do none")
-    parser.add_argument("--trials", choices=("rates", "forms"), help="with one seed, to choose by")
+    parser.add_argument("--trials", choices=KINDS, help="with one seed, to choose by")
     parser.add_argument("--results", type=Path, default=HERE / "results")
     arguments = parser.parse_args()
     cases = [name for name in arguments.only if name in names]
@@ -516,14 +561,15 @@ def summarise(folder: Path) -> None:
     from sparse_training_summary import summarise as sum_up
 
     def of(name: str, runs: list[Run]) -> list[dict[str, Any]]:
-        known = {run.key for run in runs}
-        return [row for key, row in read(folder / name).items() if key in known]
+        held = read(folder / name)
+        return [
+            {**held[run.key], "note": run.note, "lr": run.settings.lr, "case": run.network}
+            for run in {run.key: run for run in runs}.values()
+            if run.key in held
+        ]
 
     cases = [name for name in CASES if name != "subset"]
-    tried = of(TRIALS, [run for kind in ("rates", "forms") for run in trials(kind, cases)])
-    for row in tried:
-        row["lr"] = (CASES | AT_RATES)[row["case"]].lr
-        row["case"] = row["case"].split(" at ")[0]
+    tried = of(TRIALS, [run for kind in KINDS for run in trials(kind, cases)])
     runs = [run for name in CASES for run in matrix(name)]
     rows = of(f"{NAME}_runs.jsonl", [*runs, *SUBSET])
     sum_up(rows, steps_of(folder), tried, folder)

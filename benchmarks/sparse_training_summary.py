@@ -13,6 +13,8 @@ import numpy as np
 from common import compared, worded
 from sparse_training import CHEAPER
 
+from prunekit.report.markdown import markdown_table
+
 NAME = "sparse_training"
 NAMES = {
     "static": "static",
@@ -33,6 +35,7 @@ def summarise(
     folder: Path,
 ) -> None:
     """Write JSON, Markdown and a plot."""
+    rows, rates = at_best_rate(rows)
     cells: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         cells[tuple(row[key] for key in KEY)].append(row)
@@ -41,6 +44,7 @@ def summarise(
         "cells": found,
         "order": orders(rows),
         "equal_flops": equal_flops(rows),
+        "rates": rates,
         "steps": steps,
         "trials": [{key: row[key] for key in TRIED} for row in tried],
         "environment": next((row["environment"] for row in (*rows, *tried)), None),
@@ -52,6 +56,23 @@ def summarise(
 
 TRIED = ("case", "lr", "method", "note", "val", "relative_flops")
 KEY = ("case", "method", "level", "distribution", "pattern", "length", "from_dense", "note")
+
+
+def at_best_rate(
+    rows: list[dict[str, Any]],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of each form's best learning rate on the validation images, and what they were."""
+    alike: dict[tuple[Any, ...], dict[float, list[dict[str, Any]]]] = defaultdict(dict)
+    for row in rows:
+        alike[tuple(row[key] for key in KEY)].setdefault(row["lr"], []).append(row)
+    kept, told = [], []
+    for key, by_rate in alike.items():
+        vals = {rate: 100 * mean(row["val"] for row in some) for rate, some in by_rate.items()}
+        best = max(vals, key=lambda rate: vals[rate])
+        kept += by_rate[best]
+        if len(vals) > 1:
+            told.append({**dict(zip(KEY, key, strict=True)), "val": vals, "chosen": best})
+    return kept, told
 
 
 def cell(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -219,6 +240,18 @@ def markdown(result: dict[str, Any]) -> str:
             for f in result["equal_flops"]
         ],
     )
+    if result["rates"]:
+        lines += ["Longer RigL takes the learning rate that is best on the validation images:", ""]
+        lines += table(
+            ("case", "sparsity", "epochs", "validation accuracy at each rate"),
+            [
+                (
+                    *(r["case"], f"{r['level']} {r['distribution']}", f"{r['length']}x"),
+                    ", ".join(f"{rate}: {val:.1f}" for rate, val in sorted(r["val"].items())),
+                )
+                for r in result["rates"]
+            ],
+        )
     lines += ["## Parts of IEE (ablation), and cheaper forms", ""]
     lines += table(
         ("case", "sparsity", "form", "seeds", "test accuracy", "FLOPs / dense", "survival"),
@@ -307,12 +340,8 @@ def text(value: tuple[float, float] | None, digits: int = 2) -> str:
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    return [
-        f"| {' | '.join(head)} |",
-        f"|{'|'.join(' --- ' for _ in head)}|",
-        *(f"| {' | '.join(row)} |" for row in rows),
-        "",
-    ]
+    """A table, and the empty line after it."""
+    return [*markdown_table(head, rows), ""]
 
 
 def plot(cells: list[dict[str, Any]], folder: Path) -> None:
