@@ -129,7 +129,7 @@ CHEAPER: dict[str, dict[str, Any]] = {
     "no stage 3, updates stop at IoU 0.9": {**NO_STAGE_3, **IOU},
     "a third of Q, a tenth reactivated, by gradient": {**THIRD, **TENTH},
 }
-"""What costs less than IEE as published, the best of :data:`FORMS`."""
+"""What costs less than IEE by default, the best of :data:`FORMS`."""
 ABLATION: dict[str, dict[str, Any]] = {
     "no exploration (stage 4)": {"source": "mru", "explore": 0},
     "no freezing": UNFROZEN,
@@ -137,6 +137,8 @@ ABLATION: dict[str, dict[str, Any]] = {
     "grown at zero": {"grow": "zero"},
     "P from zero each time": {"source": "zero"},
     "P from MRU": {"source": "mru"},
+    "grown at MRU": {"grow": "mru"},
+    "exponential decay, grown at MRU (the paper's)": {"decay": "exponential", "grow": "mru"},
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "P keeps its momentum": {"momentum": "kept"},

@@ -169,7 +169,7 @@ def equal_flops(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             found.append(
                 {
                     **dict(zip(("case", "level", "distribution"), here, strict=True)),
-                    "form": note or "as published",
+                    "form": note or "default",
                     "length": length,
                     "relative_flops": mean(r["relative_flops"] for r in own.values()),
                     "val": mean(100 * r["val"] for r in own.values()),
@@ -257,7 +257,7 @@ def markdown(result: dict[str, Any]) -> str:
         ("case", "sparsity", "form", "seeds", "test accuracy", "FLOPs / dense", "survival"),
         [
             (
-                *(c["case"], c["level"], c["note"] or "as published", str(c["seeds"])),
+                *(c["case"], c["level"], c["note"] or "default", str(c["seeds"])),
                 *(text(c["test"]), text(c["relative_flops"], 3), text(c["survival"], 3)),
             )
             for c in sorted(cells, key=lambda c: (c["case"], c["level"], -c["test"][0]))

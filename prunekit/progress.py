@@ -32,6 +32,16 @@ def say(message: str, level: int = 0) -> None:
         sys.stderr.flush()
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Nothing is said inside the block."""
+    level, verbosity.level = verbosity.level, -1
+    try:
+        yield
+    finally:
+        verbosity.level = level
+
+
 @dataclass
 class Bar:
     """What a piece of long work calls to show how far it is."""

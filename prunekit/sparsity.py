@@ -54,12 +54,12 @@ class SparsityPlan:
     @property
     def sparsity(self) -> float:
         """The share of zeros in the masked layers."""
-        return 1 - sum(la.kept for la in self.sparse) / sum(la.size for la in self.sparse)
+        return _zeros(self.sparse)
 
     @property
     def overall(self) -> float:
         """The share of zeros in all linear and convolutional layers."""
-        return 1 - sum(la.kept for la in self.layers) / sum(la.size for la in self.layers)
+        return _zeros(self.layers)
 
     def save(self, path: str | Path) -> None:
         """Write ``sparsity.json``."""
@@ -74,3 +74,9 @@ class SparsityPlan:
             if not 0 < layer.kept <= layer.size:
                 raise FileError(f"{path}: layer {layer.name!r} keeps weights it does not have")
         return plan
+
+
+def _zeros(layers: tuple[SparseLayer, ...]) -> float:
+    """Their share of zeros; none where there is no layer."""
+    size = sum(layer.size for layer in layers)
+    return 1 - sum(layer.kept for layer in layers) / size if size else 0.0

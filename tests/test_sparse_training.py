@@ -23,6 +23,7 @@ from prunekit.errors import ModelError, TrainingError, UsageError
 from prunekit.sparsify import SparsitySchedule, verify
 from prunekit.sparsify.weights import choose
 from prunekit.sparsify.weights.layers import find_layers, layer_macs
+from prunekit.sparsify.weights.scoring import finite
 from prunekit.train import Data, TrainConfig, fit
 
 ALL = sorted(METHODS)
@@ -218,16 +219,63 @@ def test_exploration_starts_from_what_the_source_says():
         assert dropped
 
 
-def test_momentum_is_kept_where_it_is_asked_for():
-    loop = Loop("iee", momentum="kept").until("explore")
+def explored(**options):
+    """A loop whose first exploration is just over, and what was active in it."""
+    loop = Loop("iee", **options).until("explore")
     while loop.sparse.stage == "explore":
         left = {name: mask.clone() for name, mask in loop.sparse.masks.items()}
         loop.step()
-    found = 0
+    return loop, left
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+@pytest.mark.parametrize("momentum", ["kept", "zero"])
+def test_momentum_of_what_explores(momentum, freeze):
+    loop, left = explored(momentum=momentum, freeze=freeze)
+    grown, slept = 0, loop.sparse._slept
     for name, mask in loop.sparse.masks.items():
         state = loop.optimizer.state[loop.weight(name)]["momentum_buffer"]
-        found += int(state[mask & ~left[name]].count_nonzero())
-    assert found
+        grown += int(state[mask & ~left[name]].count_nonzero())
+        assert state[left[name]].any()
+        assert not state[~mask].any()
+    assert bool(grown) == (momentum == "kept") == bool(slept)
+    for entry, on in zip(slept, left.values(), strict=bool(slept)):
+        assert entry["momentum_buffer"][~on].any()
+        assert not entry["momentum_buffer"][on].any()  # weight decay builds some up on frozen ones
+    loop.until("explore")
+    for entry, (name, on) in zip(slept, loop.sparse.masks.items(), strict=bool(slept)):
+        state, inactive = loop.optimizer.state[loop.weight(name)], ~on & ~left[name]
+        kept = entry["momentum_buffer"][inactive]
+        assert torch.equal(state["momentum_buffer"][inactive], kept)
+
+
+def test_grown_weights_may_take_their_most_recent_values_back():
+    loop = Loop("iee", grow="mru", fraction=0.6)
+    given = net().state_dict()
+    recent = {name: given[f"{name}.weight"].clone() for name in loop.sparse.masks}
+    back = 0
+    while loop.sparse.stage != "final":
+        before, masks = copied(loop.model.state_dict()), copied(loop.sparse.masks)
+        stage = loop.sparse.stage
+        loop.step()
+        for name, mask in loop.sparse.masks.items():
+            if stage == "train" and loop.sparse.stage == "improve":
+                gone = masks[name] & ~mask  # with the values after the step, not those before it
+                recent[name][gone] = loop.sparse._recent[loop.sparse._names.index(name)][gone]
+                was = before[f"{name}.weight"][gone]
+                assert torch.allclose(recent[name][gone], was, atol=0.2)
+            if stage == "explore" and loop.sparse.stage != "explore":
+                new = mask & ~masks[name]
+                assert torch.equal(loop.weight(name)[new], recent[name][new])
+                back += int(new.sum())
+    assert back
+
+
+def test_exploration_of_no_steps_has_no_gradients_to_grow_by():
+    options = {"source": "mru", "explore": 0}
+    with pytest.raises(UsageError, match="`explore` of 0 leaves taylor no gradients"):
+        Loop("iee", criterion=pk.Taylor(), **options)
+    verify((loop := Loop("iee", criterion=pk.Random(), **options).run()).model, loop.sparse.plan)
 
 
 def test_ablations_run():
@@ -333,6 +381,54 @@ def test_a_trained_network_keeps_its_largest_weights():
         assert not rest.numel() or largest[name][mask].min() >= rest.max()
 
 
+def test_globally_the_largest_weights_of_all_layers_stay():
+    model = net()
+    with torch.no_grad():
+        model[3].weight *= 100
+    size = {n: model.get_submodule(n).weight.detach().abs().clone() for n in ("3", "8", "10")}
+    loop = Loop("static", 0.7, model=model, start="scores", ranking="global")
+    masks = loop.sparse.masks
+    kept = torch.cat([size[name][mask] for name, mask in masks.items()])
+    gone = torch.cat([size[name][~mask] for name, mask in masks.items()])
+    assert len(kept) == sum(loop.sparse.target)
+    above = (kept >= gone.max()).sum()
+    assert above >= len(kept) - len(masks)  # one of each layer stays, whatever it scores
+    assert loop.sparse._masks.counts() != loop.sparse.target
+    assert masks["3"].sum() > 10 * masks["8"].sum()
+
+
+def test_what_a_static_structure_is_chosen_by_and_needs():
+    sparse = pk.sparsify.Static(net(), 0.5)  # no training, and so no schedule
+    assert sparse.plan.sparsity == pytest.approx(0.5, abs=0.01)
+    with pytest.raises(UsageError, match="static chooses before any training, when taylor has no"):
+        pk.sparsify.Static(net(), 0.5, criterion=pk.Taylor())
+    with pytest.raises(UsageError, match="rigl needs a schedule"):
+        pk.sparsify.RigL(net(), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (
+            {"criterion": pk.Magnitude},
+            r"the class Magnitude; give an instance of it, Magnitude\(\)",
+        ),
+        ({"pattern": (2, 4)}, r"cannot read pattern '\(2, 4\)'"),
+        ({"pattern": None}, "cannot read pattern 'None'"),
+        ({"schedule": 60}, "rigl needs a schedule"),
+    ],
+)
+def test_arguments_of_a_wrong_type(options, problem):
+    arguments = {"sparsity": 0.5, "schedule": SparsitySchedule(40, **SHORT), **options}
+    with pytest.raises(UsageError, match=problem):
+        pk.sparsify.RigL(net(), **arguments)
+
+
+def test_the_base_of_all_methods_trains_nothing():
+    with pytest.raises(UsageError, match="use Static, SET, RigL, GMP or IEE"):
+        pk.sparsify.Sparsifier(net(), 0.5, SparsitySchedule(40, **SHORT))
+
+
 @pytest.mark.parametrize("criterion", [pk.Taylor(), pk.TaylorWeight("square"), pk.Random()])
 @pytest.mark.parametrize("method", ["rigl", "iee", "gmp"])
 def test_other_criteria(method, criterion):
@@ -368,6 +464,8 @@ def test_gradients_that_overflow_put_an_exchange_off():
     loop.done += 1
     loop.step()
     assert len(loop.sparse.history) == 1
+    assert finite([torch.ones(70_000, dtype=torch.float16)])  # whose sum is beyond the type
+    assert not finite([torch.tensor([1.0, math.inf], dtype=torch.float16)])
     loop.sparse._left, loop.sparse._waited = 1, 16
     loop.weight("3").grad = torch.full_like(loop.weight("3"), math.nan)
     with pytest.raises(TrainingError, match="no finite gradients in 16 steps"):
@@ -426,6 +524,46 @@ def test_layers_that_cannot_be_used():
     normed = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)))
     with pytest.raises(UsageError, match=r"0\.weight is computed by a parametrisation"):
         find_layers(normed, ())
+    with pytest.raises(ModelError, match=r"0\.weight has no shape yet"):
+        find_layers(nn.Sequential(nn.LazyLinear(4)))
+    assert not any(layer.dense for layer in find_layers(net(), None))
+
+
+class Standardised(nn.Conv2d):
+    """Zeros of its weight are none of what it multiplies by."""
+
+    def forward(self, images):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return self._conv_forward(images, weight, self.bias)
+
+
+class Padded(nn.Conv2d):
+    def forward(self, images):
+        return self._conv_forward(nn.functional.pad(images, (1, 1, 1, 1)), self.weight, self.bias)
+
+
+def test_layers_that_compute_their_weight_cannot_be_sparse():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), Padded(4, 4, 3), Standardised(4, 4, 3))
+    sparse, example = {"sparsity": 0.5, "distribution": "uniform"}, torch.randn(1, 3, 8, 8)
+    with pytest.raises(ModelError, match=r"2 \(Standardised\) computes .* \(--dense 2\)"):
+        pk.sparsify.Static(model, **sparse, example=example)
+    kept = pk.sparsify.Static(model, **sparse, dense=("first", "2"), example=example)
+    assert [*kept.masks] == ["1"]
+
+
+def test_layers_that_never_run_are_not_in_the_way():
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.other = net(), Standardised(4, 4, 3)
+            self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+        def forward(self, images):
+            logits = self.body(images)[:, None]
+            return self.attention(logits, logits, logits)[0]
+
+    sparse = pk.sparsify.Static(Heads(), 0.5, example=torch.randn(1, 4, 6, 6))
+    assert {"other", "attention.out_proj"} < {*sparse.masks}
 
 
 def test_shared_weights_are_masked_once_and_other_convolutions_too():
@@ -600,6 +738,81 @@ def test_saved_and_loaded(tmp_path):
     assert not (tmp_path / "other" / "model.safetensors").exists()
 
 
+def wide():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(4, 8, 2), nn.Flatten(), nn.Linear(32, 64), nn.Linear(64, 12), nn.Linear(12, 32)
+    )
+
+
+def test_compressed_two_of_four_weights(monkeypatch):
+    """torch's own needs CUDA; what stands in for it refuses the shapes that it refuses."""
+    model = wide()
+    sparse = pk.sparsify.Static(model, pattern="2:4", dense=())
+    with pytest.raises(UsageError, match=r"\(2: .*cpu is not supported! Only CUDA tensors"):
+        pk.sparsify.semi_structured(model, sparse.plan)
+    taken = []
+
+    def compress(weight):
+        if weight.shape[0] % 16 or weight.shape[1] % 16:
+            raise RuntimeError("Both dimensions must be a multiple of (16, 16)")
+        taken.append(weight)
+        return weight.clone()
+
+    monkeypatch.setattr(torch.sparse, "to_sparse_semi_structured", compress)
+    before = copied(model.state_dict())
+    assert pk.sparsify.semi_structured(model, sparse.plan) == ["2"]
+    assert [tuple(weight.shape) for weight in taken] == [(64, 32)]
+    assert not model[2].weight.requires_grad
+    assert all(torch.equal(value, before[n]) for n, value in model.state_dict().items())
+    other = wide()
+    plan = pk.sparsify.Static(other, 0.5, dense=()).plan
+    with pytest.raises(UsageError, match="the plan's pattern is unstructured"):
+        pk.sparsify.semi_structured(other, plan)
+    with torch.no_grad():
+        model[4].weight.fill_(1.0)
+    with pytest.raises(ModelError, match="layer 4 has 384 weights that are not zero"):
+        pk.sparsify.semi_structured(model, sparse.plan)
+
+
+def test_a_scaler_of_mixed_precision_is_unscaled_stepped_and_updated():
+    plain, scaled = Loop("rigl"), Loop("rigl")
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    for _ in range(12):
+        plain.step()
+        images, labels = batch(scaled.done)
+        scaler.scale(nn.functional.cross_entropy(scaled.model(images), labels)).backward()
+        scaled.sparse.step(scaled.optimizer, scaler=scaler)
+        scaled.done += 1
+    for name, value in plain.model.state_dict().items():
+        assert torch.allclose(scaled.model.state_dict()[name], value, atol=1e-6), name
+    before = copied(scaled.model.state_dict())
+    images, labels = batch(scaled.done)
+    scaler.scale(nn.functional.cross_entropy(scaled.model(images), labels)).backward()
+    scaled.weight("10").grad[0] = math.inf
+    scaled.sparse.step(scaled.optimizer, scaler=scaler)
+    for name, parameter in scaled.model.named_parameters():
+        assert torch.equal(parameter, before[name]), name  # the step is left out
+    assert scaler.get_scale() == 2.0**9
+
+
+def test_a_state_can_be_saved_as_safetensors(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    for options in ({}, {"source": "mru"}, {"grow": "mru"}, {"momentum": "kept"}):
+        loop = Loop("iee", **options)
+        while loop.done < 8:
+            tensors, facts = loop.sparse.state()
+            save_file(tensors, tmp_path / "state.safetensors")
+            back = load_file(tmp_path / "state.safetensors")
+            assert back.keys() == tensors.keys()
+            loop.sparse.load_state(back, facts)
+            loop.step()
+        again = Loop("iee", **options).run(8)
+        for name, value in again.model.state_dict().items():
+            assert torch.equal(loop.model.state_dict()[name], value), name
+
+
 # --- stopping and going on
 
 
@@ -609,6 +822,7 @@ def test_saved_and_loaded(tmp_path):
         ("iee", "sgd", {}),
         ("iee", "adamw", {"momentum": "kept", "reactivate": 0.5, "sample": "gradient"}),
         ("iee", "sgd", {"source": "mru", "freeze": False, "criterion": pk.Taylor()}),
+        ("iee", "sgd", {"grow": "mru", "freeze": False, "momentum": "kept"}),
         ("rigl", "sgd", {"ranking": "global"}),
         ("set", "adamw", {"criterion": pk.Taylor()}),
         ("gmp", "sgd", {}),

@@ -237,6 +237,19 @@ def test_killed_and_resumed(prunekit: Says, own: Path) -> None:
         (("--option", "omega=1"), "unknown option 'omega'; known: every"),
         (("--option", "every=0"), "`every` must be a whole number of at least 1, not 0"),
         (("--option", "every=99"), "one cycle of iee takes"),
+        (
+            ("--method", "rigl", "--option", "explore=2"),
+            "option 'explore' has no meaning for method rigl, which reads every, fraction, decay",
+        ),
+        (("--method", "gmp", "--option", "stop_iou=0.9"), "which reads every, until, seed"),
+        (
+            ("--method", "static", "--criterion", "taylor"),
+            "static chooses before any training, when taylor has no gradients",
+        ),
+        (
+            ("--option", "explore=0", "--option", "source=mru", "--criterion", "taylor"),
+            "no gradients",
+        ),
         (("--epochs", "0"), "method iee works while it trains; give --epochs 1 or more"),
         (("--ema", "0.9"), "--ema would average what method iee explores"),
         (("--distill", "0.5"), "--distill needs a trained dense network"),

@@ -10,6 +10,7 @@ says how, and the others go on. The result is written after every section. Needs
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import re
 import signal
@@ -348,15 +349,13 @@ def sparse(setting: Setting, seconds: float) -> dict[str, Any]:
     """2:4 weights against dense ones, in PyTorch's sparse linear layers."""
     if setting.dry:
         raise SkippedError("2:4 sparse kernels need a GPU")
-    from torch.sparse import to_sparse_semi_structured
-
     device, found = setting.device, {}
     for size in (1024, 4096, 8192):
-        linear = nn.Linear(size, size, bias=False).half().to(device).requires_grad_(False)
-        mask = torch.tensor([0, 0, 1, 1], device=device).tile(size, size // 4).bool()
-        linear.weight = nn.Parameter(linear.weight * mask, requires_grad=False)
-        thin = nn.Linear(size, size, bias=False).half().to(device).requires_grad_(False)
-        thin.weight = nn.Parameter(to_sparse_semi_structured(linear.weight), requires_grad=False)
+        linear = nn.Linear(size, size, bias=False).half().to(device)
+        plan = pk.sparsify.Static(linear, pattern="2:4", dense=(), start="scores").plan
+        linear.requires_grad_(False)
+        thin = copy.deepcopy(linear)
+        pk.sparsify.semi_structured(thin, plan)
         x = torch.randn(2048, size, device=device, dtype=torch.half)
         apart = float((linear(x) - thin(x)).abs().max() / linear(x).abs().max())
         times: dict[str, list[float]] = {"dense": [], "2:4": []}

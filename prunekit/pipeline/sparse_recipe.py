@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Literal
 
 from pydantic import Field
@@ -10,6 +11,7 @@ from prunekit.density import Pattern, parse_sparsity
 from prunekit.errors import UsageError
 from prunekit.pipeline.recipe import TrainingRecipe
 from prunekit.runtimes import runtime_for
+from prunekit.sparsify.weights import METHODS, SparsitySchedule
 from prunekit.sparsify.weights.layers import FIRST
 from prunekit.target import Target
 
@@ -74,7 +76,6 @@ class SparseRecipe(TrainingRecipe):
         self.needs_data(
             ("--from-scratch", self.from_scratch),
             ("--dense-epochs", self.dense_epochs is not None),
-            (f"--criterion {self.criterion}", self.criterion.startswith("taylor")),
             (f"--method {self.method}", self.method != "static"),
             ("--distill", self.distill > 0),
         )
@@ -85,6 +86,13 @@ class SparseRecipe(TrainingRecipe):
             )
         if self.method == "static" and self.option:
             raise UsageError("method static exchanges nothing, so that --option has no meaning")
+        reads = METHODS[self.method].reads
+        known = {field.name for field in fields(SparsitySchedule)}
+        if idle := [name for name in self.option if name in known and name not in reads]:
+            raise UsageError(
+                f"option {idle[0]!r} has no meaning for method {self.method}, which reads "
+                f"{', '.join(reads)}"
+            )
         if self.method == "iee" and self.ema:
             raise UsageError(
                 "--ema would average what method iee explores; leave it out, or use another method"

@@ -31,7 +31,7 @@ from prunekit.pipeline.setup import (
 from prunekit.pipeline.sparse_recipe import SparseRecipe
 from prunekit.pipeline.tensorboard import Board
 from prunekit.pipeline.trainer import Trainer
-from prunekit.progress import say
+from prunekit.progress import quietly, say
 from prunekit.ranks import from_main, rank
 from prunekit.registry import criteria
 from prunekit.report import SparsityReport, read_log, sparsity_html
@@ -108,7 +108,8 @@ def set_up_sparse(recipe: SparseRecipe) -> SparseJob:
     torch.manual_seed(recipe.seed)
     model = open_dense(recipe, data)
     job = SparseJob(recipe, model, example_input(recipe.input), data, criterion, targets)
-    job.sparsifier(copy.deepcopy(model.module))
+    with quietly():  # what it has to say comes when the training begins
+        job.sparsifier(copy.deepcopy(model.module))
     if data is not None:
         note_untrained(recipe)
     return job

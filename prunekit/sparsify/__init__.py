@@ -17,6 +17,7 @@ from prunekit.sparsify.weights import (
     Sparsifier,
     SparsitySchedule,
     Static,
+    semi_structured,
     verify,
 )
 
@@ -35,6 +36,7 @@ __all__ = [
     "Static",
     "allocate",
     "explain",
+    "semi_structured",
     "uniform",
     "verify",
 ]

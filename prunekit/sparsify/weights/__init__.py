@@ -4,6 +4,7 @@ from prunekit.sparsify.weights.exploring import IEE
 from prunekit.sparsify.weights.loop import Sparsifier
 from prunekit.sparsify.weights.methods import GMP, SET, RigL, Static
 from prunekit.sparsify.weights.schedule import SparsitySchedule
+from prunekit.sparsify.weights.semi_structured import semi_structured
 from prunekit.sparsify.weights.verify import verify
 
 METHODS: dict[str, type[Sparsifier]] = {
@@ -20,5 +21,6 @@ __all__ = [
     "Sparsifier",
     "SparsitySchedule",
     "Static",
+    "semi_structured",
     "verify",
 ]

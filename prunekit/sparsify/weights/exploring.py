@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from prunekit.errors import UsageError
 from prunekit.sparsify.weights import choose
 from prunekit.sparsify.weights.loop import Sparsifier, numbered
+from prunekit.sparsify.weights.schedule import SparsitySchedule
 
 State = list[dict[str, Any]]
 """An optimizer's state of each sparse weight."""
@@ -26,11 +29,19 @@ class IEE(Sparsifier):
 
     name = "iee"
     explores = True
+    reads = tuple(field.name for field in fields(SparsitySchedule) if field.name != "steps")
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._asleep: list[Tensor] = []
         """What inactive weights begin to explore from."""
+        self._recent: list[Tensor] = []
+        """What they were when last active, where that is asked for."""
         super().__init__(*arguments, **options)
+        if self._lengths[2] == 0 and self.criterion.needs_gradients:
+            raise UsageError(
+                f"`explore` of 0 leaves {self.criterion.name} no gradients of inactive weights to "
+                "score them by; use 1 or more, or criterion magnitude"
+            )
         self._awake: list[Tensor] = []
         """Inactive weights that are back; empty unless exploring."""
         self._free: list[Tensor] = []
@@ -42,13 +53,21 @@ class IEE(Sparsifier):
         self._held: State = []
         """The optimizer's state of the active weights, put by while exploring."""
         self._slept: State = []
-        """Its state of the inactive weights, from their last exploration."""
+        """Its state of the inactive weights, from their last exploration, where that is kept."""
         self._explored: list[Tensor] = []
 
     def remember(self) -> None:
         """Weights that were never active have the values they were given as most recent ones."""
-        mru = self.schedule.source == "mru"
-        self._asleep = [w.detach().clone() if mru else torch.zeros_like(w) for w in self._weights]
+        if self._keeps_recent:
+            self._recent = [weight.detach().clone() for weight in self._weights]
+        if self.schedule.source == "mru":
+            self._asleep = self._recent
+        else:
+            self._asleep = [torch.zeros_like(weight) for weight in self._weights]
+
+    @property
+    def _keeps_recent(self) -> bool:
+        return "mru" in (self.schedule.source, self.schedule.grow)
 
     @property
     def active(self) -> nn.Module:
@@ -68,9 +87,10 @@ class IEE(Sparsifier):
     def begin(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Before the first step: ``optimizer`` is over ``model``'s parameters."""
         super().begin(model, optimizer)
-        self._asleep = [
-            part.to(weight.device) for part, weight in zip(self._asleep, self._weights, strict=True)
-        ]
+        recent = [part.to(w.device) for part, w in zip(self._recent, self._weights, strict=False)]
+        slept = [part.to(w.device) for part, w in zip(self._asleep, self._weights, strict=True)]
+        self._recent = recent
+        self._asleep = recent if self.schedule.source == "mru" else slept
 
     # --- stages -------------------------------------------------------------------------------
 
@@ -98,11 +118,11 @@ class IEE(Sparsifier):
         return sampled and self._stage == last
 
     def _drop(self) -> None:
-        mru = self.schedule.source == "mru"
-        values = [weight.detach().clone() for weight in self._weights] if mru else []
+        kept = self._keeps_recent
+        values = [weight.detach().clone() for weight in self._weights] if kept else []
         super()._drop()
         for held, value, before, left in zip(
-            self._asleep, values, self._before, self._left_over, strict=mru
+            self._recent, values, self._before, self._left_over, strict=kept
         ):
             held.copy_(torch.where(before & ~left, value, held))
 
@@ -116,8 +136,9 @@ class IEE(Sparsifier):
         self._gradients = []
         if self.schedule.freeze:
             self._buffers = {n: b.detach().clone() for n, b in self.model.named_buffers()}
-            fresh = self._slept if self.schedule.momentum == "kept" else []
-            self._held = self._exchange_state(fresh)
+            self._held = self._exchange_state(self._slept)
+        else:
+            self._take_momentum(self._awake)
 
     def _open(self, awake: list[Tensor]) -> None:
         self._awake = awake
@@ -158,10 +179,11 @@ class IEE(Sparsifier):
                 held.copy_(torch.where(awake, weight, held))
         if self.schedule.grow == "zero":
             self._masks.zero_()
+        elif self.schedule.grow == "mru":
+            for weight, held, awake in zip(self._weights, self._recent, self._awake, strict=True):
+                weight.copy_(torch.where(awake, held, weight))
+        self._put_momentum_by()
         if self.schedule.freeze:
-            self._slept = self._exchange_state(self._held)
-            if self.schedule.momentum == "kept":
-                self._take_momentum()
             live = dict(self.model.named_buffers())
             for name, buffer in self._buffers.items():
                 live[name].copy_(buffer)
@@ -221,16 +243,32 @@ class IEE(Sparsifier):
                 optimizer.state[weight] = dict(entry)
         return old
 
-    def _take_momentum(self) -> None:
-        """Let what explored keep its momentum."""
+    def _put_momentum_by(self) -> None:
+        """Stage 4 ends: the optimizer's state is again what is active's, and what grows keeps."""
+        explored: State = []
+        if self.schedule.freeze:
+            explored = self._exchange_state(self._held)
+        elif self._optimizer is not None:
+            explored = [dict(self._optimizer.state.get(w, {})) for w in self._weights]
+        if self.schedule.momentum == "kept":
+            self._slept = [
+                {key: _where(~on, value) for key, value in entry.items()}
+                for on, entry in zip(self._left_over, explored, strict=bool(explored))
+            ]
+            self._take_momentum(self._awake)
+        elif not self.schedule.freeze and self._optimizer is not None:
+            self._masks.clear_state_(self._optimizer)
+
+    def _take_momentum(self, awake: list[Tensor]) -> None:
+        """Give the optimizer what ``awake`` had as momentum when it last explored."""
         if self._optimizer is None:
             return
-        for weight, entry, awake in zip(self._weights, self._slept, self._awake, strict=True):
+        for weight, entry, on in zip(self._weights, self._slept, awake, strict=bool(self._slept)):
             live = self._optimizer.state.get(weight, {})
             for key, value in entry.items():
                 held = live.get(key)
                 if isinstance(held, Tensor) and held.shape == weight.shape:
-                    held.copy_(torch.where(awake, value, held))
+                    held.copy_(torch.where(on, value, held))
 
     # --- going on after a restart ---------------------------------------------------------------
 
@@ -238,6 +276,8 @@ class IEE(Sparsifier):
         """Everything a resumed run needs besides the model's and the optimizer's own state."""
         tensors, facts = super().state()
         tensors |= {f"asleep.{i}": part for i, part in enumerate(self._asleep)}
+        if self._recent is not self._asleep:
+            tensors |= {f"recent.{i}": part for i, part in enumerate(self._recent)}
         tensors |= {f"awake.{i}": part for i, part in enumerate(self._awake)}
         tensors |= {f"buffer.{name}": buffer for name, buffer in self._buffers.items()}
         facts["states"] = {}
@@ -255,7 +295,9 @@ class IEE(Sparsifier):
     def load_state(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Take up where :meth:`state` left off; the model has its values already."""
         super().load_state(tensors, facts)
-        self._asleep = numbered(tensors, "asleep")
+        self._asleep, self._recent = numbered(tensors, "asleep"), numbered(tensors, "recent")
+        if self.schedule.source == "mru":
+            self._recent = self._asleep
         self._buffers = {
             name.removeprefix("buffer."): tensor.clone()
             for name, tensor in tensors.items()
@@ -269,6 +311,13 @@ class IEE(Sparsifier):
                 for weight, on in zip(self._weights, self._left_over, strict=True)
             ]
             self._open(awake)
+
+
+def _where(mask: Tensor, value: Any) -> Any:
+    """A copy of what an optimizer remembers, zero outside of ``mask`` where it is per weight."""
+    if isinstance(value, Tensor):
+        return value * mask if value.shape == mask.shape else value.clone()
+    return value
 
 
 def _states(tensors: dict[str, Tensor], facts: dict[str, Any], kind: str) -> State:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from prunekit.criteria import Magnitude, WeightCriterion
@@ -47,16 +48,19 @@ class Sparsifier:
 
     ``start`` is ``random``, or ``scores`` for the weights that the criterion ranks highest, as for
     a trained network (by magnitude where the criterion needs gradients). With ``ranking`` =
-    ``global`` the weights of all layers compete and layers' densities drift; their total does not.
+    ``global`` the weights of all layers compete, at a start by scores too, and layers' densities
+    drift; their total does not.
     """
 
-    name: ClassVar[str]
+    name: ClassVar[str] = ""
     exchanges: ClassVar[bool] = True
     """Whether weights change hands."""
     explores: ClassVar[bool] = False
     """Whether inactive weights are trained before some of them grow."""
     by_gradient: ClassVar[bool] = False
     """Whether growth reads the dense gradient of the exchange's step."""
+    reads: ClassVar[tuple[str, ...]] = ("every", "fraction", "decay", "until", "stop_iou", "seed")
+    """The fields of the schedule that mean something to the method."""
 
     def __init__(
         self,
@@ -68,17 +72,19 @@ class Sparsifier:
         pattern: Pattern | str = "unstructured",
         criterion: WeightCriterion | None = None,
         ranking: Literal["layer", "global"] = "layer",
-        dense: str | Sequence[str] = (FIRST,),
+        dense: str | Sequence[str] | None = (FIRST,),
         start: Literal["random", "scores"] = "random",
         example: Any = None,
     ) -> None:
-        if schedule is None:
+        if schedule is None and not self.exchanges:
+            schedule = SparsitySchedule(1)
+        if not isinstance(schedule, SparsitySchedule):
             raise UsageError(
                 f"{self.name} needs a schedule: "
                 "pk.sparsify.SparsitySchedule(steps=epochs * len(loader))"
             )
         self.model, self.schedule = model, schedule
-        self.pattern = Pattern.parse(pattern) if isinstance(pattern, str) else pattern
+        self.pattern = pattern if isinstance(pattern, Pattern) else Pattern.parse(str(pattern))
         self.criterion: WeightCriterion = Magnitude() if criterion is None else criterion
         self.distribution, self.ranking, self.start = distribution, ranking, start
         _check(self)
@@ -96,6 +102,8 @@ class Sparsifier:
         """Weights that each sparse layer keeps, as the distribution says."""
         self._work = Work(model, self._names, self._weights, example)
         self._scorer = Scorer(self.criterion, self._names, self._weights, schedule.seed)
+        self._omega = 0.0
+        """The share of the active weights that the last drop took."""
         self._optimizer: Optimizer | None = None
         self._record = Record()
         self._gradients: list[Tensor] = []
@@ -172,11 +180,14 @@ class Sparsifier:
         """The share of all weights ever grown that are active now; None before any."""
         return share(self._record.ever, self._masks.active)
 
-    def step(self, optimizer: Optimizer, clip_norm: float = 0.0) -> None:
+    def step(
+        self, optimizer: Optimizer, clip_norm: float = 0.0, scaler: GradScaler | None = None
+    ) -> None:
         """One optimizer step after a backward pass of the model.
 
         ``clip_norm`` above 0 limits the norm of the gradients of what is trained; clipped before,
-        the gradients of weights that are masked would count.
+        the gradients of weights that are masked would count. ``scaler`` is the one that scaled
+        the loss, in mixed precision; it is unscaled, stepped and updated here.
         """
         if self._optimizer is None:
             self.begin(self.model, optimizer)
@@ -185,10 +196,16 @@ class Sparsifier:
                 f"{self.name} was begun with another optimizer; give it the same at each step"
             )
         average_(p.grad for p in self.model.parameters() if p.grad is not None)
+        if scaler is not None:  # after averaging, so that an overflow is every process's
+            scaler.unscale_(optimizer)
         self.after_backward(self.model, self._done)
         if clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), clip_norm)
-        optimizer.step()
+        if scaler is None:
+            optimizer.step()
+        else:
+            scaler.step(optimizer)
+            scaler.update()
         self.after_step(self.model, optimizer, self._done)
         optimizer.zero_grad(set_to_none=True)
 
@@ -309,13 +326,18 @@ class Sparsifier:
         counted = self.first_counts()
         if all(n == w.numel() for n, w in zip(counted, self._weights, strict=True)):
             return [torch.ones_like(weight, dtype=torch.bool) for weight in self._weights]
-        return choose.start(self._scorer.first(self.start), counted, self.pattern)
+        scores, together = self._scorer.first(self.start), self.ranking == "global"
+        if self.start == "scores" and together and not self.pattern.structured:
+            every = [torch.ones_like(part, dtype=torch.bool) for part in scores]
+            return choose.stay(scores, every, counted, together=True)
+        return choose.start(scores, counted, self.pattern)
 
     def _drop(self) -> None:
         """The lowest-scored active weights leave, with their values and momentum."""
         scores = self.drop_scores()
         self._before = list(self._masks.active)
         keep = self.counts_after_drop()
+        self._omega = 1 - sum(keep) / sum(self._masks.counts())
         self._left_over = choose.stay(scores, self._before, keep, together=self.ranking == "global")
         self._set(self._left_over)
 
@@ -337,7 +359,7 @@ class Sparsifier:
         facts = {
             "step": self._done,
             "cycle": self._cycle,
-            "omega": self.schedule.fraction_at(self._done),
+            "omega": self._omega,
             "densities": {
                 name: n / weight.numel()
                 for name, n, weight in zip(
@@ -398,8 +420,9 @@ class Sparsifier:
         """Everything a resumed run needs besides the model's and the optimizer's own state."""
         tensors, record = self._record.state()
         tensors |= {f"mask.{i}": part for i, part in enumerate(self._masks.active)}
-        tensors |= {f"before.{i}": part for i, part in enumerate(self._before)}
-        tensors |= {f"left.{i}": part for i, part in enumerate(self._left_over)}
+        # copies: the three are the same tensors at times, which safetensors refuses
+        tensors |= {f"before.{i}": part.clone() for i, part in enumerate(self._before)}
+        tensors |= {f"left.{i}": part.clone() for i, part in enumerate(self._left_over)}
         tensors |= {f"sum.{i}": part for i, part in enumerate(self._scorer.sums)}
         tensors |= {f"gradient.{i}": part for i, part in enumerate(self._gradients)}
         facts = {
@@ -409,6 +432,7 @@ class Sparsifier:
             "done": self._done,
             "cycle": self._cycle,
             "waited": self._waited,
+            "omega": self._omega,
             "work": self._work.done,
             "weights": self._norms(),
             "scored": self._scorer.added,
@@ -431,7 +455,7 @@ class Sparsifier:
         self._stage, self._left = str(facts["stage"]), int(facts["left"])
         self._done, self._cycle = int(facts["done"]), int(facts["cycle"])
         self._waited, self._scorer.added = int(facts["waited"]), int(facts["scored"])
-        self._work.done = float(facts["work"])
+        self._work.done, self._omega = float(facts["work"]), float(facts["omega"])
         self._record.load_state(tensors, facts["record"])
         masks, before, left, self._scorer.sums, self._gradients = (
             numbered(tensors, kind) for kind in ("mask", "before", "left", "sum", "gradient")
@@ -456,10 +480,22 @@ def _check(made: Sparsifier) -> None:
     for name, choices in (("ranking", ("layer", "global")), ("start", ("random", "scores"))):
         if (value := getattr(made, name)) not in choices:
             raise UsageError(f"`{name}` must be {' or '.join(choices)}, not {value!r}")
+    if not made.name:
+        raise UsageError("Sparsifier trains nothing by itself; use Static, SET, RigL, GMP or IEE")
+    if isinstance(made.criterion, type):
+        raise UsageError(
+            f"`criterion` is the class {made.criterion.__name__}; give an instance of it, "
+            f"{made.criterion.__name__}()"
+        )
     if not isinstance(made.criterion, WeightCriterion):
         raise UsageError(
             f"criterion {getattr(made.criterion, 'name', made.criterion)!r} scores channels only; "
             "weights are scored by magnitude, taylor, taylor_weight or random"
+        )
+    if not made.exchanges and made.criterion.needs_gradients:
+        raise UsageError(
+            f"{made.name} chooses before any training, when {made.criterion.name} has no "
+            "gradients; use magnitude or random"
         )
 
 

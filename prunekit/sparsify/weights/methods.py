@@ -14,6 +14,7 @@ class Static(Sparsifier):
 
     name = "static"
     exchanges = False
+    reads = ("seed",)
 
 
 class SET(Sparsifier):
@@ -30,7 +31,8 @@ class RigL(Sparsifier):
     """Low scores drop, large gradients grow at zero (Evci et al. 2020, arXiv 1911.11134).
 
     The dense gradient is read at the steps before an exchange only, and these steps are made, where
-    the paper's own code leaves them out.
+    the paper's own code leaves them out. A weight that drops and grows in the same exchange begins
+    at zero like any other that grows; that code leaves it its value.
     """
 
     name = "rigl"
@@ -48,6 +50,7 @@ class GMP(Sparsifier):
     """
 
     name = "gmp"
+    reads = ("every", "until", "seed")
 
     def first_counts(self) -> list[int]:
         """All."""

@@ -29,7 +29,8 @@ class SparsitySchedule:
     ``random``, or those with the largest ``gradient``. They begin from their last ``explored``
     values (zero before any), the most recently used ones (``mru``: before they were ever active,
     those the model was given with), or ``zero``; grown weights take
-    over what they ``explored``, or ``zero``. ``freeze`` keeps the active weights fixed meanwhile.
+    over what they ``explored``, their ``mru`` values, or ``zero``. ``freeze`` keeps the active
+    weights fixed meanwhile.
     ``momentum`` of what explores is ``zero`` at first, or ``kept`` from exploration to exploration
     and on into growth. ``stop_iou`` ends the exchanges once two structures in a row overlap by that
     much (weights in both over weights in either); where ``fraction`` decays, so does what can
@@ -46,7 +47,7 @@ class SparsitySchedule:
     reactivate: float = 1.0
     sample: Literal["random", "gradient"] = "random"
     source: Literal["explored", "mru", "zero"] = "explored"
-    grow: Literal["explored", "zero"] = "explored"
+    grow: Literal["explored", "mru", "zero"] = "explored"
     freeze: bool = True
     momentum: Literal["zero", "kept"] = "zero"
     stop_iou: float | None = None

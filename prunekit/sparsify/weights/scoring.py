@@ -89,4 +89,4 @@ class Scorer:
 def finite(parts: list[Tensor]) -> bool:
     """Whether no value is infinite or not a number."""
     # a sum is finite where all of it is, and ten times as fast to tell
-    return all(bool(torch.isfinite(part.sum())) for part in parts)
+    return all(bool(torch.isfinite(part.sum(dtype=torch.float32))) for part in parts)

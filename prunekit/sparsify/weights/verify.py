@@ -32,7 +32,7 @@ def verify(model: nn.Module, plan: SparsityPlan) -> None:
         if there > layer.kept:
             raise ModelError(
                 f"layer {layer.name} has {there} weights that are not zero, its plan {layer.kept}; "
-                "save the network as the sparse training left it"
+                "save the network as the sparse training left it (while IEE explores, its `active`)"
             )
         if not fits(weight != 0, pattern):
             raise ModelError(f"layer {layer.name} breaks its pattern {pattern}")

@@ -19,7 +19,7 @@ class Work:
     def __init__(
         self, model: nn.Module, names: list[str], weights: list[Tensor], example: Any
     ) -> None:
-        macs = {} if example is None else layer_macs(model, example)
+        macs = {} if example is None else layer_macs(model, example, names)
         self.whole = sum(macs.values())
         self.done = 0.0
         self._layers = [
