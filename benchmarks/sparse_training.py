@@ -186,13 +186,19 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 """What was tried before the comparisons, with one seed at 95 %."""
 
-LASTING = (
-    "no freezing",
-    "updates stop at IoU 0.9",
-    "no stage 3, updates stop at IoU 0.9",
-    "no stage 3, no freezing, updates stop at IoU 0.9",
-)
-"""Tried in longer trainings too."""
+IOU_ALONE, BOTH = "updates stop at IoU 0.9", "no stage 3, updates stop at IoU 0.9"
+UNFROZEN_TOO = "no stage 3, no freezing, updates stop at IoU 0.9"
+LASTING = {
+    "mlp": (
+        3,
+        (
+            *(("rigl", ""), ("iee", ""), ("iee", "no freezing"), ("iee", IOU_ALONE)),
+            *(("iee", BOTH), ("iee", UNFROZEN_TOO)),
+        ),
+    ),
+    "resnet20": (1, (*((method, "") for method in METHODS), ("iee", BOTH), ("iee", UNFROZEN_TOO))),
+}
+"""Seeds, and what is tried in longer trainings too."""
 
 KINDS = ("rates", "forms", "lengths")
 
@@ -204,14 +210,12 @@ def trials(kind: str, cases: list[str]) -> list[Run]:
     """
     if kind == "lengths":
         return [
-            Run("mlp", method, seed, "95%", length=length, options=options, note=note)
-            for seed in range(3)
+            Run(case, method, seed, "95%", length=length, options=FORMS.get(note, {}), note=note)
+            for case, (seeds, tried) in LASTING.items()
+            if case in cases
             for length in (1, 4)
-            for method, note, options in (
-                ("rigl", "", {}),
-                ("iee", "", {}),
-                *(("iee", note, FORMS[note]) for note in LASTING),
-            )
+            for seed in range(seeds)
+            for method, note in tried
         ]
     if kind == "rates":
         return [

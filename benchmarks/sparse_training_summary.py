@@ -46,7 +46,7 @@ def summarise(
         "equal_flops": equal_flops(rows),
         "rates": rates,
         "steps": steps,
-        "trials": [{key: row[key] for key in TRIED} for row in tried],
+        "trials": trials(tried),
         "environment": next((row["environment"] for row in (*rows, *tried)), None),
     }
     (folder / f"{NAME}.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -54,8 +54,24 @@ def summarise(
     plot(found, folder)
 
 
-TRIED = ("case", "lr", "method", "note", "val", "relative_flops")
+TRIED = ("case", "lr", "length", "method", "note")
 KEY = ("case", "method", "level", "distribution", "pattern", "length", "from_dense", "note")
+
+
+def trials(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means over seeds of what was tried, on the validation images."""
+    cells: dict[tuple[Any, ...], dict[int, dict[str, Any]]] = defaultdict(dict)
+    for row in rows:
+        cells[tuple(row[key] for key in TRIED)][row["seed"]] = row  # rates and forms share some
+    return [
+        {
+            **dict(zip(TRIED, key, strict=True)),
+            "seeds": len(runs),
+            "val": spread(100 * run["val"] for run in runs.values()),
+            "relative_flops": mean(run["relative_flops"] for run in runs.values()),
+        }
+        for key, runs in cells.items()
+    ]
 
 
 def at_best_rate(
@@ -294,23 +310,30 @@ def markdown(result: dict[str, Any]) -> str:
         lines += [
             "## Trials that settings were chosen by",
             "",
-            "One seed at 95 %; accuracy on the validation images.",
+            "At 95 %; accuracy on the validation images.",
             "",
         ]
         lines += table(
-            ("case", "learning rate", "method", "form", "validation accuracy", "FLOPs / dense"),
+            (
+                *("case", "epochs", "learning rate", "method", "form", "seeds"),
+                *("validation accuracy", "FLOPs / dense"),
+            ),
             [
                 (
-                    *(t["case"], str(t["lr"]), NAMES[t["method"]], t["note"]),
-                    *(f"{100 * t['val']:.1f}", f"{t['relative_flops']:.3f}"),
+                    *(t["case"], f"{t['length']}x", str(t["lr"]), NAMES[t["method"]], t["note"]),
+                    str(t["seeds"]),
+                    text(t["val"]) if t["seeds"] > 1 else f"{t['val'][0]:.2f}",
+                    f"{t['relative_flops']:.3f}",
                 )
-                for t in sorted(
-                    result["trials"],
-                    key=lambda t: (t["case"], t["note"] != "", t["method"], t["lr"], -t["val"]),
-                )
+                for t in sorted(result["trials"], key=_order)
             ],
         )
     return "\n".join(lines)
+
+
+def _order(tried: dict[str, Any]) -> tuple[Any, ...]:
+    own = tried["note"] != "", tried["method"], tried["lr"]
+    return tried["case"], tried["length"], *own, -tried["val"][0]
 
 
 def equal_steps(cells: list[dict[str, Any]]) -> list[str]:
