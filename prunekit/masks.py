@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from prunekit.errors import ModelError
 from prunekit.plan import ChannelPlan
-from prunekit.surgery import Gone, cut_axes, left
+from prunekit.surgery import Gone, MaskHook, cut_axes, drop_mask_hooks, left
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -21,12 +21,14 @@ def mask_(model: M, plan: ChannelPlan) -> M:
 
     Producers lose weight rows and biases, norms their scale and shift, and consumers the columns
     that read the channels, so that the output is the slim network's whatever the activation in
-    between gives for zero. A LayerNorm takes its statistics over the channels that are kept.
+    between gives for zero. A LayerNorm takes its statistics over the channels that are kept; of
+    several masks one upon another the last one's.
     Blocks that go as a whole give their input back.
     Raises ModelError where two parameters share memory, as both would be zeroed.
     """
     modules = dict(model.named_modules())
     _refuse_overlaps(model)
+    drop_mask_hooks(model)  # of an earlier plan
     for name, cut in plan.cuts.items():
         module = modules[name]
         zero_(module, cut_axes(module, cut, name))
@@ -64,7 +66,7 @@ def zero_(module: nn.Module, axes: dict[str, dict[int, tuple[int, ...]]]) -> Non
             tensor.index_fill_(axis, torch.tensor(positions, device=tensor.device), 0)
 
 
-class _KeptNorm(TorchFunctionMode):
+class _KeptNorm(MaskHook, TorchFunctionMode):
     """While its module runs, layer norms are over some positions of the last axis only."""
 
     def __init__(self, kept: Tensor) -> None:

@@ -109,6 +109,7 @@ def slim(model: nn.Module, plan: ChannelPlan) -> nn.Module:
         if other == name and part is not WHOLE:
             copies[id(tensor)] = _like(tensor, part.take(tensor))
     small = copy.deepcopy(model, copies)
+    drop_mask_hooks(small)
     modules = dict(small.named_modules())
     for name in chosen.keys() - by_name:  # computed by a parametrisation, which takes it apart
         owner, _, attribute = name.rpartition(".")
@@ -121,6 +122,20 @@ def slim(model: nn.Module, plan: ChannelPlan) -> nn.Module:
         owner, _, attribute = block.rpartition(".")
         setattr(modules[owner], attribute, Gone())
     return small
+
+
+class MaskHook:
+    """What a mask hooks into a model for the time being, by methods of its own."""
+
+
+def drop_mask_hooks(model: nn.Module) -> None:
+    """Remove every :class:`MaskHook`, also from a copy, whose handles are the original's."""
+    for module in model.modules():
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for key, hook in list(hooks.items()):
+                if isinstance(getattr(hook, "__self__", None), MaskHook):
+                    del hooks[key]
+                    module._forward_hooks_always_called.pop(key, None)
 
 
 class Gone(nn.Module):

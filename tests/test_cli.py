@@ -414,6 +414,7 @@ def test_runs_of_the_users_own_code_go_on_with_it(prunekit: Says, home: Path) ->
     two = sum(p.numel() for p in pk.load("two", "net.py:medium").parameters())
     assert two < sum(p.numel() for p in one.parameters())
     assert prunekit("export", "two", *base, "-o", "two.onnx")[0] == 0
+    assert prunekit("export", "one", *base, "-o", "one.onnx")[0] == 0  # of `save`, with no report
     status, out, _ = prunekit("inspect", "two", *base, *SHAPE, "--json")
     assert status == 0
     assert json.loads(out)["params"] == two
@@ -515,6 +516,32 @@ def test_overwrite_replaces_a_run(prunekit: Says, home: Path) -> None:
     assert status == 0
     assert json.loads(out)["budget"]["requested"] == "70%"
     assert not (home / "run" / "log.jsonl").exists()
+
+
+def test_halp_masks_an_embedding_behind_a_layer_norm_step_after_step(
+    prunekit: Says, home: Path
+) -> None:
+    (home / "own.py").write_text(
+        "from torch import nn\n"
+        "class Mixer(nn.Module):\n"
+        "    def __init__(self, num_classes=10, in_channels=1):\n"
+        "        super().__init__()\n"
+        "        self.embed = nn.Linear(64, 512)\n"
+        "        self.norm, self.last = nn.LayerNorm(512), nn.LayerNorm(512)\n"
+        "        self.up, self.down = nn.Linear(512, 2048), nn.Linear(2048, 512)\n"
+        "        self.head = nn.Linear(512, num_classes)\n"
+        "    def forward(self, x):\n"
+        "        x = self.embed(x.flatten(1))\n"
+        "        x = x + self.down(self.up(self.norm(x)).relu())\n"
+        "        return self.head(self.last(x))\n"
+    )
+    command = ("prune", "own.py:Mixer", *ON_FAKE, "--data", "digits", "--from-scratch")
+    settings = ("--method", "halp", "--epochs", 3, "--dense-epochs", 1, "--profile-nets", 4)
+    target = ("--target-latency", "40%", "--granularity", 8, "-o", "mixer", "--json")
+    status, out, _ = prunekit(*command, *settings, *target)
+    assert status == 0
+    embed = json.loads(out)["groups"]["embed"]
+    assert embed["after"] < embed["before"] == 512
 
 
 # --- progress

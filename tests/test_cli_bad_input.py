@@ -421,6 +421,36 @@ def test_overwrite_removes_nothing_but_runs(refuses: Refuses, home: Path) -> Non
     )
 
 
+def test_what_cannot_work_is_refused_before_a_run_is_overwritten(
+    refuses: Refuses, home: Path
+) -> None:
+    (home / "own.py").write_text(
+        "from torch import nn\n"
+        "def frozen(num_classes=10, in_channels=1):\n"
+        "    net = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(),\n"
+        "        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, num_classes))\n"
+        "    net[1].requires_grad_(False)\n"
+        "    return net\n"
+        "def alone(num_classes=10, in_channels=1):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))\n"
+    )
+    over = (*ON_FAKE, "--data", "digits", "--from-scratch", "-o", "run", "--overwrite")
+    line = refuses("prune", "net.py:tiny", *over, "--method", "iee", "--iee", "omega=2")
+    assert line == "`omega` must be from 0 to 1, not 2.0"
+    line = refuses("prune", "own.py:frozen", *over, "--method", "halp")
+    assert line.startswith("no gradient for 1.weight, which Taylor scores need: it is not trained")
+    assert "has no prunable channels: it is the model's output" in refuses(
+        "prune", "own.py:alone", *over
+    )
+    assert "`lr`" in refuses("prune", "net.py:tiny", *over, "--fine-tune-lr", "inf")
+    idle = ("--method", "oneshot", "--pruning-steps", 30)
+    line = refuses("prune", "net.py:tiny", *over, *idle)
+    assert line.startswith("--pruning-steps is for method halp, and this is oneshot; leave it out")
+    idle = ("--optimizer", "adamw", "--momentum", 0.8)
+    line = refuses("prune", "net.py:tiny", *over, *idle)
+    assert line == "--momentum is for sgd, and the optimizer is adamw"
+
+
 def test_overwrite_of_what_is_needed(refuses: Refuses, home: Path) -> None:
     (home / "run" / "table.json").write_bytes((home / "table.json").read_bytes())
     again = ("prune", "net.py:tiny", *ON_FAKE, "--epochs", 0, "-o", "run", "--overwrite")

@@ -134,6 +134,9 @@ def check_slim(model, graph, plan):
     with torch.no_grad():
         given_input = image(2, size=16)
         assert relative(masked(given_input), small(given_input)) <= 1e-5
+        again = pk.slim(pk.mask_(masked, plan), plan)  # masks upon masks, as training sets them
+        assert relative(masked(given_input), small(given_input)) <= 1e-5
+        assert relative(again(given_input), small(given_input)) <= 1e-5
 
     modules = dict(small.named_modules())
     for layer in graph.layers:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -120,6 +122,24 @@ def test_a_coarse_staircase_is_used_as_far_as_it_goes(count, target, bias):
     assert found <= target
     # the best step there is, unless the one below is within what counts as close
     assert found == pytest.approx(best) or found >= 0.9 * target
+
+
+def test_values_of_two_solves_are_not_compared():
+    """A fallback's share of saliency is of something else, and says nothing beside the others'."""
+    device = Device(np.linspace(0.05, 1, 40), bias=0.85)
+
+    def smallest(asked):
+        return replace(device.smallest(asked), value=1.0)
+
+    def solve(asked):  # shares of what may grow, once what is active fits; else of what is active
+        found = device.solve(asked)
+        return replace(found, value=0.01 * found.value) if found.ratio > 0.45 else found
+
+    landing = land(solve, smallest, device.measure, 0.48)
+    met = [a.ratio for a in landing.attempts if a.high <= 0.48]
+    (chosen,) = [a.ratio for a in landing.attempts if a.widths == landing.allocation.widths]
+    assert len(met) > 1
+    assert chosen == max(met) >= 0.46
 
 
 def test_a_cliff_in_the_staircase():

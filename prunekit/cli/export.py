@@ -119,7 +119,8 @@ def export(
         module = load(run, model)
         path = output or Path(run) / wanted.file_name
         report = Path(run) / "report.json"
-        told = read_object(report, "report").get("recipe", {}).get("data")
+        if report.is_file():  # a folder of `prunekit.save` has none
+            told = read_object(report, "report").get("recipe", {}).get("data")
     else:
         module = open_model(run).module
         name = f"{run.split(':')[-1]}{wanted.file_name.removeprefix('model')}"

@@ -201,7 +201,10 @@ def alive(layers: Sequence[Tensor]) -> Tensor:
 def gradient(value: Tensor, name: str) -> Tensor:
     """The gradient of the parameter called ``name``."""
     if value.grad is None:
-        raise UsageError(f"no gradient for {name}; Taylor scores need a backward pass first")
+        why = "it is not trained (`requires_grad` is off)"
+        if value.requires_grad:
+            why = "there was no backward pass, or it is computed from other parameters"
+        raise UsageError(f"no gradient for {name}, which Taylor scores need: {why}")
     return value.grad
 
 

@@ -70,8 +70,9 @@ def land(
     target: float,
     known: tuple[Attempt, ...] = (),
 ) -> Landing:
-    """The most valuable plan whose measured ratio to dense is at most ``target``.
+    """The largest plan, by predicted cost, whose measured ratio to dense is at most ``target``.
 
+    Of one solve that is the most valuable one too.
     What was measured corrects what is predicted for the next request; when the target has been
     found to lie between two plans, the next request lies between theirs. ``known`` attempts, of a
     landing before with the same ``solve``, count among the rounds, of which there is one more in
@@ -243,7 +244,8 @@ class _Search:
         self._narrow(attempt.asked, attempt)
         if meets(attempt, self.target):
             self.best_ratio = max(self.best_ratio, attempt.ratio)
-            if self.best is None or allocation.value > self.best.value:
+            # not by value: shares of saliency tell plans apart within one solve alone
+            if self.best is None or allocation.ratio > self.best.ratio:
                 self.best = allocation
         elif attempt.ratio <= self.target:  # only its interval is over the target
             self.caution *= max(attempt.ratio / attempt.high, 0.97)

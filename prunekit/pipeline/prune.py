@@ -7,7 +7,7 @@ import json
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,10 @@ from prunekit.pipeline.folder import JOURNAL, TABLE, RunFolder, open_folder
 from prunekit.pipeline.landing import Landing, Measure, confirm, land
 from prunekit.pipeline.planning import UNSCORED, Planner
 from prunekit.pipeline.reporting import file_accuracy, make_report
-from prunekit.pipeline.scoring import criterion_of, dense_scores
+from prunekit.pipeline.scoring import check_gradients, criterion_of, dense_scores
 from prunekit.pipeline.setup import Job, fine_tune_lr, train_config
 from prunekit.pipeline.stopwatch import Stopwatch
-from prunekit.pipeline.tables import load_table, make_table
+from prunekit.pipeline.tables import check_prunable, load_table, make_table
 from prunekit.pipeline.tensorboard import Board
 from prunekit.pipeline.trainer import Trainer
 from prunekit.plan import ChannelPlan
@@ -77,6 +77,11 @@ def prune(job: Job, output: Path, *, overwrite: bool = False, resume: bool = Fal
     criterion = criterion_of(job)
     solver: Allocator = allocators.make(recipe.solver)
     table = None if recipe.table is None else load_table(recipe.table, job.graph, job.target)
+    check_prunable(job.graph, recipe.model)
+    if recipe.resolved_method() == "iee":
+        iee_schedule(job)
+    if job.data is not None and recipe.resolved_method() != "oneshot":
+        check_gradients(job, criterion)
     opened = (
         open_folder(output, recipe, overwrite=overwrite, resume=resume)
         if rank() == 0
@@ -93,6 +98,21 @@ def prune(job: Job, output: Path, *, overwrite: bool = False, resume: bool = Fal
         finally:
             if pipeline.board is not None:
                 pipeline.board.close()
+
+
+def steps_per_epoch(job: Job) -> int:
+    """Optimizer steps of one epoch."""
+    if job.data is None:
+        raise UsageError("training needs data; add --data")
+    return len(loader(job.data.train, job.recipe.batch_size, job.recipe.seed))
+
+
+def iee_schedule(job: Job) -> IEESchedule:
+    """The course of method iee."""
+    recipe = job.recipe
+    options = {"start": "dense" if recipe.dense_is_trained else "uniform"}
+    given = {**options, "seed": recipe.seed, **recipe.iee}
+    return IEESchedule.parse(recipe.epochs * steps_per_epoch(job), given)
 
 
 class _Pipeline:
@@ -122,8 +142,6 @@ class _Pipeline:
 
         With several processes rank 0 measures, chooses and writes, and all train.
         """
-        if self.recipe.resolved_method() == "iee":
-            _ = self.schedule  # wrong options are refused before anything is done
         table, target = from_main(self.prepare)
         planner = Planner(self.job, table, self.solver, self.watch)
         if self.recipe.dense_training:
@@ -268,20 +286,11 @@ class _Pipeline:
     @property
     def per_epoch(self) -> int:
         """Optimizer steps of one epoch."""
-        if self.job.data is None:
-            raise UsageError("training needs data; add --data")
-        return len(loader(self.job.data.train, self.recipe.batch_size, self.recipe.seed))
-
-    @cached_property
-    def schedule(self) -> IEESchedule:
-        """The course of method iee."""
-        options = {"start": "dense" if self.recipe.dense_is_trained else "uniform"}
-        given = {**options, "seed": self.recipe.seed, **self.recipe.iee}
-        return IEESchedule.parse(self.recipe.epochs * self.per_epoch, given)
+        return steps_per_epoch(self.job)
 
     def explore(self, planner: Planner, target: float) -> tuple[nn.Module, Landing]:
         """IEE over all epochs; its last update is the measured landing."""
-        recipe, schedule = self.recipe, self.schedule
+        recipe, schedule = self.recipe, iee_schedule(self.job)
         share = from_main(lambda: self.corrected(planner, target))
         kept = self.folder.work / "landing.json"
 

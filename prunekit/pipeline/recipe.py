@@ -95,6 +95,8 @@ class TrainingRecipe(BaseModel):
         ]
         if len(sources) > 1:
             raise UsageError(f"{' and '.join(sources)} exclude each other; keep one")
+        if self.optimizer != "sgd" and self.momentum != 0.9:
+            raise UsageError(f"--momentum is for sgd, and the optimizer is {self.optimizer}")
         if self.dense_epochs is not None and not sources:
             raise UsageError(
                 "--dense-epochs is for --from-scratch, --pretrained or --weights; give one of them"
@@ -238,6 +240,13 @@ class Recipe(TrainingRecipe):
             raise UsageError(
                 f"the solver {self.solver} takes one budget only; use joint with --limit"
             )
+        for name, method in (("pruning_steps", "halp"), ("score_batches", "oneshot")):
+            given = getattr(self, name) != type(self).model_fields[name].default
+            if given and self.resolved_method() != method:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} is for method {method}, and this is "
+                    f"{self.resolved_method()}; leave it out, or add --method {method}"
+                )
         if self.iee and self.resolved_method() != "iee":
             raise UsageError("--iee has the options of method iee; add --method iee")
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 
-from prunekit.criteria import Criterion, score
+from prunekit.criteria import Accumulator, Criterion, score
 from prunekit.errors import UsageError
+from prunekit.modes import evaluating
 from prunekit.pipeline.setup import Job
 from prunekit.registry import criteria
 from prunekit.scores import Scores
@@ -20,6 +23,18 @@ def criterion_of(job: Job) -> Criterion:
             f"--criterion {criterion.name} needs data; add --data (digits, imagefolder:PATH, ...)"
         )
     return criterion
+
+
+def check_gradients(job: Job, criterion: Criterion) -> None:
+    """Raise UsageError where training would give ``criterion`` no gradients of what it reads."""
+    if not criterion.needs_gradients:
+        return
+    network = copy.deepcopy(job.module)
+    with evaluating(network), torch.enable_grad():
+        output = network(job.example[:1])
+        if isinstance(output, torch.Tensor) and output.requires_grad:
+            torch.autograd.backward(output.sum())
+            Accumulator(job.graph, criterion).add(network)
 
 
 def dense_scores(job: Job, criterion: Criterion) -> Scores:

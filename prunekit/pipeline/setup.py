@@ -101,6 +101,7 @@ def train_config(
 def check_training(recipe: TrainingRecipe) -> None:
     """Refuse settings that no training here could use."""
     config = train_config(recipe, recipe.epochs, recipe.lr)
+    train_config(recipe, recipe.epochs, recipe.fine_tune_lr)
     if resolve_device(config.device).type == "cpu" and config.mixed_precision == "fp16":
         raise UsageError("`mixed_precision` fp16 needs a GPU; use bf16 or no")
 

@@ -33,6 +33,13 @@ def load_table(path: str | Path, graph: ChannelGraph, target: Target) -> Latency
     return table
 
 
+def check_prunable(graph: ChannelGraph, name: str) -> None:
+    """Raise UsageError where nothing can go."""
+    if not any(group.prunable for group in graph.groups):
+        reasons = sorted({group.reason for group in graph.groups})
+        raise UsageError(f"{name} has no prunable channels: {'; '.join(reasons[:3])}")
+
+
 def make_table(
     module: nn.Module,
     graph: ChannelGraph,
@@ -56,9 +63,7 @@ def make_table(
     the same table all but the first are refused, as long as it works and, without ``overwrite`` or
     ``resume``, when it is done.
     """
-    if not any(group.prunable for group in graph.groups):
-        reasons = sorted({group.reason for group in graph.groups})
-        raise UsageError(f"{name} has no prunable channels: {'; '.join(reasons[:3])}")
+    check_prunable(graph, name)
     settings: dict[str, Any] = {
         "plan": plan,
         "name": name,

@@ -82,7 +82,8 @@ class GroupPart(Part):
     """One channel group of the plan.
 
     ``saved_ms`` is predicted: what the network would take longer with this group whole again.
-    ``saliency`` is the share of the group's scores that is kept, None where there are none.
+    ``saliency`` is the share of the group's scores that is kept, of the channels that were left
+    when scores were last taken; None where there are none.
     """
 
     before: int

@@ -143,8 +143,8 @@ class Halp:
         """Take up where :meth:`state` left off."""
         self.total.batches = int(facts["batches"])
         for group in self.total.sums:
-            self.total.sums[group] = tensors[f"sum.{group}"].numpy().copy()
-        last = {n[5:]: t.numpy().copy() for n, t in tensors.items() if n.startswith("last.")}
+            self.total.sums[group] = tensors[f"sum.{group}"].cpu().numpy().copy()
+        last = {n[5:]: t.cpu().numpy().copy() for n, t in tensors.items() if n.startswith("last.")}
         criterion = self.total.criterion.name
         self.last = Scores(last, criterion, int(facts["last_batches"])) if last else None
         plan = ChannelPlan.from_keep(self.graph, facts["keep"])

@@ -47,12 +47,14 @@ class Updates:
         if self.schedule.ranking == "global":
             return self.best(scores, fraction * (1 - omega), active).plan
         widths = self._uniform(scores, fraction).widths
-        least = {
-            g.id: max(1, int((1 - omega) * min(widths[g.id], len(active.keep[g.id]))))
+        # not in blocks: growth fills them up again, and one block may be half of a group
+        left = {
+            g.id: min(now, max(g.widths()[0], int((1 - omega) * now)))
             for g in self.graph.groups
             if g.prunable
+            for now in [min(widths[g.id], len(active.keep[g.id]))]
         }
-        return ChannelPlan.from_widths(self.graph, least, scores)
+        return ChannelPlan.from_widths(self.graph, left, scores)
 
     def best(self, scores: Scores, fraction: float, active: ChannelPlan) -> Allocation:
         """The best of the active channels at ``fraction``, or the least there may be."""
