@@ -243,10 +243,11 @@ def test_table_on_stdout_and_progress_on_stderr(prunekit: Says, home: Path) -> N
 def test_methods_criteria_solvers(
     prunekit: Says, home: Path, method: str, criterion: str, solver: str
 ) -> None:
+    own = ("--score-batches", 2) if method == "oneshot" else ("--pruning-steps", 4)
     status, out, _ = prunekit(
         *("prune", "net.py:tiny", *ON_FAKE, *TABLE, "--data", "digits", "--target-latency", "65%"),
         *("--method", method, "--criterion", criterion, "--solver", solver, "--from-scratch"),
-        *("--dense-epochs", 1, "--epochs", 2, "--score-batches", 2, "--json", "-o", "again"),
+        *("--dense-epochs", 1, "--epochs", 2, *own, "--json", "-o", "again"),
     )
     assert status == 0
     report = json.loads(out)
@@ -375,6 +376,11 @@ def test_export(prunekit: Says, home: Path) -> None:
     status, out, _ = prunekit("export", "net.py:tiny", *SHAPE, "-o", "dense.onnx")
     assert status == 0
     assert out.startswith("dense.onnx (")
+    grey = ("export", "zoo:resnet20", "--input", "1x1x16x16", "-o", "grey.onnx")  # 3 by default
+    assert prunekit(*grey)[0] == 0
+    status, out, err = prunekit(*grey, "--base", "net.py:tiny", "--overwrite")
+    assert (status, out) == (2, "")
+    assert "`base` is for a MODEL that is a run folder, and zoo:resnet20 is none" in err
 
 
 def test_prune_a_run_again(prunekit: Says, home: Path) -> None:

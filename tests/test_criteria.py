@@ -195,7 +195,7 @@ def test_what_is_missing_is_named():
     graph = pk.trace(model, image())
     with pytest.raises(UsageError, match="'taylor' needs data: give `loss_fn` and `batches`"):
         pk.score(model, graph, pk.Taylor())
-    with pytest.raises(UsageError, match=r"no gradient for bn\.weight; .* need a backward pass"):
+    with pytest.raises(UsageError, match=r"no gradient for bn\.weight, .* no backward pass"):
         Accumulator(graph, pk.Taylor()).add(model)
     with pytest.raises(UsageError, match="no batch was scored"):
         pk.score(model, graph, pk.Taylor(), loss_fn, [])
@@ -667,7 +667,7 @@ def test_taylor_on_weights_needs_gradients():
     graph = pk.trace(model, image())
     with pytest.raises(UsageError, match="'taylor_weight' needs data: give `loss_fn`"):
         pk.score(model, graph, pk.TaylorWeight())
-    with pytest.raises(UsageError, match=r"no gradient for stem\.weight; .* need a backward pass"):
+    with pytest.raises(UsageError, match=r"no gradient for stem\.weight, .* no backward pass"):
         Accumulator(graph, pk.TaylorWeight()).add(model)
 
 

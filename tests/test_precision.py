@@ -218,7 +218,10 @@ def test_an_export_has_its_accuracy_in_the_report(home, prunekit, precision):
     assert "exists; use --overwrite" in err
     status, _, err = prunekit("export", "run", "--precision", precision, *MODEL, "--overwrite")
     assert status == 0, err
-    assert len(Report.load(home / "run" / "report.json").exports) == 1
+    again = ("-o", f"run/../run/model-{precision}.onnx", "--overwrite")
+    status, _, err = prunekit("export", "run", "--precision", precision, *MODEL, *again)
+    assert status == 0, err
+    assert len(Report.load(home / "run" / "report.json").exports) == 1  # one file, named anew
 
 
 def test_a_run_on_an_int8_target_is_int8_throughout(home, prunekit):

@@ -122,7 +122,8 @@ def export(
         if report.is_file():  # a folder of `prunekit.save` has none
             told = read_object(report, "report").get("recipe", {}).get("data")
     else:
-        module = open_model(run).module
+        channels = {} if shape is None else {"in_channels": parse_shape(shape)[1]}
+        module = open_model(run, model, **channels).module
         name = f"{run.split(':')[-1]}{wanted.file_name.removeprefix('model')}"
         path = output or Path(name)
     if shape is None:

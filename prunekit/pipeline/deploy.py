@@ -159,7 +159,8 @@ def record(run: Path, artifact: Artifact, wanted: Wanted, data: Data | None) -> 
     kept = run / "report.json"
     if kept.is_file() and not is_sparse(run):
         report = Report.load(kept)
-        others = tuple(other for other in report.exports if other.path != part.path)
+        here = path.resolve()  # one file may have been named in several ways
+        others = tuple(o for o in report.exports if Path(o.path).resolve() != here)
         report = report.model_copy(update={"exports": (*others, part)})
         write_text(run / "report.html", to_html(report))
         report.save(kept)
