@@ -55,6 +55,7 @@ def summarise(
 
 
 TRIED = ("case", "lr", "length", "method", "note")
+SETTING = ("case", "level", "distribution", "length")
 KEY = ("case", "method", "level", "distribution", "pattern", "length", "from_dense", "note")
 
 
@@ -131,22 +132,20 @@ def plain(one: dict[str, Any], **changes: Any) -> bool:
 
 def orders(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each method against the one before it, and IEE against GMP, paired by seed, in points."""
-    tests: dict[tuple[str, ...], dict[int, float]] = defaultdict(dict)
+    tests: dict[tuple[Any, ...], dict[int, float]] = defaultdict(dict)
     for row in rows:
-        if row["level"] and plain(row, distribution=row["distribution"]):
-            key = row["case"], row["level"], row["distribution"], row["method"]
+        if row["level"] and plain(row, distribution=row["distribution"], length=row["length"]):
+            key = *(row[name] for name in SETTING), row["method"]
             tests[key][row["seed"]] = 100 * row["test"]
     found = []
-    for case, level, distribution in sorted({key[:3] for key in tests}):
+    for held in sorted({key[:-1] for key in tests}):
         for lower, upper in (*pairwise(ORDER), ("gmp", "iee")):
-            one, other = (tests[case, level, distribution, m] for m in (upper, lower))
+            one, other = (tests[(*held, m)] for m in (upper, lower))
             points = [one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())]
             if points:
                 found.append(
                     {
-                        "case": case,
-                        "level": level,
-                        "distribution": distribution,
+                        **dict(zip(SETTING, held, strict=True)),
                         "pair": f"{NAMES[upper]} - {NAMES[lower]}",
                         "difference": compared(points),
                     }
@@ -227,10 +226,7 @@ def markdown(result: dict[str, Any]) -> str:
     ]
     lines += table(
         ("case", "sparsity", "methods", "difference"),
-        [
-            (o["case"], f"{o['level']} {o['distribution']}", o["pair"], worded(o["difference"]))
-            for o in result["order"]
-        ],
+        [(o["case"], setting(o), o["pair"], worded(o["difference"])) for o in result["order"]],
     )
     lines += [
         "## At equal training FLOPs: IEE against RigL trained longer",
@@ -339,12 +335,17 @@ def _order(tried: dict[str, Any]) -> tuple[Any, ...]:
 def equal_steps(cells: list[dict[str, Any]]) -> list[str]:
     """Accuracy, FLOPs and survival of every method at every sparsity."""
     rows = []
-    for c in sorted(cells, key=lambda c: (c["level"], c["distribution"], -c["test"][0])):
-        if not plain(c, distribution=c["distribution"]):
+    alike = [c for c in cells if plain(c, distribution=c["distribution"], length=c["length"])]
+    methods = defaultdict(set)
+    for c in alike:
+        methods[setting(c)].add(c["method"])
+    order = "length", "level", "distribution"
+    for c in sorted(alike, key=lambda c: (*(c[name] for name in order), -c["test"][0])):
+        if c["level"] and len(methods[setting(c)]) == 1:  # one method alone, trained longer
             continue
         rows.append(
             (
-                f"{c['level']} {c['distribution']}" if c["level"] else "",
+                setting(c) if c["level"] else "",
                 *(NAMES[c["method"]], str(c["seeds"]), text(c["test"])),
                 *(text(c["relative_flops"], 3), text(c["seconds"], 1)),
                 *(text(c["next_survival"], 3), text(c["survival"], 3)),
@@ -356,6 +357,12 @@ def equal_steps(cells: list[dict[str, Any]]) -> list[str]:
         *("survived the next drop", "survived to the end", "last IoU", "outputs without input"),
     )
     return table(head, rows)
+
+
+def setting(one: dict[str, Any]) -> str:
+    """Sparsity, distribution and, where it is not one, how many times the epochs."""
+    longer = f", {one['length']}x the epochs" if one["length"] > 1 else ""
+    return f"{one['level']} {one['distribution']}{longer}"
 
 
 def text(value: tuple[float, float] | None, digits: int = 2) -> str:
