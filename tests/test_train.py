@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -476,6 +477,21 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     fit(model, data, CONFIG, folder=tmp_path, resume=True)
     fit(straight, data, CONFIG)
     assert same(weights(model), weights(straight))
+
+
+def test_an_interrupt_after_the_checkpoint_waits_for_the_log(tmp_path: Path, data: Data) -> None:
+    rows = []
+
+    def log(row):
+        if row["epoch"] == 2 and not rows[1:]:
+            signal.raise_signal(signal.SIGINT)
+        rows.append(row)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny(), data, CONFIG, folder=tmp_path, log=log)
+    assert [row["epoch"] for row in rows] == [1, 2]
+    fit(tiny(), data, CONFIG, folder=tmp_path, resume=True, log=log)
+    assert [row["epoch"] for row in rows] == [*range(1, CONFIG.epochs + 1)]
 
 
 # --- several processes

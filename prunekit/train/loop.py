@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -118,23 +120,40 @@ def _train(
         position.best = max(position.best, position.accuracy)
         progress.advance(0, _note(position, loss))
         if run.rank == 0:
-            if path is not None:
-                save(run, position, path)
-            if log is not None:
-                for row in run.rule.rows():
-                    log(row)
-                log(
-                    {
-                        "stage": title,
-                        "epoch": position.epoch,
-                        "step": position.step,
-                        "loss": loss,
-                        "lr": lr,
-                        "accuracy": position.accuracy,
-                        "seconds": position.seconds,
-                    }
-                )
+            with _undisturbed():
+                if path is not None:
+                    save(run, position, path)
+                if log is not None:
+                    for row in run.rule.rows():
+                        log(row)
+                    log(
+                        {
+                            "stage": title,
+                            "epoch": position.epoch,
+                            "step": position.step,
+                            "loss": loss,
+                            "lr": lr,
+                            "accuracy": position.accuracy,
+                            "seconds": position.seconds,
+                        }
+                    )
         run.accelerator.wait_for_everyone()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C waits for the end of the block, so that a checkpoint and the log tell the same."""
+    if threading.current_thread() is not threading.main_thread():  # it never gets there
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+    if came:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _note(position: Position, loss: float) -> str:
