@@ -151,6 +151,8 @@ LONGER: dict[str, dict[str, tuple[int, ...]]] = {
     "": {"80%": (2,), "90%": (3,), "95%": (4,), "98%": (2, 7), "uniform": (3,)},
 }
 """Lengths of RigL, so that its curve of accuracy over FLOPs reaches what IEE costs."""
+IOU_ALONE = "updates stop at IoU 0.9"
+UNFROZEN_TOO = "no stage 3, no freezing, updates stop at IoU 0.9"
 THRICE = {"every": "three times"}
 FORMS: dict[str, dict[str, Any]] = {
     **CHEAPER,
@@ -160,7 +162,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "a quarter reactivated": {"reactivate": 0.25},
     "a tenth reactivated, by gradient": TENTH,
     "a tenth reactivated, by gradient, grown at zero": {**TENTH, "grow": "zero"},
-    "updates stop at IoU 0.9": IOU,
+    IOU_ALONE: IOU,
     "exchanges until half": HALF,
     "a tenth exchanged": {"fraction": 0.1},
     "H three times, J and Q as they were": THRICE,
@@ -168,7 +170,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "no stage 3, a third of Q": {**NO_STAGE_3, **THIRD},
     "no freezing, updates stop at IoU 0.9": {**UNFROZEN, **IOU},
     "no stage 3, no freezing": {**NO_STAGE_3, **UNFROZEN},
-    "no stage 3, no freezing, updates stop at IoU 0.9": {**NO_STAGE_3, **UNFROZEN, **IOU},
+    UNFROZEN_TOO: {**NO_STAGE_3, **UNFROZEN, **IOU},
     "no stage 3, no freezing, a third of Q, exchanges until half": {
         **NO_STAGE_3,
         **UNFROZEN,
@@ -186,8 +188,6 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 """What was tried before the comparisons, with one seed at 95 %."""
 
-IOU_ALONE = "updates stop at IoU 0.9"
-UNFROZEN_TOO = "no stage 3, no freezing, updates stop at IoU 0.9"
 LASTING = {
     "mlp": (
         3,

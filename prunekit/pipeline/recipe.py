@@ -95,12 +95,16 @@ class TrainingRecipe(BaseModel):
         ]
         if len(sources) > 1:
             raise UsageError(f"{' and '.join(sources)} exclude each other; keep one")
-        if self.optimizer != "sgd" and self.momentum != 0.9:
+        if self.optimizer != "sgd" and self.changed("momentum"):
             raise UsageError(f"--momentum is for sgd, and the optimizer is {self.optimizer}")
         if self.dense_epochs is not None and not sources:
             raise UsageError(
                 "--dense-epochs is for --from-scratch, --pretrained or --weights; give one of them"
             )
+
+    def changed(self, name: str) -> bool:
+        """Whether a setting is not what it is by default."""
+        return bool(getattr(self, name) != type(self).model_fields[name].default)
 
     def needs_data(self, *flags: tuple[str, bool]) -> None:
         """Raise UsageError for the first of ``flags`` that is on, where there is no data."""
@@ -241,8 +245,7 @@ class Recipe(TrainingRecipe):
                 f"the solver {self.solver} takes one budget only; use joint with --limit"
             )
         for name, method in (("pruning_steps", "halp"), ("score_batches", "oneshot")):
-            given = getattr(self, name) != type(self).model_fields[name].default
-            if given and self.resolved_method() != method:
+            if self.changed(name) and self.resolved_method() != method:
                 raise UsageError(
                     f"--{name.replace('_', '-')} is for method {method}, and this is "
                     f"{self.resolved_method()}; leave it out, or add --method {method}"
