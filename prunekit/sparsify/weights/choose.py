@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from prunekit.density import Pattern
+from prunekit.sparsify.weights.masks import factors
 
 ABSENT = -1.0
 """The score of what cannot be chosen; real scores are not negative."""
@@ -115,14 +116,20 @@ def grow(
 
     With an N:M pattern every block is filled up to N.
     """
+    scores = [part.float() for part in scores]
+    # what is active ranks above all in its block, elsewhere below all: fewer are to be ranked then
+    most = torch.finfo(torch.float32).max * (1 if pattern.structured else -1)
     held = [
-        part.float().masked_fill(on, torch.inf) for part, on in zip(scores, active, strict=True)
+        part.add(on, alpha=most) for part, on in zip(scores, factors(active, scores), strict=True)
     ]
     if pattern.structured:
         return [top_of_blocks(part, pattern) for part in held]
+    new = [count - int(torch.count_nonzero(on)) for count, on in zip(counts, active, strict=True)]
     if together:
-        return _joined(held, sum(counts))
-    return [top(part, count) for part, count in zip(held, counts, strict=True)]
+        grown = _joined(held, sum(new))
+    else:
+        grown = [top(part, count) for part, count in zip(held, new, strict=True)]
+    return [on | more for on, more in zip(active, grown, strict=True)]
 
 
 def _joined(scores: list[Tensor], count: int) -> list[Tensor]:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from prunekit.errors import UsageError
 from prunekit.sparsify.weights import choose
 from prunekit.sparsify.weights.loop import Sparsifier, numbered
+from prunekit.sparsify.weights.masks import factors
 from prunekit.sparsify.weights.schedule import SparsitySchedule
 
 State = list[dict[str, Any]]
@@ -131,8 +132,7 @@ class IEE(Sparsifier):
         self._values = [weight.detach().clone() for weight in self._weights]
         self._open(self._sampled())
         if self.schedule.source != "zero":
-            for weight, held, awake in zip(self._weights, self._asleep, self._awake, strict=True):
-                weight.copy_(torch.where(awake, held, weight))
+            _take(self._weights, self._asleep, self._awake)
         self._gradients = []
         if self.schedule.freeze:
             self._buffers = {n: b.detach().clone() for n, b in self.model.named_buffers()}
@@ -147,7 +147,7 @@ class IEE(Sparsifier):
         trained = awake
         if not self.schedule.freeze:
             trained = [on | back for on, back in zip(self._left_over, awake, strict=True)]
-        self._free = [on.to(w.dtype) for on, w in zip(trained, self._weights, strict=True)]
+        self._free = factors(trained, self._weights)
 
     def _sampled(self) -> list[Tensor]:
         """The inactive weights that come back: no fewer than are to grow, in each N:M block too."""
@@ -170,18 +170,18 @@ class IEE(Sparsifier):
     def _sleep(self) -> None:
         """Stage 4 ends: score what explored, put it by, and bring everything else back."""
         scores = self._scorer.result() if self._lengths[2] else self._scorer.now()
-        self._explored = [
-            part.masked_fill(~awake, choose.ABSENT)
-            for part, awake in zip(scores, self._awake, strict=True)
-        ]
+        self._explored = scores
+        if self.schedule.reactivate < 1:  # else all that is inactive explored
+            self._explored = [
+                part.masked_fill(~awake, choose.ABSENT)
+                for part, awake in zip(scores, self._awake, strict=True)
+            ]
         if self.schedule.source == "explored":
-            for held, weight, awake in zip(self._asleep, self._weights, self._awake, strict=True):
-                held.copy_(torch.where(awake, weight, held))
+            _take(self._asleep, self._weights, self._awake)
         if self.schedule.grow == "zero":
             self._masks.zero_()
         elif self.schedule.grow == "mru":
-            for weight, held, awake in zip(self._weights, self._recent, self._awake, strict=True):
-                weight.copy_(torch.where(awake, held, weight))
+            _take(self._weights, self._recent, self._awake)
         self._put_momentum_by()
         if self.schedule.freeze:
             live = dict(self.model.named_buffers())
@@ -311,6 +311,11 @@ class IEE(Sparsifier):
                 for weight, on in zip(self._weights, self._left_over, strict=True)
             ]
             self._open(awake)
+
+
+def _take(to: list[Tensor], new: list[Tensor], masks: list[Tensor]) -> None:
+    """Where a mask is set, what ``new`` holds; a weight of 0 or 1 gives one side bit by bit."""
+    torch._foreach_lerp_(to, new, factors(masks, to))
 
 
 def _where(mask: Tensor, value: Any) -> Any:

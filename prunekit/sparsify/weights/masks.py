@@ -24,20 +24,20 @@ class Masks:
         self.weights: list[Tensor] = [*weights]
         self.active = active
         """Booleans, as decisions are made on them."""
-        self._factors = [on.to(w.dtype) for on, w in zip(active, weights, strict=True)]
+        self._factors = factors(active, self.weights)
         self._counts: list[int] = []
 
     def set_(self, active: list[Tensor]) -> None:
         """Exchange the structure; weights and gradients are as they were."""
         self.active, self._counts = active, []
         for factor, on in zip(self._factors, active, strict=True):
-            factor.copy_(on)
+            factor.copy_(_bytes(on))
 
     def to_(self) -> None:
         """Move to where the weights are."""
         where = [weight.device for weight in self.weights]
         self.active = [on.to(device) for on, device in zip(self.active, where, strict=True)]
-        self._factors = [on.to(w.dtype) for on, w in zip(self.active, self.weights, strict=True)]
+        self._factors = factors(self.active, self.weights)
 
     def counts(self) -> list[int]:
         """Active weights per tensor."""
@@ -75,3 +75,16 @@ class Masks:
             for value in optimizer.state.get(weight, {}).values():
                 if isinstance(value, Tensor) and value.shape == weight.shape:
                     value.mul_(factor)
+
+
+def factors(masks: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
+    """Each mask as ones and zeros of the type and the memory format of its tensor in ``like``."""
+    return [
+        torch.empty_like(part).copy_(_bytes(on))
+        for on, part in zip(masks, like, strict=True)
+    ]
+
+
+def _bytes(mask: Tensor) -> Tensor:
+    """The same memory: torch converts bytes eight times as fast as booleans."""
+    return mask.view(torch.uint8)
