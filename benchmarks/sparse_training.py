@@ -587,7 +587,7 @@ def summarise(folder: Path) -> None:
 
     cases = [name for name in CASES if name != "subset"]
     tried = of(TRIALS, [run for kind in KINDS for run in trials(kind, cases)])
-    runs = [run for name in CASES for run in matrix(name)]
+    runs = [run for name in cases for run in matrix(name)]
     rows = of(f"{NAME}_runs.jsonl", [*runs, *SUBSET])
     sum_up(rows, steps_of(folder), tried, folder)
 
