@@ -799,8 +799,11 @@ def test_a_scaler_of_mixed_precision_is_unscaled_stepped_and_updated():
 def test_a_state_can_be_saved_as_safetensors(tmp_path):
     from safetensors.torch import load_file, save_file
 
-    for options in ({}, {"source": "mru"}, {"grow": "mru"}, {"momentum": "kept"}):
-        loop = Loop("iee", **options)
+    for options in ({}, {"source": "mru"}, {"grow": "mru"}, {"momentum": "kept"}, "channels last"):
+        model = net()
+        if options == "channels last":
+            model, options = model.to(memory_format=torch.channels_last), {"momentum": "kept"}
+        loop = Loop("iee", model=copy.deepcopy(model), **options)
         while loop.done < 8:
             tensors, facts = loop.sparse.state()
             save_file(tensors, tmp_path / "state.safetensors")
@@ -808,7 +811,7 @@ def test_a_state_can_be_saved_as_safetensors(tmp_path):
             assert back.keys() == tensors.keys()
             loop.sparse.load_state(back, facts)
             loop.step()
-        again = Loop("iee", **options).run(8)
+        again = Loop("iee", model=model, **options).run(8)
         for name, value in again.model.state_dict().items():
             assert torch.equal(loop.model.state_dict()[name], value), name
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from prunekit.errors import UsageError
 from prunekit.sparsify.weights import choose
-from prunekit.sparsify.weights.loop import Sparsifier, numbered
+from prunekit.sparsify.weights.loop import Sparsifier, numbered, packed
 from prunekit.sparsify.weights.masks import factors
 from prunekit.sparsify.weights.schedule import SparsitySchedule
 
@@ -289,7 +289,7 @@ class IEE(Sparsifier):
                         tensors[f"{kind}.{i}.{key}"] = value
                     elif value is not None:
                         facts["states"][f"{kind}.{i}.{key}"] = value
-        return tensors, facts
+        return packed(tensors), facts
 
     @torch.no_grad()
     def load_state(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:

@@ -438,7 +438,7 @@ class Sparsifier:
             "scored": self._scorer.added,
             "record": record,
         }
-        return tensors, facts
+        return packed(tensors), facts
 
     def load_state(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Take up where :meth:`state` left off; the model has its values already.
@@ -468,6 +468,11 @@ class Sparsifier:
     def _norms(self) -> list[float]:
         """The norm of every sparse weight, by which the model of a state is known again."""
         return [float(weight.detach().double().norm()) for weight in self._weights]
+
+
+def packed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """In the order of their axes, as files want them whatever the memory format."""
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
 def numbered(tensors: dict[str, Tensor], kind: str) -> list[Tensor]:
