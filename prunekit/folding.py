@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from prunekit.errors import ModelError
-from prunekit.modes import evaluating
+from prunekit.modes import evaluating, refusing
 
 METHODS = ("reparameterize", "switch_to_deploy", "fuse_convs", "fuse")
 """How blocks offer it: timm's and Apple's, RepVGG's, ultralytics', and timm's RepViT's name."""
@@ -178,15 +178,11 @@ def _compare(model: nn.Module, folded: nn.Module, example: Any) -> None:
         if name in originals and not _is_folded(originals[name]):
             watch(name)
     try:
-        with torch.no_grad(), evaluating(model), evaluating(folded):
+        with torch.no_grad(), evaluating(model), evaluating(folded), refusing(model, example):
             if isinstance(example, dict):
                 model(**example)
             else:
                 model(*(example if isinstance(example, tuple) else (example,)))
-    except ModelError:
-        raise
-    except Exception as error:
-        raise ModelError(f"{type(model).__name__} refuses the example: {_cause(error)}") from error
     finally:
         for handle in hooks:
             handle.remove()

@@ -1,11 +1,14 @@
-"""Training and evaluation mode of modules."""
+"""Running modules: their mode, and input that they refuse."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+
+from prunekit.errors import ModelError
 
 
 @contextmanager
@@ -18,3 +21,25 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in flags:
             module.training = training
+
+
+@contextmanager
+def refusing(model: nn.Module, example: Any) -> Iterator[None]:
+    """What running ``model`` on ``example`` raises inside the block becomes one ModelError."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        sizes = ", ".join("x".join(map(str, value.shape)) for value in tensors(example))
+        cause = (str(error).strip().splitlines() or ["no message"])[0]
+        raise ModelError(
+            f"{type(model).__name__} refuses input {sizes}: {type(error).__name__}: {cause}"
+        ) from error
+
+
+def tensors(example: Any) -> list[Tensor]:
+    """Those among the inputs: a tensor, a tuple or a dict of them."""
+    values = example.values() if isinstance(example, dict) else example
+    values = (values,) if isinstance(values, Tensor) else values
+    return [value for value in values if isinstance(value, Tensor)]

@@ -99,6 +99,8 @@ def test_input_the_model_refuses(refuses: Refuses) -> None:
     assert line.startswith("Sequential refuses input 1x1x9x9: RuntimeError: ")
     line = refuses("prune", "zoo:resnet20", "--input", "1x3", "--target", "fake", "-o", "new")
     assert "refuses input 1x3" in line
+    line = refuses("export", "zoo:resnet20", "--input", "1x3x9", "-o", "new.onnx")
+    assert "refuses input 1x3x9: RuntimeError" in line
 
 
 def test_nothing_to_prune(refuses: Refuses, home: Path) -> None:

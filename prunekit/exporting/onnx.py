@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 from prunekit.artifact import Artifact
 from prunekit.errors import ModelError
 from prunekit.exporting.precision import check_known, lower
+from prunekit.modes import refusing
 from prunekit.runtimes import runtime_for
 from prunekit.runtimes.base import Arrays
 from prunekit.serialize import replacing
@@ -124,7 +125,8 @@ def _prepared(
     working = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     inputs = named_inputs(example)
     pair = {name: torch.cat([value, value])[:2] for name, value in inputs.items()}
-    with torch.no_grad():  # a model may remember the batch that it saw last
+    # a model may remember the batch that it saw last
+    with torch.no_grad(), refusing(working, inputs):
         working(**inputs) if isinstance(example, dict) else working(*inputs.values())
     return working, inputs, pair
 

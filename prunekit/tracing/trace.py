@@ -23,6 +23,7 @@ from prunekit.graph import (
     Member,
     Span,
 )
+from prunekit.modes import refusing, tensors
 from prunekit.surgery import is_depthwise, model_fingerprint, named_tensors
 from prunekit.tracing.atoms import follow
 from prunekit.tracing.blocks import removable
@@ -89,7 +90,7 @@ def trace(
         groups=tuple(groups),
         layers=tuple(layers),
         fingerprint=model_fingerprint(model),
-        input_shapes=tuple(tuple(t.shape) for t in _inputs(example)),
+        input_shapes=tuple(tuple(t.shape) for t in tensors(example)),
         notes=notes,
         removable=removable(followed, working, example),
         buffers=followed.ledger.buffers(followed.flow, groups) if followed.ledger else (),
@@ -122,11 +123,6 @@ def _unpriced(model: nn.Module, uses: Mapping[tuple[str, str], set[str]]) -> lis
     ]
 
 
-def _inputs(example: Any) -> list[Tensor]:
-    values = example.values() if isinstance(example, dict) else example
-    return [value for value in values if isinstance(value, Tensor)]
-
-
 def _forward_shapes(model: nn.Module, example: Any) -> dict[str, list[Sizes]]:
     """Input and output shapes of every call of every layer."""
     shapes: dict[str, list[Sizes]] = defaultdict(list)
@@ -140,14 +136,8 @@ def _forward_shapes(model: nn.Module, example: Any) -> dict[str, list[Sizes]]:
 
             hooks.append(module.register_forward_hook(hook))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), refusing(model, example):
             call(model, example)
-    except Exception as error:
-        sizes = ", ".join("x".join(map(str, t.shape)) for t in _inputs(example))
-        cause = (str(error).strip().splitlines() or ["no message"])[0]
-        raise ModelError(
-            f"{type(model).__name__} refuses input {sizes}: {type(error).__name__}: {cause}"
-        ) from error
     finally:
         for handle in hooks:
             handle.remove()
