@@ -198,10 +198,13 @@ def by_command_line(run: Run) -> dict[str, Any]:
         *("--table", table_of(run.case), "--target-latency", run.target),
         *("--method", run.method.split("-")[0], "--criterion", run.criterion),
         *("--epochs", times * case.epochs, "--batch-size", case.batch_size, "--lr", case.lr),
-        *("--fine-tune-lr", case.fine_tune_lr, "--mixed-precision", case.precision),
         *("--seed", run.seed, "--measure-seconds", MEASURE_SECONDS, "--quiet"),
-        *(["--from-scratch"] if scratch else ["--weights", dense_weights(run)]),
+        *("--mixed-precision", case.precision),
     ]
+    if scratch:
+        flags += ["--from-scratch"]
+    else:
+        flags += ["--weights", dense_weights(run), "--fine-tune-lr", case.fine_tune_lr]
     for name, value in options.items():
         flags += ["--iee", f"{name}={value}"] if "iee" in run.method else [f"--{name}", value]
     flags += ["--resume"] if (out / "config.toml").is_file() else ["--overwrite"]

@@ -451,6 +451,10 @@ def test_what_cannot_work_is_refused_before_a_run_is_overwritten(
     idle = ("--optimizer", "adamw", "--momentum", 0.8)
     line = refuses("prune", "net.py:tiny", *over, *idle)
     assert line == "--momentum is for sgd, and the optimizer is adamw"
+    line = refuses("prune", "net.py:tiny", *over, "--method", "iee", "--fine-tune-lr", 0.1)
+    assert line.startswith("--fine-tune-lr is for a network that was trained before")
+    line = refuses("prune", "net.py:tiny", *over, *TABLE, "--profile-nets", 8)
+    assert line.startswith("--profile-nets is for a profile, and --table needs none")
 
 
 def test_overwrite_of_what_is_needed(refuses: Refuses, home: Path) -> None:

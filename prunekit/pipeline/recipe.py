@@ -101,6 +101,11 @@ class TrainingRecipe(BaseModel):
             raise UsageError(
                 "--dense-epochs is for --from-scratch, --pretrained or --weights; give one of them"
             )
+        if self.fine_tune_lr is not None and not self.dense_is_trained:
+            raise UsageError(
+                "--fine-tune-lr is for a network that was trained before, and --from-scratch "
+                "begins with none; use --lr"
+            )
 
     def changed(self, name: str) -> bool:
         """Whether a setting is not what it is by default."""
@@ -249,6 +254,12 @@ class Recipe(TrainingRecipe):
                 raise UsageError(
                     f"--{name.replace('_', '-')} is for method {method}, and this is "
                     f"{self.resolved_method()}; leave it out, or add --method {method}"
+                )
+        for name in ("profile_nets", "profile_seconds"):
+            if self.table is not None and self.changed(name):
+                raise UsageError(
+                    f"--{name.replace('_', '-')} is for a profile, and --table needs none; "
+                    "leave one of them out"
                 )
         if self.iee and self.resolved_method() != "iee":
             raise UsageError("--iee has the options of method iee; add --method iee")
