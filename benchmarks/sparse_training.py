@@ -57,18 +57,20 @@ class Case:
     size: int = 16
     dense: tuple[str, ...] = ("first",)
     seeds: int = 3
+    precision: str = "no"
+    """Mixed precision of the training."""
 
 
 CASES = {
     # the first layer has half of the weights: it is made sparse like the others
     "mlp": Case("glyph_mlp", dense=(), seeds=5),
     "resnet20": Case("resnet20", epochs=3, batch_size=64),
-    "wrn22": Case("wrn22_narrow", epochs=3, batch_size=64),
+    "wrn22": Case("wrn22_narrow", epochs=3, batch_size=64, precision="bf16"),
     "subset": Case("glyph_mlp", data="digits", epochs=4, batch_size=64, dense=(), seeds=1),
 }
 RATES = (0.05, 0.1, 0.2, 0.4)
 AT_RATES = {
-    f"{name} at {rate}": replace(case, lr=rate)
+    f"{name} at {rate}": replace(case, lr=rate, precision="no")
     for name, case in CASES.items()
     if name != "subset"
     for rate in RATES
@@ -94,7 +96,10 @@ class Run:
     @property
     def key(self) -> str:
         """A name for this run and the settings of its case."""
-        facts = {**asdict(self), "settings": asdict(self.settings)}
+        settings = asdict(self.settings)
+        if settings["precision"] == "no":  # most rows are older than this setting
+            del settings["precision"]
+        facts = {**asdict(self), "settings": settings}
         facts.pop("note")
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
         parts = [self.case, self.method, self.level.rstrip("%") or self.pattern, str(self.seed)]
@@ -345,7 +350,11 @@ def carry_out(run: Run) -> dict[str, Any]:
     data, test = datasets(case)
     model = build(case, data.num_classes, run.seed)
     per_epoch = len(loader(data.train, case.batch_size, run.seed))
-    config = {"batch_size": case.batch_size, "seed": run.seed}
+    config = {
+        "batch_size": case.batch_size,
+        "seed": run.seed,
+        "mixed_precision": case.precision,
+    }
     seconds = work = 0.0
     if run.from_dense or run.method == "dense":
         seconds, work = trained(run, model, data, config), 1.0
