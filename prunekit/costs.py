@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from prunekit.graph import WEIGHT_BYTES, ChannelGraph, Layer
 from prunekit.latency import LatencyTable
-from prunekit.plan import ChannelPlan
+from prunekit.plan import ChannelPlan, check_same
 
 
 class CostModel(Protocol):
@@ -116,6 +116,7 @@ class Prediction:
 
 def predict(graph: ChannelGraph, plan: ChannelPlan, table: LatencyTable) -> Prediction:
     """Latency of ``plan``; the interval holds what the table is unsure of at these widths."""
+    check_same(plan.fingerprint, graph.fingerprint)
     ms = total(graph, plan.widths, LatencyCost(table))
     error = table.half_width(graph, plan.widths)
     return Prediction(ms, ms * (1 - error), ms * (1 + error))

@@ -67,6 +67,8 @@ class ChannelGroup:
 
     def widths(self, granularity: int = 1, min_width: int | None = None) -> tuple[int, ...]:
         """The widths this group may take, ascending; the full width is always one of them."""
+        if granularity < 1:
+            raise UsageError(f"`granularity` must be at least 1, not {granularity}")
         if not self.prunable:
             return (self.size,)
         step = math.lcm(self.granularity, granularity)

@@ -7,28 +7,40 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
 
 from prunekit.errors import ModelError
-from prunekit.plan import ChannelPlan
-from prunekit.surgery import Gone, MaskHook, cut_axes, drop_mask_hooks, left
+from prunekit.plan import ChannelPlan, check_same
+from prunekit.surgery import (
+    Gone,
+    MaskHook,
+    Zeroed,
+    cut_axes,
+    drop_masks,
+    left,
+    model_fingerprint,
+)
 
 M = TypeVar("M", bound=nn.Module)
 
 
+@torch.inference_mode(False)
 def mask_(model: M, plan: ChannelPlan) -> M:
     """Zero, in place, all parameter elements of the channels that ``plan`` removes.
 
     Producers lose weight rows and biases, norms their scale and shift, and consumers the columns
     that read the channels, so that the output is the slim network's whatever the activation in
-    between gives for zero. A LayerNorm takes its statistics over the channels that are kept; of
-    several masks one upon another the last one's.
+    between gives for zero. A LayerNorm takes its statistics over the channels that are kept, and
+    weights that parametrisations compute are zeroed after these; of several masks one upon another
+    the last one's.
     Blocks that go as a whole give their input back.
     Raises ModelError where two parameters share memory, as both would be zeroed.
     """
+    check_same(plan.fingerprint, model_fingerprint(model), type(model).__name__)
     modules = dict(model.named_modules())
     _refuse_overlaps(model)
-    drop_mask_hooks(model)  # of an earlier plan
+    drop_masks(model)  # of an earlier plan
     for name, cut in plan.cuts.items():
         module = modules[name]
         zero_(module, cut_axes(module, cut, name))
@@ -57,13 +69,21 @@ def _refuse_overlaps(model: nn.Module) -> None:
 
 @torch.no_grad()
 def zero_(module: nn.Module, axes: dict[str, dict[int, tuple[int, ...]]]) -> None:
-    """Zero these positions of the axes of a module's own parameters, as `cut_axes` gives them."""
+    """Zero these positions of the axes of a module's own parameters, as `cut_axes` gives them.
+
+    What a parametrisation computes stays zero there, whatever becomes of what it computes from.
+    """
     for name, by_axis in axes.items():
         if name in ("running_mean", "running_var") or isinstance(module, nn.PReLU):
             continue
         tensor: Tensor = getattr(module, name)
+        computed = is_parametrized(module, name)
+        if computed:
+            tensor = torch.ones_like(tensor)
         for axis, positions in by_axis.items():
             tensor.index_fill_(axis, torch.tensor(positions, device=tensor.device), 0)
+        if computed:
+            module.parametrizations[name].append(Zeroed(tensor))  # type: ignore[index,union-attr]
 
 
 class _KeptNorm(MaskHook, TorchFunctionMode):

@@ -14,6 +14,7 @@ from prunekit import zoo
 from prunekit.errors import FileError, ModelError, UsageError
 from prunekit.factories import call_factory
 from prunekit.progress import say
+from prunekit.surgery import named_tensors
 
 _NO_AUX = {"aux_logits": False, "init_weights": True}
 """Auxiliary heads exist in training mode only and would go stale when channels are removed."""
@@ -179,8 +180,11 @@ def _close(name: str, known: list[str]) -> str:
     return f"; did you mean {', '.join(close)}?" if close else ""
 
 
-def load_weights(module: nn.Module, path: str | Path) -> None:
-    """Load a safetensors state into ``module``; every name and shape has to fit."""
+def load_weights(module: nn.Module, path: str | Path, *, as_saved: bool = False) -> None:
+    """Load a safetensors state into ``module``; every name and shape has to fit.
+
+    ``as_saved`` takes over the file's precision too.
+    """
     state = read_safetensors(path)
     own = {name: tuple(t.shape) for name, t in module.state_dict().items()}
     missing = sorted(set(own) - set(state))
@@ -195,6 +199,10 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
             else f"{wrong[0]} is {tuple(state[wrong[0]].shape)}, not {own[wrong[0]]}"
         )
         raise FileError(f"{path} does not fit {type(module).__name__}: {detail}")
+    if as_saved:
+        for name, tensor in named_tensors(module):
+            if name in state and tensor.is_floating_point():
+                tensor.data = tensor.data.to(state[name].dtype)
     _load(module, state)
 
 

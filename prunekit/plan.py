@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -61,6 +62,14 @@ class Base:
     reparameterized: bool = False
 
 
+def check_same(plan: str, model: str, what: str = "graph", whose: str = "plan") -> None:
+    """Raise UsageError where the fingerprint of a plan is not that of a model."""
+    if plan != model:
+        raise UsageError(
+            f"the {whose} is for another model (fingerprint {plan}, this {what} has {model})"
+        )
+
+
 @dataclass(frozen=True)
 class ChannelPlan:
     """Kept channels per group, with the cut of every module spelled out.
@@ -96,7 +105,8 @@ class ChannelPlan:
         """
         for name in keep:
             graph.group(name)
-        empty = {name for name, kept in keep.items() if not len(kept)}
+        keep = {name: _indices(name, kept) for name, kept in keep.items()}
+        empty = {name for name, kept in keep.items() if not kept}
         removed = {
             block: groups for block, groups in graph.droppable.items() if empty.issuperset(groups)
         }
@@ -108,7 +118,7 @@ class ChannelPlan:
             if group.id in gone_with_it:
                 chosen[group.id] = ()
                 continue
-            kept = sorted({int(c) for c in keep.get(group.id, range(group.size))})
+            kept = sorted({*keep.get(group.id, range(group.size))})
             if not kept or kept[0] < 0 or kept[-1] >= group.size:
                 raise UsageError(
                     f"group {group.id!r} has channels 0 to {group.size - 1}; "
@@ -155,6 +165,8 @@ class ChannelPlan:
         for name, width in widths.items():
             group = graph.group(name)
             inside = any(name in groups for groups in graph.droppable.values())
+            if not isinstance(width, int | np.integer) or isinstance(width, bool):
+                raise UsageError(f"width {width!r} of group {name!r} must be a whole number")
             if not 1 - inside <= width <= group.size:
                 raise UsageError(
                     f"width {width} of group {name!r} is not in {1 - inside}..{group.size}"
@@ -213,6 +225,18 @@ class ChannelPlan:
                     f"{path}: the cut of {module!r} is not a list of ascending positions from 0"
                 )
         return plan
+
+
+def _indices(group: str, given: Any) -> list[int]:
+    """Channel numbers from any sequence of them, a tensor's too."""
+    try:
+        values = np.asarray(given.tolist() if hasattr(given, "tolist") else [*given])
+    except (TypeError, ValueError):
+        values = np.asarray(None)
+    if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
+        hint = "; of a mask take mask.nonzero()[:, 0]" if values.dtype.kind == "b" else ""
+        raise UsageError(f"group {group!r} must keep a list of channel numbers{hint}")
+    return [int(value) for value in values]
 
 
 def _ascending(positions: tuple[int, ...]) -> bool:

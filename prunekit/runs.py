@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from prunekit.errors import FileError, ModelError, UsageError
 from prunekit.folding import folded_blocks, reparameterize
@@ -46,8 +46,13 @@ def save(
     folder, ...) and ``arguments`` what its factory was called with. Where ``small`` has folded
     blocks (:func:`prunekit.reparameterize`), loading folds that model's too.
     """
-    run = Path(run)
-    if isinstance(plan, SparsityPlan):
+    if not isinstance(plan, ChannelPlan | SparsityPlan):
+        raise UsageError(f"`plan` must be a ChannelPlan or a SparsityPlan, not {plan!r}")
+    run, small = Path(run), _unwrapped(small)
+    if isinstance(plan, ChannelPlan):
+        _check_fits(small, plan)
+        (run / SPARSITY).unlink(missing_ok=True)  # of what was saved there before
+    else:
         verify(small, plan)
         plan.save(run / SPARSITY)
         plan = ChannelPlan(model_fingerprint(small), keep={}, cuts={}, sizes={})
@@ -63,9 +68,34 @@ def save(
     replace(plan, base=record).save(run / PLAN)
 
 
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside of what `torch.compile` made of it."""
+    inside = getattr(model, "_orig_mod", None)
+    return inside if isinstance(inside, nn.Module) else model
+
+
+def _check_fits(small: nn.Module, plan: ChannelPlan) -> None:
+    """Raise UsageError where ``small`` cannot be what slimming by ``plan`` left."""
+    name = type(small).__name__
+    modules = dict(small.named_modules())
+    if lacking := next((module for module in plan.cuts if module not in modules), None):
+        raise UsageError(
+            f"the plan cuts {lacking!r}, which {name} does not have; trace, slim and save the "
+            "network inside of a wrapper such as DataParallel"
+        )
+    if (plan.cuts or plan.removed) and model_fingerprint(small) == plan.fingerprint:
+        raise UsageError(f"{name} is the dense network; save pk.slim(model, plan)")
+
+
 def save_weights(module: nn.Module, path: Path) -> None:
     """All parameters and buffers as safetensors, atomically."""
-    state = {n: t.detach().cpu().contiguous().clone() for n, t in module.state_dict().items()}
+    held = module.state_dict()
+    if strange := next((n for n, t in held.items() if not isinstance(t, Tensor)), None):
+        raise ModelError(
+            f"{type(module).__name__} has {strange}, which is no tensor and cannot be saved; "
+            "its get_extra_state() is in the way"
+        )
+    state = {n: t.detach().cpu().contiguous().clone() for n, t in held.items()}
     with replacing(path) as temporary:
         try:
             save_file(state, str(temporary))
@@ -100,7 +130,7 @@ def _load(run: Path, model: nn.Module | str | None, opened: tuple[Path, ...]) ->
     if sha256_file(weights) != plan.base.weights_sha256:
         raise FileError(f"{weights} was edited or damaged: its checksum does not match plan.json")
     small = slim(_dense(run, plan, plan.base, model, (*opened, run.resolve())), plan)
-    load_weights(small, weights)
+    load_weights(small, weights, as_saved=True)
     if is_sparse(run):
         try:
             verify(small, SparsityPlan.load(run / SPARSITY))
@@ -163,6 +193,14 @@ def _built(
 def is_run(path: str | Path) -> bool:
     """Whether ``path`` is a folder with a plan in it."""
     return (Path(path) / PLAN).is_file()
+
+
+def saved_input(path: str | Path) -> str | None:
+    """The input shape that a run folder was made with, such as 1x3x32x32; None of anything else."""
+    base = ChannelPlan.load(Path(path) / PLAN).base if is_run(path) else None
+    if base is None or not base.input_shapes:
+        return None
+    return "x".join(map(str, base.input_shapes[0]))
 
 
 def is_sparse(path: str | Path) -> bool:

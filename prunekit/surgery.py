@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
-from prunekit.errors import ModelError, UsageError
+from prunekit.errors import ModelError
 from prunekit.graph import fingerprint
-from prunekit.plan import ChannelPlan, Cut
+from prunekit.plan import ChannelPlan, Cut, check_same
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,9 @@ class Kept:
         found = tensor.detach()
         for axis, positions in self.axes.items():
             found = found.index_select(axis, positions)
-        return found.clone() if found.data_ptr() == tensor.data_ptr() else found
+        if not self.axes:
+            return found.clone()
+        return found.contiguous(memory_format=_memory_format(tensor))
 
     @torch.no_grad()
     def put_(self, tensor: Tensor, small: Tensor) -> None:
@@ -70,12 +75,7 @@ def kept(model: nn.Module, plan: ChannelPlan) -> dict[str, Kept]:
 
     Raises UsageError for a plan of another model, ModelError for one that does not fit.
     """
-    found = model_fingerprint(model)
-    if found != plan.fingerprint:
-        raise UsageError(
-            f"the plan is for another model (fingerprint {plan.fingerprint}, "
-            f"this {type(model).__name__} has {found})"
-        )
+    check_same(plan.fingerprint, model_fingerprint(model), type(model).__name__)
     modules = dict(model.named_modules())
     chosen: dict[str, Kept] = {}
     for name, cut in plan.cuts.items():
@@ -90,11 +90,12 @@ def kept(model: nn.Module, plan: ChannelPlan) -> dict[str, Kept]:
     return chosen
 
 
+@torch.inference_mode(False)
 def slim(model: nn.Module, plan: ChannelPlan) -> nn.Module:
     """A copy of ``model`` without the channels ``plan`` removes; ``model`` is untouched.
 
-    State names stay as they are; parameters, gradients' needs, buffers and training mode carry
-    over. A plan made for another model is refused by its fingerprint.
+    State names stay as they are; parameters, gradients' needs, buffers, memory formats and training
+    mode carry over. A plan made for another model is refused by its fingerprint.
     """
     chosen = kept(model, plan)
     # deepcopy takes these for the tensors' copies, so that what goes is never copied
@@ -104,12 +105,12 @@ def slim(model: nn.Module, plan: ChannelPlan) -> nn.Module:
     for name, tensor in by_name.items():
         part = chosen.get(name, WHOLE)
         other, earlier = by.setdefault(id(tensor), (name, part))
-        if not _equal(part, earlier):
+        if part is not earlier and not _equal(part, earlier):
             raise ModelError(f"the plan cuts {other} and {name} differently, but they are shared")
         if other == name and part is not WHOLE:
             copies[id(tensor)] = _like(tensor, part.take(tensor))
-    small = copy.deepcopy(model, copies)
-    drop_mask_hooks(small)
+    small = copied(model, copies)
+    drop_masks(small)
     modules = dict(small.named_modules())
     for name in chosen.keys() - by_name:  # computed by a parametrisation, which takes it apart
         owner, _, attribute = name.rpartition(".")
@@ -124,13 +125,44 @@ def slim(model: nn.Module, plan: ChannelPlan) -> nn.Module:
     return small
 
 
+def copied(model: M, memo: dict[int, Any] | None = None) -> M:
+    """A deep copy in the same mode, which copies of torchvision's feature extractors lose."""
+    copy_ = copy.deepcopy(model, memo)
+    modules = dict(copy_.named_modules())
+    for name, module in model.named_modules():
+        if name in modules:
+            modules[name].training = module.training
+    return copy_
+
+
 class MaskHook:
     """What a mask hooks into a model for the time being, by methods of its own."""
 
 
-def drop_mask_hooks(model: nn.Module) -> None:
-    """Remove every :class:`MaskHook`, also from a copy, whose handles are the original's."""
-    for module in model.modules():
+class Zeroed(nn.Module):
+    """The last of a weight's parametrisations: zero at some positions. It has no state."""
+
+    factor: Tensor
+
+    def __init__(self, factor: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("factor", factor, persistent=False)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weight with its zeros."""
+        return weight * self.factor
+
+
+def drop_masks(model: nn.Module) -> None:
+    """Remove every :class:`MaskHook` and :class:`Zeroed`.
+
+    Also from a copy, whose handles are the original's.
+    """
+    for module in list(model.modules()):
+        if isinstance(module, ParametrizationList):
+            for number in reversed(range(len(module))):
+                if isinstance(module[number], Zeroed):
+                    del module[number]
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
             for key, hook in list(hooks.items()):
                 if isinstance(getattr(hook, "__self__", None), MaskHook):
@@ -160,6 +192,15 @@ def model_fingerprint(model: nn.Module) -> str:
     """Identity of a model's structure: its state's names and shapes."""
     state = model.state_dict().items()
     return fingerprint((name, tuple(t.shape)) for name, t in state if isinstance(t, Tensor))
+
+
+def _memory_format(tensor: Tensor) -> torch.memory_format:
+    if tensor.is_contiguous():
+        return torch.contiguous_format
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim)
+    if last is not None and tensor.is_contiguous(memory_format=last):
+        return last
+    return torch.contiguous_format
 
 
 def _like(tensor: Tensor, values: Tensor) -> Tensor:
@@ -235,7 +276,7 @@ def _rest(module: nn.Module, name: str, axis: int, gone: tuple[int, ...]) -> Ten
 
 def left(size: int, gone: Sequence[int]) -> Tensor:
     """Positions of an axis without those in ``gone``, ascending."""
-    keep = torch.ones(size, dtype=torch.bool)
+    keep = torch.ones(size, dtype=torch.bool, device="cpu")
     keep[list(gone)] = False
     return keep.nonzero().squeeze(1)
 

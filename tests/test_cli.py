@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ON_FAKE, SHAPE, Says
 
 COMMANDS = ("targets", "inspect", "profile", "prune", "export", "bench", "check", "report", "table")
@@ -121,6 +122,29 @@ def test_inspect(prunekit: Says, home: Path) -> None:
     status, out, _ = prunekit("inspect", "net.py:tiny", *SHAPE, "-v")
     assert status == 0
     assert "MMACs in 3 layers" in out
+
+
+def test_a_run_is_looked_at_with_its_own_input(prunekit: Says, home: Path) -> None:
+    import prunekit as pk
+    from prunekit import zoo
+
+    model, shape = zoo.build("resnet20"), (1, 3, 16, 16)
+    plan = pk.ChannelPlan.random(pk.trace(model, torch.randn(shape)), 0.5, seed=1)
+    pk.save("half", pk.slim(model, plan), plan, "zoo:resnet20", input_shapes=(shape,))
+    status, out, _ = prunekit("inspect", "half", "--json")
+    assert (status, json.loads(out)["input"]) == (0, "1x3x16x16")
+    assert "at 1x3x16x16: " in prunekit("inspect", "half")[1]
+    assert (
+        json.loads(prunekit("inspect", "half", "--input", "1x3x8x8", "--json")[1])["macs"]
+        < (json.loads(out)["macs"])
+    )
+    status, out, _ = prunekit("profile", "half", "--target", "fake", "--nets", 4, "-o", "t.json")
+    assert status == 0
+    status, _, err = prunekit("export", "half", "--input", "1x3x8x8")
+    assert status == 2
+    assert "half was made for inputs of 1x3x16x16, and its files are for those; for a file " in err
+    assert prunekit("export", "half", "--input", "4x3x16x16")[0] == 0
+    assert prunekit("export", "half", "--input", "1x3x8x8", "-o", "small.onnx")[0] == 0
 
 
 def test_inspect_a_run(prunekit: Says, home: Path) -> None:
@@ -475,6 +499,11 @@ def test_check_against_a_report(prunekit: Says, home: Path) -> None:
     assert status == 0
     assert "recorded ratio" in out
     assert prunekit("check", "run/dense.onnx", "--baseline", "run/report.json")[0] == 1
+    larger = ("export", "run", "--base", "net.py:tiny", "--input", "1x1x12x12", "-o", "large.onnx")
+    assert prunekit(*larger)[0] == 0
+    status, _, err = prunekit("check", "large.onnx", "--baseline", "run/report.json")
+    assert status == 2
+    assert "large.onnx takes inputs of 1x12x12, and run/dense.onnx, which run/report.json" in err
 
 
 def test_report(prunekit: Says, home: Path) -> None:

@@ -195,6 +195,63 @@ def test_training_needs_and_modes_carry_over(keep):
     assert small.blocks[0].a.conv.weight.grad is not None
 
 
+def test_a_feature_extractor_stays_in_its_mode():
+    """Copies of it are in training mode."""
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    net = Net(8, [("residual", 8, True, "relu")], "pool").eval()
+    model = create_feature_extractor(net, ["blocks.0"]).eval()
+    graph = pk.trace(model, image(size=16))
+    assert any(group.prunable for group in graph.groups)
+    small = pk.slim(model, pk.ChannelPlan.random(graph, 0.5, seed=1))
+    assert not any(module.training for module in small.modules())
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.7])
+def test_weights_that_are_computed_are_masked_too(keep):
+    norm = torch.nn.utils.parametrizations.weight_norm
+    model = nn.Sequential(
+        *(norm(conv(3, 16, bias=True)), nn.ReLU()),
+        *(norm(conv(16, 24, bias=True)), nn.SiLU()),
+        *(norm(nn.Conv2d(24, 24, 1)), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 5)),
+    )
+    graph = pk.trace(model, image())
+    assert [group.prunable for group in graph.groups] == [True, True, True, False]
+    plan = pk.ChannelPlan.random(graph, keep, seed=1)
+    before = copy.deepcopy(model)
+    check_slim(model, graph, plan)
+    masked = pk.mask_(pk.mask_(model, pk.ChannelPlan.random(graph, 0.9, seed=2)), plan)
+    for name, gone in ((n, cut.out) for n, cut in plan.cuts.items() if cut.out):
+        assert not masked.get_submodule(name).weight[list(gone)].any()
+    assert len(masked[0].parametrizations.weight) == 2  # the norm and the last mask
+    assert masked.state_dict().keys() == before.state_dict().keys()
+    assert len(pk.slim(masked, plan)[0].parametrizations.weight) == 1
+
+
+def test_memory_formats_carry_over():
+    model = Net(8, [("residual", 8, True, "relu")], "pool").to(memory_format=torch.channels_last)
+    graph = pk.trace(model, image(size=16))
+    small = pk.slim(model, pk.ChannelPlan.random(graph, 0.5, seed=1))
+    four = [p for p in small.parameters() if p.ndim == 4]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in four)
+
+
+def test_networks_without_values_and_other_modes():
+    model = Net(8, [("residual", 8, True, "relu")], "pool").eval()
+    graph = pk.trace(model, image(size=16))
+    plan = pk.ChannelPlan.random(graph, 0.5, seed=1)
+    shapes = [p.shape for p in pk.slim(model, plan).parameters()]
+    assert [p.shape for p in pk.slim(copy.deepcopy(model).to("meta"), plan).parameters()] == shapes
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        again = pk.trace(model, image(size=16))
+        small = pk.slim(model, plan)
+    assert [(g.id, g.size, g.reason) for g in again.groups] == [
+        (g.id, g.size, g.reason) for g in graph.groups
+    ]
+    small(image(2, size=16)).sum().backward()
+    assert all(p.grad is not None for p in small.parameters())
+
+
 def test_a_dense_plan_changes_nothing():
     model = randomise(Net(6, [("SE", 8, True, "relu")], "flatten"))
     graph = pk.trace(model, image(size=16))

@@ -86,6 +86,68 @@ def test_several_inputs_and_outputs(tmp_path):
         assert all(relative(e, f) < 1e-5 for e, f in zip(expected, found, strict=True))
 
 
+class Flagged(Plain):
+    def forward(self, x, scale=1.0, shift=None, *, twice=False):
+        out = super().forward(x) * scale
+        out = out if shift is None else out + shift
+        return (out, -out) if twice else out
+
+
+def test_inputs_that_are_no_tensors_are_part_of_what_is_exported(tmp_path):
+    model, x, shift = randomise(Flagged()), image(), torch.ones(1, 4)
+    path = tmp_path / "m.onnx"
+    for example, tensors in (
+        ({"x": x, "scale": 3.0}, {"x"}),
+        ({"shift": shift, "twice": True, "x": x, "scale": 2.0}, {"shift", "x"}),
+        ((x, 0.5), {"x"}),
+        ((x, 0.5, shift), {"x", "shift"}),
+        ((x, 1.0, None), {"x"}),
+    ):
+        given = example
+        if isinstance(example, tuple):
+            given = dict(zip(("x", "scale", "shift"), example, strict=False))
+        expected = model(**given)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        artifact = pk.export(model, example, path)
+        assert artifact.input_shapes.keys() == tensors
+        found = run(path, **{name: given[name].numpy() for name in tensors})[1]
+        assert len(found) == len(expected)
+        for e, f in zip(expected, found, strict=True):
+            assert relative(e.detach().numpy(), f) < 1e-5
+        live = live_artifact(model, example)
+        out = live.module(*(given[name] for name in live.input_shapes))
+        assert torch.equal(out[0] if len(expected) > 1 else out, expected[0])
+
+
+def test_examples_that_cannot_be_inputs_are_named(tmp_path):
+    model, x, path = Flagged(), image(), tmp_path / "m.onnx"
+    for example, text in (
+        ([x], "`example` must be a tensor, a tuple or a dict of inputs, not list"),
+        ({"x": x, "shift": [x]}, "input shift of Flagged holds several; give tensors by themselv"),
+        ((x, torch.tensor(2.0)), "input input1 is a single number; give it the batch's dimension"),
+        ((x, 1, None, 4), "Flagged refuses input 1x3x8x8: TypeError: too many positional"),
+        (x[:, :1], "Flagged refuses input 1x1x8x8: RuntimeError: "),
+    ):
+        with pytest.raises((UsageError, ModelError), match=text):
+            pk.export(model, example, path)
+    with pytest.raises(ModelError, match="Flagged has no values"):
+        pk.export(Flagged().to("meta"), x, path)
+    (tmp_path / "important").write_text("old")
+    for name in ("important", "m.engine", "m.xml"):
+        with pytest.raises(UsageError, match=rf"output .*{name}: an ONNX file is named FILE\.onnx"):
+            pk.export(model, x, tmp_path / name)
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_networks_in_half_precision_are_exported_in_fp32(tmp_path, dtype):
+    model = randomise(Plain()).to(dtype)
+    artifact = pk.export(model, image().to(dtype).requires_grad_(), tmp_path / "m.onnx")
+    assert artifact.apart < 1e-5
+    found = run(artifact.path, input=image().to(dtype).float().numpy())[1]
+    assert relative(model.float()(image().to(dtype).float()).detach().numpy(), found[0]) < 1e-5
+
+
 @pytest.mark.parametrize(
     ("tamper", "message"),
     [

@@ -144,6 +144,38 @@ def test_impossible_channels_are_refused(graph, keep):
         ChannelPlan.from_keep(graph, {"stem": keep})
 
 
+@pytest.mark.parametrize(
+    ("keep", "hint"),
+    [
+        (torch.arange(8) % 2 == 0, r"; of a mask take mask\.nonzero\(\)\[:, 0\]"),
+        ([True] * 8, "; of a mask"),
+        ([0.9, 1.5], "$"),
+        (4, "$"),
+    ],
+)
+def test_channels_are_whole_numbers(graph, keep, hint):
+    with pytest.raises(UsageError, match=f"group 'stem' must keep a list of channel numbers{hint}"):
+        ChannelPlan.from_keep(graph, {"stem": keep})
+    for good in (torch.tensor([1, 3]), np.array([1, 3]), range(1, 4, 2)):
+        assert ChannelPlan.from_keep(graph, {"stem": good}).keep["stem"] == (1, 3)
+    with pytest.raises(UsageError, match=r"width 7\.5 of group 'stem' must be a whole number"):
+        ChannelPlan.from_widths(graph, {"stem": 7.5})
+    with pytest.raises(UsageError, match="`granularity` must be at least 1, not 0"):
+        ChannelPlan.random(graph, 0.5, granularity=0)
+
+
+def test_what_is_of_another_model_is_refused(graph):
+    plan, other = ChannelPlan.random(graph, 0.5, seed=3), pk.trace(Plain(), image())
+    for use in (
+        lambda: pk.mask_(Plain(), plan),
+        lambda: pk.predict(other, plan, None),
+        lambda: pk.explain(other, plan, None),
+        lambda: pk.score(Plain(), graph, pk.Magnitude()),
+    ):
+        with pytest.raises(UsageError, match=r"is for another model \(fingerprint "):
+            use()
+
+
 def test_frozen_groups_are_refused_with_the_reason(graph):
     with pytest.raises(UsageError, match="'fc' cannot be pruned: it is the model's output"):
         ChannelPlan.from_keep(graph, {"fc": [0, 1]})

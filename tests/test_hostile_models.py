@@ -369,7 +369,7 @@ CONTROL = {
     "truth of a number": branch(lambda s, x: x.clamp_min(0).sub(2.5).relu().sum(), None),
     "one layer or none": net(one_or_none, "b", "by number", others=IMAGES, p=same),
     "a branch in a branch": net(nested, None, others=IMAGES, p=same, q=same),
-    "count from data": net(times, "b", others=IMAGES, p=same),
+    "count from data": net(times, "a b", others=IMAGES, p=same),
     "while": net(until, "b", others=IMAGES, p=same),
     "early exit": Case(EarlyExit, IMAGE, {"a", "b"}, {"exit": ""}, IMAGES),
     "halting": net(halting, None, others=IMAGES, p=layers(4)),
@@ -789,8 +789,7 @@ PARAMETERS = {
     ),
     "outer product": net(
         lambda s, x: x * torch.einsum("c,d->cd", s.w, s.w).sum(1).view(-1, 1, 1),
-        "b",
-        CONSTANT,
+        "a b",
         w=parameter(8),
     ),
     "inverse": net(
@@ -889,14 +888,14 @@ OPERATORS = {
     "softmax of positions": net(lambda s, x: x.flatten(2).softmax(-1).view_as(x), "a b"),
     "log softmax": net(lambda s, x: x.log_softmax(1), "b", "compares channels (log_softmax)"),
     "mean": net(lambda s, x: x - x.mean(1, keepdim=True), "b", "takes a mean over channels"),
-    "sum": net(lambda s, x: x.sum(1, keepdim=True), "b", wide=1),
+    "sum": net(lambda s, x: x.sum(1, keepdim=True), "a b", wide=1),
     "var": net(lambda s, x: x / (x.var(1, keepdim=True) + 1), "b", "takes a var over channels"),
     "std": net(lambda s, x: x / (x.std(1, keepdim=True) + 1), "b", "takes a std over channels"),
-    "norm": net(lambda s, x: x / (x.norm(dim=1, keepdim=True) + 1), "b"),
+    "norm": net(lambda s, x: x / (x.norm(dim=1, keepdim=True) + 1), "a b"),
     "smallest norm": net(
         lambda s, x: x / (torch.linalg.vector_norm(x, -np.inf, 1, keepdim=True) + 1), "b"
     ),
-    "normalised": net(lambda s, x: F.normalize(x, dim=1), "b"),
+    "normalised": net(lambda s, x: F.normalize(x, dim=1), "a b"),
     "cumsum": net(lambda s, x: x.cumsum(1), "b", "takes a cumsum over channels"),
     "cumsum of rows": net(lambda s, x: x.cumsum(2), "a b"),
     "largest": net(lambda s, x: x.amax(1, keepdim=True), "b", "amax over channels", wide=1),
@@ -947,7 +946,7 @@ OPERATORS = {
         lambda s, x: torch.fake_quantize_per_tensor_affine(x, 0.01, 0, -128, 127), "b", KNOWN
     ),
     "autocast": net(lambda s, x: half(s.p, x), "a b p", p=same),
-    "cosine": net(lambda s, x: x * F.cosine_similarity(x, s.p(x), dim=1)[:, None], "b", p=same),
+    "cosine": net(lambda s, x: x * F.cosine_similarity(x, s.p(x), dim=1)[:, None], "a b", p=same),
     "distances": net(
         lambda s, x: x * torch.cdist(x.flatten(2), x.flatten(2)).mean(), "b", "aten._cdist_forward"
     ),
@@ -994,8 +993,7 @@ OPERATORS = {
     "samples into channels": net(lambda s, x: x.reshape(1, -1, 8, 8).view(x.shape), "a b"),
     "channels into samples": net(
         lambda s, x: s.p(x.reshape(-1, 1, 8, 8)).view(x.shape),
-        "b",
-        "mixes positions of it",
+        "a b",
         p=lambda: conv(1, 1),
     ),
     "channels as depth": net(
@@ -1370,12 +1368,12 @@ AROUND = {
     "gives a named tuple": gives(lambda z, x, y: Pair(z, y), "a", {"b": OUTPUT}),
     "gives a text": gives(lambda z, x, y: (z, "text", 1.0)),
     "gives some features": gives(lambda z, x, y: (z, x[:, :4]), "b", {"a": OUTPUT}),
-    "gives a sum of features": gives(lambda z, x, y: (z, x.sum(1)), "b"),
+    "gives a sum of features": gives(lambda z, x, y: (z, x.sum(1)), "a b"),
     "gives a matrix of features": gives(
         lambda z, x, y: (z, x.flatten(2) @ x.flatten(2).mT), "b", {"a": OUTPUT}
     ),
     "gives statistics": gives(lambda z, x, y: (z, x.var()), "b", {"a": "var over channels"}),
-    "gives how many": gives(lambda z, x, y: (z, (x > 0).sum()), "b"),
+    "gives how many": gives(lambda z, x, y: (z, (x > 0).sum()), "a b"),
     "gives its width": gives(lambda z, x, y: (z, x.shape[1]), "b", {"a": "zeroing"}),
     "gives its width as a tensor": gives(
         lambda z, x, y: (z, torch.tensor(x.shape[1])), "b", {"a": "zeroing"}

@@ -502,8 +502,14 @@ def heat_rows(report):
     ]
 
 
+def as_last_updated(parts):
+    """The parts, and the widths of their last update as those of the network."""
+    last = parts["updates"][-1].widths
+    return parts | {"widths": {name: (SMALL[name][0], width) for name, width in last.items()}}
+
+
 def test_the_heat_map_has_a_row_per_group_and_a_column_per_update():
-    report = make_report(**trained())
+    report = make_report(**as_last_updated(trained()))
     rows = heat_rows(report)
     assert len(rows) == len(SMALL)
     for number, (row, (full, _)) in enumerate(zip(rows, SMALL.values(), strict=True)):
@@ -519,8 +525,18 @@ def test_the_heat_map_has_a_row_per_group_and_a_column_per_update():
     assert "0% 25% 50% 75% 100%" in words
 
 
+def test_a_plan_chosen_after_the_last_update_is_the_last_column():
+    report = make_report(**trained())
+    titles = [a["title"] for a in Page(section(report)).all("tr") if "title" in a]
+    assert titles[2] == "layer2.0.conv1: 128, 120, 112, 112, 112, 112, 72 of 128 channels"
+    words = Page(section(report)).words
+    assert "6 updates from left to right, and the plan that was chosen by measuring." in words
+    assert "layer2.0.conv1 128 → 72 of 128" in words
+    assert all(sum(width for _, width, _ in row) == 7 for row in heat_rows(report))
+
+
 def test_a_long_history_is_drawn_in_part_and_says_so():
-    report = make_report(**trained(updates=200))
+    report = make_report(**as_last_updated(trained(updates=200)))
     assert all(sum(width for _, width, _ in row) == 60 for row in heat_rows(report))
     text = Page(section(report)).words
     assert "200 updates from left to right, of which 60 are drawn" in text

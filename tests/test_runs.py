@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ from prunekit import runs, zoo
 from prunekit.errors import FileError, ModelError, UsageError
 from prunekit.models import is_library
 from prunekit.plan import ChannelPlan
+from prunekit.serialize import sha256_file
 
 SPEC, ARGUMENTS = "zoo:resnet20", {"num_classes": 4, "in_channels": 3}
 FACTORY = """
@@ -136,10 +138,55 @@ def test_damaged_and_edited_files_are_named(run):
 
 def test_weights_of_another_network_are_named(pruned, run):
     """Even when the checksum was made to fit them."""
-    model, plan, _ = pruned
-    pk.save(run, model, plan, SPEC, ARGUMENTS)
+    model, plan, small = pruned
+    pk.save(run, small, plan, SPEC, ARGUMENTS)
+    runs.save_weights(model, run / "model.safetensors")
+    record = replace(
+        ChannelPlan.load(run / "plan.json").base,
+        weights_sha256=sha256_file(run / "model.safetensors"),
+    )
+    replace(plan, base=record).save(run / "plan.json")
     with pytest.raises(FileError, match=r"model\.safetensors does not fit _ResNet: "):
         pk.load(run)
+
+
+def test_what_cannot_be_loaded_again_is_not_saved(pruned, tmp_path):
+    run, (model, plan, small) = tmp_path / "run", pruned
+    with pytest.raises(UsageError, match=r"_ResNet is the dense network; save pk\.slim"):
+        pk.save(run, model, plan, SPEC, ARGUMENTS)
+    with pytest.raises(
+        UsageError, match=r"the plan cuts '[a-z0-9.]+', which DataParallel does not have"
+    ):
+        pk.save(run, torch.nn.DataParallel(small), plan, SPEC, ARGUMENTS)
+    with pytest.raises(UsageError, match="`plan` must be a ChannelPlan or a SparsityPlan, not N"):
+        pk.save(run, small, None, SPEC, ARGUMENTS)
+    assert not run.exists()
+    strange = copy.deepcopy(small)
+    own = {"get_extra_state": lambda _: {"epoch": 3}}
+    strange.__class__ = type("Strange", (type(small),), own)
+    with pytest.raises(ModelError, match="has _extra_state, which is no tensor and cannot be save"):
+        pk.save(run, strange, plan, SPEC, ARGUMENTS)
+
+
+def test_compiled_networks_and_their_precision_are_saved(pruned, run):
+    _, plan, small = pruned
+    for dtype in (torch.bfloat16, torch.float64):
+        held = copy.deepcopy(small).to(dtype)
+        pk.save(run, torch.compile(held), plan, SPEC, ARGUMENTS)
+        back = pk.load(run)
+        assert all(torch.equal(t, back.state_dict()[n]) for n, t in held.state_dict().items())
+        assert {p.dtype for p in back.parameters()} == {dtype}
+
+
+def test_a_channel_plan_takes_the_place_of_a_sparse_network(pruned, run):
+    model, plan, small = pruned
+    dense = copy.deepcopy(model)
+    sparse = pk.sparsify.Static(dense, 0.5)
+    pk.save(run, dense, sparse.plan, SPEC, ARGUMENTS)
+    assert runs.is_sparse(run)
+    pk.save(run, small, plan, SPEC, ARGUMENTS)
+    assert not runs.is_sparse(run)
+    pk.load(run)
 
 
 def test_a_factory_is_not_executed_by_opening_a_file(tmp_path, monkeypatch):

@@ -437,7 +437,7 @@ CASES = {
     "one dimension": (OneDimension, SERIES, {"a", "b", "f"}, {}),
     "chunk": (Chunks, IMAGE, {"a", "b"}, {}),
     "chunk of two and two": (lambda: Chunks(4), IMAGE, {"a", "b"}, {}),
-    "chunk of one and one": (lambda: Chunks(2), IMAGE, {"b"}, {"a": "single"}),
+    "chunk of one and one": (lambda: Chunks(2), IMAGE, {"b"}, {"a": "only go together"}),
     "split": (
         lambda: Chunks(split=lambda x: x.split(4, 1)),
         IMAGE,
@@ -666,3 +666,55 @@ def test_residual_blocks_without_which_every_shape_stays_are_removable():
     assert pk.trace(Blocks(True), IMAGE).removable == ("one",)
     assert pk.trace(Plain(), IMAGE).removable == ()
     assert pk.trace(Nested(), IMAGE).removable == ("outer", "outer.inner")
+
+
+class Cosine(nn.Module):
+    """A classifier by cosines, behind features of length one."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.embed = conv(3, 16), conv(16, 24), nn.Linear(24, 12)
+        self.classes = nn.Parameter(torch.randn(5, 12))
+
+    def forward(self, x):
+        x = F.normalize(self.two(self.one(x)), dim=1)
+        x = F.normalize(self.embed(x.mean((2, 3))), dim=1)
+        return F.linear(x, F.normalize(self.classes, dim=1))
+
+
+def test_channels_under_a_norm_can_go():
+    assert [group.prunable for group in pk.trace(Cosine(), IMAGE).groups] == [True, True, True]
+
+
+class Literal(nn.Module):
+    """Expands to a width that is written down."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = conv(3, 8), conv(8, 4)
+
+    def forward(self, x):
+        return self.two(self.one(x) * x.mean(1, keepdim=True).expand(-1, 8, -1, -1))
+
+
+def test_an_expansion_to_a_fixed_width_stays():
+    first = pk.trace(Literal(), IMAGE).groups[0]
+    assert first.reason.startswith("the slim network fails: The size of tensor a")
+
+
+class Mixed(nn.Module):
+    """A one-channel convolution over channels, and channels that a sum keeps together."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.over, self.two = conv(3, 8), nn.Conv1d(1, 1, 3, padding=1), conv(8, 4)
+
+    def forward(self, x):
+        x = self.one(x)
+        gate = self.over(x.mean((2, 3)).unsqueeze(1)).squeeze(1)
+        return self.two(x * gate.sigmoid()[:, :, None, None])
+
+
+def test_what_ran_is_not_said_to_be_idle():
+    graph = pk.trace(Mixed(), IMAGE)
+    assert not [note for note in graph.notes if "over" in note]

@@ -33,7 +33,10 @@ Base = Annotated[
     ),
 ]
 Input = Annotated[
-    str, typer.Option("--input", help="Input shape, batch first, such as 1x3x224x224.")
+    str | None,
+    typer.Option(
+        "--input", help="Input shape, batch first; default: that of a run folder, or 1x3x224x224."
+    ),
 ]
 TargetText = Annotated[
     str, typer.Option("--target", help="runtime[:device][:precision]; see prunekit targets.")

@@ -96,8 +96,7 @@ def export(
     from prunekit.pipeline.deploy import Wanted, deploy, record
     from prunekit.pipeline.recipe import parse_shape
     from prunekit.pipeline.setup import example_input, open_data, say_folded
-    from prunekit.plan import ChannelPlan
-    from prunekit.runs import PLAN, SPARSITY, is_run, is_sparse, load, open_model
+    from prunekit.runs import SPARSITY, is_run, is_sparse, load, open_model, saved_input
     from prunekit.serialize import read_object
     from prunekit.sparsity import SparsityPlan
 
@@ -111,13 +110,17 @@ def export(
         pattern=pattern,
         sparse_initializers=sparse_initializers,
     )
-    shape, told = input, None
+    own, told = saved_input(run), None
+    shape = input or own
     if is_run(run):
-        base = ChannelPlan.load(Path(run) / PLAN).base
-        if shape is None and base is not None and base.input_shapes:
-            shape = "x".join(map(str, base.input_shapes[0]))
         module = load(run, model)
         path = output or Path(run) / wanted.file_name
+        other = shape and own and parse_shape(shape)[1:] != parse_shape(own)[1:]
+        if other and path.parent.resolve() == Path(run).resolve():
+            raise UsageError(
+                f"{run} was made for inputs of {own}, and its files are for those; "
+                f"for a file that takes {shape} give -o outside of it"
+            )
         report = Path(run) / "report.json"
         if report.is_file():  # a folder of `prunekit.save` has none
             told = read_object(report, "report").get("recipe", {}).get("data")

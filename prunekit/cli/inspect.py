@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
 def inspect(
     model: Model,
     base: Base = None,
-    input: Input = "1x3x224x224",  # noqa: A002 - the flag's name
+    input: Input = None,  # noqa: A002 - the flag's name
     reparameterize: Reparameterize = True,
     heads: Heads = "whole",
     json: Json = False,
@@ -52,13 +52,13 @@ def inspect(
         }
     )
     built = open_dense(recipe)
-    graph = trace(built.module, example_input(input), heads=recipe.heads)
+    graph = trace(built.module, example_input(recipe.input), heads=recipe.heads)
     macs = {layer.name: layer.macs(layer.in_channels, layer.out_channels) for layer in graph.layers}
     if json:
         print_json(
             {
                 "model": model,
-                "input": input,
+                "input": recipe.input,
                 "fingerprint": graph.fingerprint,
                 "macs": graph.macs({}),
                 "memory_bytes": graph.memory({}),
@@ -124,7 +124,7 @@ def inspect(
             ],
         )
     print_text(
-        f"{graph.macs({}) / 1e6:.1f} MMACs in {len(graph.layers)} layers; "
+        f"at {recipe.input}: {graph.macs({}) / 1e6:.1f} MMACs in {len(graph.layers)} layers; "
         f"{graph.prunable_macs_share():.1%} of them in layers that can be narrowed; "
         f"{graph.memory({}) / 2**20:.1f} MiB of memory in fp32, "
         f"{graph.peak({}).bytes / 2**20:.1f} of it activations at their peak"

@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
 def profile(
     model: Model,
     base: Base = None,
-    input: Input = "1x3x224x224",  # noqa: A002 - the flag's name
+    input: Input = None,  # noqa: A002 - the flag's name
     target: Annotated[
         str | None,
         typer.Option(
@@ -108,7 +108,7 @@ def profile(
     from prunekit.latency import LatencyTable
     from prunekit.latency.shipped import find_table
     from prunekit.pipeline.folder import rounds_in
-    from prunekit.pipeline.recipe import make_recipe, parse_shape
+    from prunekit.pipeline.recipe import Recipe, make_recipe, parse_shape
     from prunekit.pipeline.setup import set_up
     from prunekit.pipeline.tables import SOURCES, load_table, make_table
     from prunekit.profiling import HarvestPlan
@@ -116,12 +116,14 @@ def profile(
     from prunekit.profiling.transferring import TRANSFER_NETS
     from prunekit.ranks import world
     from prunekit.reading import parse_percent
+    from prunekit.runs import saved_input
     from prunekit.target import Target
 
     asked = target_of(gpu, target, precision)
     wanted = "onnxruntime:cpu" if asked is None else asked
+    shape = input or saved_input(model) or Recipe.model_fields["input"].default
     if batch is not None:
-        input = "x".join(map(str, (batch, *parse_shape(input)[1:])))  # noqa: A001
+        shape = "x".join(map(str, (batch, *parse_shape(shape)[1:])))
     if shard is not None and transfer is not None:
         raise UsageError("--shard and --transfer exclude each other; a transfer is short enough")
     if source not in ("auto", *SOURCES):
@@ -142,7 +144,7 @@ def profile(
         {
             "model": model,
             "base": base,
-            "input": input,
+            "input": shape,
             "target": wanted,
             "threads": threads,
             "seed": seed,
@@ -150,7 +152,7 @@ def profile(
             "heads": heads,
         }
     )
-    path = output or Path(_default_name(model, str(Target.parse(wanted)), input, threads))
+    path = output or Path(_default_name(model, str(Target.parse(wanted)), shape, threads))
     path = path if shard is None else shard_path(path, part)
     journal = path.with_name(path.name + ".journal.jsonl")
     refuse_existing(path, overwrite, resume)

@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
 def sweep(
     model: Model,
     base: Base = None,
-    input: Input = "1x3x224x224",  # noqa: A002 - the flag's name
+    input: Input = None,  # noqa: A002 - the flag's name
     target: Annotated[str, option("runtime[:device][:precision].")] = "onnxruntime:cpu",
     threads: Threads = 1,
     table: Annotated[

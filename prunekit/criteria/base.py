@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from prunekit.errors import UsageError
 from prunekit.graph import ChannelGraph, ChannelGroup, Member
 from prunekit.modes import evaluating
+from prunekit.plan import check_same
 from prunekit.scores import Scores
+from prunekit.surgery import model_fingerprint
 
 
 class Criterion(Protocol):
@@ -115,6 +117,7 @@ def score(
     ``loss_fn(model, batch)`` gives a scalar. Weights, statistics and training mode of ``model``
     are left as they were, and so are gradients that it already has.
     """
+    check_same(graph.fingerprint, model_fingerprint(model), type(model).__name__, "graph")
     total = Accumulator(graph, criterion)
     if not criterion.needs_gradients:
         _add(total, model)

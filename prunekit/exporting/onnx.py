@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import io
 import logging
 import re
@@ -22,12 +23,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from prunekit.artifact import Artifact
-from prunekit.errors import ModelError
+from prunekit.errors import ModelError, UsageError
 from prunekit.exporting.precision import check_known, lower
 from prunekit.modes import refusing
 from prunekit.runtimes import runtime_for
 from prunekit.runtimes.base import Arrays
 from prunekit.serialize import replacing
+from prunekit.surgery import named_tensors
 from prunekit.target import Target
 
 TOLERANCES = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 2e-2, "bf16": 6e-2, "int8": 0.3}
@@ -64,6 +66,9 @@ def export(
     ``finish`` may change the file in fp32 before that; its metadata is carried over.
     """
     check_known(precision)
+    if Path(path).suffix != ".onnx":
+        raise UsageError(f"output {path}: an ONNX file is named FILE.onnx")
+    model, example = bound(model, example)
     working, inputs, pair = _prepared(model, example)
     shapes = {name: (-1, *value.shape[1:]) for name, value in inputs.items()}
     as_dict = isinstance(example, dict)
@@ -104,6 +109,7 @@ def compare_outputs(
 
     At batches 1 and 2, of int8 on ``batches``; see :data:`TOLERANCES`.
     """
+    model, example = bound(model, example)
     working, _, pair = _prepared(model, example)
     feeds = _few(batches) if artifact.precision == "int8" else _feeds(pair)
     return _compare(working, artifact, feeds, target, is_dict=isinstance(example, dict))
@@ -122,8 +128,16 @@ def _prepared(
     model: nn.Module, example: Any
 ) -> tuple[nn.Module, dict[str, Tensor], dict[str, Tensor]]:
     """A copy to export, its inputs by name, and the same at batch 2."""
+    if any(tensor.is_meta for _, tensor in named_tensors(model)):
+        raise ModelError(f"{type(model).__name__} has no values (device meta); load its weights")
     working = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     inputs = named_inputs(example)
+    for name, value in inputs.items():
+        if not value.ndim:
+            raise UsageError(f"input {name} is a single number; give it the batch's dimension")
+    if {p.dtype for p in working.parameters()} & {torch.float16, torch.bfloat16}:
+        working = working.float()  # files in less than fp32 are made from those
+        inputs = {n: v.float() if v.is_floating_point() else v for n, v in inputs.items()}
     pair = {name: torch.cat([value, value])[:2] for name, value in inputs.items()}
     # a model may remember the batch that it saw last
     with torch.no_grad(), refusing(working, inputs):
@@ -133,18 +147,71 @@ def _prepared(
 
 def live_artifact(model: nn.Module, example: Any, plan: str | None = None) -> Artifact:
     """The live module itself, for runtimes that take one."""
+    model, example = bound(model, example)
     working = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     shapes = {n: (-1, *value.shape[1:]) for n, value in named_inputs(example).items()}
     return Artifact("", "module", input_shapes=shapes, plan=plan, module=working)
 
 
+def bound(model: nn.Module, example: Any) -> tuple[nn.Module, Any]:
+    """``model`` with all inputs that are no tensors bound to it, and the example without them.
+
+    A flag or a number among them decides what is computed, and is no input of a file. What is
+    returned takes the tensors by name or in the example's order.
+    """
+    if isinstance(example, Tensor):
+        return model, example
+    if not isinstance(example, tuple | dict):
+        raise UsageError(
+            f"`example` must be a tensor, a tuple or a dict of inputs, not {type(example).__name__}"
+        )
+    forward = inspect.signature(model.forward)
+    if isinstance(example, dict):
+        given, in_order = example, [*example] == [*forward.parameters][: len(example)]
+        if in_order and all(isinstance(value, Tensor) for value in given.values()):
+            return model, example
+    else:
+        if all(isinstance(value, Tensor) for value in example):
+            return model, example
+        with refusing(model, example):
+            given = dict(forward.bind(*example).arguments)
+    kinds = {name: part.kind for name, part in forward.parameters.items()}
+    for name, value in given.items():
+        if isinstance(value, Tensor):
+            continue
+        tensors = any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
+        if tensors or kinds.get(name) == inspect.Parameter.VAR_POSITIONAL:
+            raise UsageError(
+                f"input {name} of {type(model).__name__} holds several; give tensors by themselves"
+            )
+    fixed = {name: value for name, value in given.items() if not isinstance(value, Tensor)}
+    inputs = {name: value for name, value in given.items() if name not in fixed}
+    working = copy.deepcopy(model)
+    working.forward = _Bound(working.forward, tuple(inputs), fixed)
+    return working, inputs
+
+
+class _Bound:
+    """A model's forward with some inputs given; the others by ``names`` or in their order."""
+
+    def __init__(
+        self, forward: Callable[..., Any], names: tuple[str, ...], fixed: dict[str, Any]
+    ) -> None:
+        self.forward, self.names, self.fixed = forward, names, fixed
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        self.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in names])
+
+    def __call__(self, *values: Any, **named: Any) -> Any:
+        return self.forward(**dict(zip(self.names, values, strict=False)), **named, **self.fixed)
+
+
 def named_inputs(example: Any) -> dict[str, Tensor]:
     """The example's tensors by the names of the forward's arguments."""
     if isinstance(example, dict):
-        return {key: value.cpu() for key, value in example.items() if isinstance(value, Tensor)}
+        return {key: value.detach().cpu() for key, value in example.items()}
     values = example if isinstance(example, tuple) else (example,)
     names = ["input"] if len(values) == 1 else [f"input{i}" for i in range(len(values))]
-    return {name: value.cpu() for name, value in zip(names, values, strict=True)}
+    return {name: value.detach().cpu() for name, value in zip(names, values, strict=True)}
 
 
 def _write(model: nn.Module, inputs: dict[str, Tensor], path: Path, *, is_dict: bool) -> None:

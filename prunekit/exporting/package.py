@@ -16,7 +16,7 @@ from torch import nn
 
 from prunekit.artifact import Artifact
 from prunekit.errors import ModelError
-from prunekit.exporting.onnx import compare_outputs, named_inputs
+from prunekit.exporting.onnx import bound, compare_outputs, named_inputs
 from prunekit.runtimes import runtime_for
 from prunekit.runtimes.described import save_described
 from prunekit.runtimes.torch_cuda import settings
@@ -34,6 +34,7 @@ def export_package(
     The batch stays open. Both files appear only after the package gave PyTorch's outputs.
     """
     runtime = runtime_for(target)
+    model, example = bound(model, example)
     path, inputs = Path(path), named_inputs(example)
     shapes = {name: (-1, *value.shape[1:]) for name, value in inputs.items()}
     environment = runtime.environment(target)

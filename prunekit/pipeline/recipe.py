@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from prunekit.budget import Budget
 from prunekit.errors import FileError, UsageError
 from prunekit.reading import parse_percent
+from prunekit.runs import saved_input
 from prunekit.serialize import write_text
 from prunekit.target import Target
 
@@ -278,6 +279,8 @@ def read_recipe(kind: type[R], flags: dict[str, Any], config: Path | None = None
     if "model" not in settings:
         there = "" if config is None else f" in {config} or the flags"
         raise UsageError(f"no model given{there}; name one, such as zoo:resnet20_w32")
+    if "input" not in settings and (own := saved_input(str(settings["model"]))) is not None:
+        settings["input"] = own
     try:
         recipe = kind(**settings)
     except ValidationError as error:

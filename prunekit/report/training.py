@@ -406,8 +406,12 @@ def _heat(report: Report) -> HeatMap | None:
     drawn = spread(every, MOST_COLUMNS)
     names = dict.fromkeys([*report.widths, *(name for u in drawn for name in u.widths)])
     rows = []
+    final = {name: after for name, (_, after) in report.widths.items()}
+    landed = any(final.get(name, width) != width for name, width in every[-1].widths.items())
     for name in names:
         widths = [u.widths.get(name) for u in drawn]
+        if landed:
+            widths.append(final.get(name))
         there = [width for width in widths if width is not None]
         if there:
             full = max(report.widths.get(name, (0, 0))[0], *there, 1)
@@ -415,11 +419,12 @@ def _heat(report: Report) -> HeatMap | None:
     left_out = "" if len(drawn) == len(every) else f", of which {len(drawn)} are drawn"
     return HeatMap(
         rows=rows,
-        columns=len(drawn),
+        columns=len(drawn) + landed,
         lead=f"{plural(len(rows), 'group')} in the order of the network, "
-        f"{plural(len(every), 'update')} from left to right{left_out}.",
+        f"{plural(len(every), 'update')} from left to right{left_out}"
+        f"{', and the plan that was chosen by measuring' if landed else ''}.",
         first=f"cycle {drawn[0].cycle}, step {drawn[0].step}",
-        last=f"cycle {drawn[-1].cycle}, step {drawn[-1].step}",
+        last="measured" if landed else f"cycle {drawn[-1].cycle}, step {drawn[-1].step}",
         swatches=[(f"{part:.0%}", _tone(part)) for part in (0.0, 0.25, 0.5, 0.75, 1.0)],
     )
 

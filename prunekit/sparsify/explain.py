@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from prunekit.costs import CostModel, LatencyCost, total
 from prunekit.graph import ChannelGraph
 from prunekit.latency import LatencyTable
-from prunekit.plan import ChannelPlan
+from prunekit.plan import ChannelPlan, check_same
 from prunekit.scores import Scores
 
 
@@ -39,6 +39,7 @@ def explain(
 
     The least width of a group is at ``granularity`` (default: the table's, else 1).
     """
+    check_same(plan.fingerprint, graph.fingerprint)
     table = costs if isinstance(costs, LatencyTable) else getattr(costs, "table", None)
     model = LatencyCost(costs) if isinstance(costs, LatencyTable) else costs
     step = granularity or (table.granularity if table is not None else 1)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import nn
 
-from prunekit.surgery import Gone
+from prunekit.surgery import Gone, copied
 from prunekit.tracing.atoms import Followed
 from prunekit.tracing.values import call, tensors
 
@@ -40,7 +39,7 @@ def _runs_without(
     names: list[str], model: nn.Module, example: Any, expected: list[tuple[int, ...]]
 ) -> bool:
     shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    small = copy.deepcopy(model, shared)
+    small = copied(model, shared)
     for name in names:
         owner, _, attribute = name.rpartition(".")
         setattr(small.get_submodule(owner), attribute, Gone())

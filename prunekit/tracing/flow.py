@@ -342,7 +342,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def idle(self) -> list[str]:
         """Modules with parameters, of more than one value, none of which was read."""
-        read = self.nodes.modules()
+        read = {*self.nodes.modules(), *(name for name, _ in self.uses)}
         return [
             name
             for name, module in self.modules.items()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from prunekit.graph import ChannelGraph, ChannelGroup
 from prunekit.masks import mask_
 from prunekit.plan import ChannelPlan
-from prunekit.surgery import slim
+from prunekit.surgery import copied, slim
 from prunekit.tracing.lively import lively
 from prunekit.tracing.values import batch_of_two, call, comparable, each
 from prunekit.tracing.ways import Exports, Turned, turns, variants
@@ -205,7 +205,7 @@ def _telling(model: nn.Module, graph: ChannelGraph, example: Any, train_mode: bo
         if plan.is_dense:
             break
         with suppress(Exception), torch.no_grad():
-            masked = _outputs(mask_(copy.deepcopy(subject.model), plan), subject.example)
+            masked = _outputs(mask_(copied(subject.model), plan), subject.example)
             if _difference(_outputs(subject.model, subject.example), masked, 1e-9):
                 break
     return subject
@@ -306,7 +306,7 @@ def _failure(
             continue
         del small
         try:
-            masked = mask_(copy.deepcopy(subject.model), plan)
+            masked = mask_(copied(subject.model), plan)
             expected = subject.outputs(masked, others=others)
         except Exception as error:
             return _Failure(f"the masked network fails: {type(error).__name__}")

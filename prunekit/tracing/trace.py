@@ -55,6 +55,13 @@ def trace(
     """
     if heads not in HEADS:
         raise UsageError(f"`heads` must be whole or width, not {heads!r}")
+    # a cache of weights in half precision would outlive their changes
+    exact = torch.autocast("cpu", enabled=False, cache_enabled=False)
+    with torch.inference_mode(False), exact:
+        return _trace(model, example, heads, validate=validate)
+
+
+def _trace(model: nn.Module, example: Any, heads: str, *, validate: bool) -> ChannelGraph:
     example = example if isinstance(example, (tuple, dict)) else (example,)
     if any(is_lazy(tensor) for _, tensor in named_tensors(model)):
         raise ModelError(f"{type(model).__name__} has lazy layers without a size; run it once")
@@ -172,11 +179,19 @@ def _groups(atoms: list[Atom], model: nn.Module) -> list[ChannelGroup]:
                 min_width=1,
                 prunable=not reason and len(members) > 1,
                 members=parts,
-                reason=reason or ("it is a single channel" if len(members) == 1 else ""),
+                reason=reason or _alone(members),
             )
         )
     groups.sort(key=lambda g: (order[g.id], int(g.members[0].index.min())))
     return _unique(groups)
+
+
+def _alone(members: list[Atom]) -> str:
+    """Why a group of one cannot be narrowed."""
+    if len(members) > 1:
+        return ""
+    most = max(len(where) for where in members[0].positions.values())
+    return "it is a single channel" if most == 1 else f"its {most} channels can only go together"
 
 
 def _unique(groups: list[ChannelGroup]) -> list[ChannelGroup]:

@@ -40,7 +40,11 @@ def meet(flow: Flow, tensors: Sequence[Tensor], result: Tensor) -> None:
     own = [[lift(part, rank) for part in flow.parts(tensor)] for tensor in tensors]
     found = flow.combine(part for parts in own for part in parts)
     for tensor, parts in zip(tensors, own, strict=True):
-        shape = (*[1] * (rank - tensor.ndim), *tensor.shape)
+        # an expanded axis is one value, whatever size it is expanded to
+        sizes = [
+            size if step else 1 for size, step in zip(tensor.shape, tensor.stride(), strict=True)
+        ]
+        shape = (*[1] * (rank - tensor.ndim), *sizes)
         for part in found:
             moving = [axis for axis in varying(part) if shape[axis] > 1]
             if moving and not axes_of(parts).intersection(moving):

@@ -31,6 +31,8 @@ def reduced(flow: Flow, call: Call) -> None:
     for part in flow.parts(x):
         summed = [axis for axis in varying(part) if axis in axes]
         if summed and call.name in EXACT:
+            if len(summed) == len(varying(part)):
+                continue
             part = flow.collapse(part, summed)
             if not varying(part):
                 continue
