@@ -118,4 +118,4 @@ def predict(graph: ChannelGraph, plan: ChannelPlan, table: LatencyTable) -> Pred
     """Latency of ``plan``; the interval holds what the table is unsure of at these widths."""
     ms = total(graph, plan.widths, LatencyCost(table))
     error = table.half_width(graph, plan.widths)
-    return Prediction(ms, ms * (1 - error), ms * (1 + error))
+    return Prediction(ms, ms * max(0.0, 1 - error), ms * (1 + error))

@@ -60,6 +60,15 @@ def test_a_sweep_profiles_where_it_has_no_table(prunekit: Says, home: Path):
     assert err == "prunekit: output new.json exists; use --overwrite or another -o\n"
 
 
+def test_a_sweep_ends_at_the_smallest_plan_with_every_solver(prunekit: Says, home: Path):
+    for solver in ("joint", "knapsack", "greedy", "uniform"):
+        assert prunekit(*SWEEP, "--points", 3, "--solver", solver, "-o", f"{solver}.json")[0] == 0
+        found = load_json(home / f"{solver}.json", Sweep, "sweep", 1)
+        table = LatencyTable.load(home / "table.json")
+        last = found.points[-1]
+        assert all(width <= table.granularity for width in last.widths.values() if width != 10)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -812,6 +812,14 @@ def test_shipped_tables_are_found_by_name(prunekit: Says, home: Path, monkeypatc
     assert err.startswith("prunekit: cannot read latency table other")
 
 
+def test_no_layer_of_a_table_in_the_checkout_is_free_however_narrow():
+    for path in shipped_tables():
+        table = LatencyTable.load(path)
+        for entry in table.entries:
+            calls = {(1, 1), *((s.cin, s.cout) for s in entry.samples)}
+            assert table.shape_us(entry.shape, *np.array([*calls]).T).min() > 0, path.name
+
+
 def test_tables_in_the_checkout_can_be_read():
     for path in shipped_tables():
         table = LatencyTable.load(path)

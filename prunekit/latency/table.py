@@ -27,6 +27,8 @@ It grows with the root of a network's time, so that it is relatively larger for 
 """
 TINY = 0.12
 """Networks below this share of the dense one's latency do not calibrate."""
+LEAST_SHARE = 0.05
+"""Of its scaled time, which a layer's call costs at least, however much is taken off per call."""
 DENSE_WEIGHT = 20.0
 """The dense network is measured in more rounds and placements, and all else is relative to it."""
 CONFIDENCE = 0.9
@@ -103,6 +105,7 @@ class Calibration:
     """End to end = sum over layer calls of scale x profiled time + per_call_us.
 
     ``per_call_us`` is negative as a rule: watching a kernel costs the profiler a few microseconds.
+    No call costs less than :data:`LEAST_SHARE` of its scaled time.
     ``mape`` and ``worst`` are the errors of nets left out of the fit. ``factor`` turns a
     prediction's standard deviation into half the width of its 90 % interval: what Student's t asks
     for, times how much larger those errors were than the deviations said.
@@ -133,6 +136,11 @@ class Calibration:
         if not self.nets:
             return "error on networks left out unknown, too few networks"
         return f"error on networks left out {self.mape:.1%}, worst {self.worst:.1%}"
+
+    def call_us(self, profiled_us: ArrayLike) -> NDArray[np.float64]:
+        """End-to-end microseconds of one call of a layer that was profiled to take so long."""
+        scaled = self.scale * np.asarray(profiled_us, dtype=np.float64)
+        return np.maximum(scaled + self.per_call_us, LEAST_SHARE * scaled)
 
     def half_width(self, deviation: float, size: float, drift: float = 0.0) -> float:
         """Half of the relative 90 % interval of a network ``size`` times the dense one's latency.
@@ -199,7 +207,7 @@ class LatencyTable:
         surface = self.surfaces.get(shape)
         if surface is None:
             raise TableError(f"no timing for {shape} in the latency table for {self.target}")
-        return self.calibration.scale * surface.us(cin, cout) + self.calibration.per_call_us
+        return self.calibration.call_us(surface.us(cin, cout))
 
     def layer_us(self, layer: Layer, cin: ArrayLike, cout: ArrayLike) -> NDArray[np.float64]:
         """Microseconds of all calls of ``layer`` at the given widths, end-to-end calibrated."""

@@ -79,10 +79,7 @@ class Masks:
 
 def factors(masks: Sequence[Tensor], like: Sequence[Tensor]) -> list[Tensor]:
     """Each mask as ones and zeros of the type and the memory format of its tensor in ``like``."""
-    return [
-        torch.empty_like(part).copy_(_bytes(on))
-        for on, part in zip(masks, like, strict=True)
-    ]
+    return [torch.empty_like(part).copy_(_bytes(on)) for on, part in zip(masks, like, strict=True)]
 
 
 def _bytes(mask: Tensor) -> Tensor:
