@@ -110,7 +110,7 @@ def profile(
     from prunekit.pipeline.folder import rounds_in
     from prunekit.pipeline.recipe import make_recipe, parse_shape
     from prunekit.pipeline.setup import set_up
-    from prunekit.pipeline.tables import SOURCES, load_table, make_table
+    from prunekit.pipeline.tables import SOURCES, finished_table, make_table
     from prunekit.profiling import HarvestPlan
     from prunekit.profiling.sharding import parse_shard, shard_path
     from prunekit.profiling.transferring import TRANSFER_NETS
@@ -168,7 +168,7 @@ def profile(
     try:
         finished = resume and path.exists() and not journal.exists()
         table = (
-            load_table(path, job.graph, job.target)
+            finished_table(path, job.graph, job.target, plan, granularity, source, origin)
             if finished
             else make_table(
                 job.module,

@@ -98,7 +98,7 @@ def merge(
     calibration = table.calibration
     if missing := table.protocol.missing_shards:
         say(
-            f"note: of divided profiles {', '.join(missing)} "
+            f"note: shard{'' if len(missing) == 1 else 's'} {', '.join(missing)} "
             f"{'is' if len(missing) == 1 else 'are'} missing; the table holds what the others "
             "measured, and can be merged with the rest later"
         )

@@ -41,7 +41,8 @@ class Protocol:
 
     ``drift`` is by how much the device's speed changed from round to round (slowest over fastest,
     less one), ``disturbed`` the share of runs that other processes interrupted. ``shards`` are the
-    parts of a divided profile that are in it, such as ``2/4``.
+    parts of divided profiles that are in it, such as ``2/4 of zoo:resnet20 (0f9c11d2)``. ``asked``
+    are the networks and rounds that the profile was to have, None where tables were joined.
     """
 
     source: str
@@ -53,12 +54,17 @@ class Protocol:
     drift: float = 0.0
     disturbed: float = 0.0
     shards: tuple[str, ...] = ()
+    asked: tuple[int, int] | None = None
 
     @property
     def missing_shards(self) -> tuple[str, ...]:
         """The other parts of every divided profile of which some are here."""
-        counts = sorted({int(shard.partition("/")[2]) for shard in self.shards})
-        every = [f"{number}/{count}" for count in counts for number in range(1, count + 1)]
+        profiles = sorted({shard.partition("/")[2] for shard in self.shards})
+        every = [
+            f"{number}/{profile}"
+            for profile in profiles
+            for number in range(1, int(profile.split()[0]) + 1)
+        ]
         return tuple(shard for shard in every if shard not in self.shards)
 
 
@@ -354,8 +360,8 @@ def _calibration(
         return _fit_line(sums[among], calls[among], measured[among], weights[among])
 
     fastest = {
-        min((n for n, net in enumerate(networks) if net.model == model), key=measured.__getitem__)
-        for model in {net.model for net in networks}
+        min((n for n in range(len(networks)) if dense[n] == whole_one), key=measured.__getitem__)
+        for whole_one in {*dense.tolist()}
     }
     errors, scaled = [], []
     for left_out in range(1, len(networks)) if len(networks) >= 4 else ():
@@ -376,10 +382,15 @@ def _dense_of(networks: Sequence[Network]) -> NDArray[np.int64]:
     """The number of the dense network of the same model, for every network: its slowest one."""
     slowest: dict[str, int] = {}
     for number, net in enumerate(networks):
-        known = slowest.setdefault(net.model, number)
+        known = slowest.setdefault(_model_of(net), number)
         if net.end_to_end_us > networks[known].end_to_end_us:
-            slowest[net.model] = number
-    return np.array([slowest[net.model] for net in networks])
+            slowest[_model_of(net)] = number
+    return np.array([slowest[_model_of(net)] for net in networks])
+
+
+def _model_of(net: Network) -> str:
+    """What all networks of one model at one input share; pooled sessions of one are one session."""
+    return net.session or net.model
 
 
 def deviation_of(of_layers: float, size: float) -> float:

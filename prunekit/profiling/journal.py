@@ -20,6 +20,20 @@ def head_of(path: Path) -> dict[str, Any]:
     return head if isinstance(head, dict) else {}
 
 
+def refuse_other(where: str, was: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise TableError that names the first setting that differs, if one does."""
+    key = next((k for k in {**now, **was} if was.get(k) != now.get(k)), None)
+    if key is None:
+        return
+    differs = f"was {was.get(key)} and is {now.get(key)} now"
+    if key == "probe":
+        differs = f"was {'given' if was.get(key) else 'left out'} and is not now"
+        differs = "is of another device now" if was.get(key) and now.get(key) else differs
+    raise TableError(
+        f"{where} is of another profile: `{key}` {differs}; remove it or profile without --resume"
+    )
+
+
 class Journal:
     """One JSON line per round, behind a head line that says what is being measured."""
 
@@ -41,17 +55,7 @@ class Journal:
         if not rows:
             return []
         if rows[0] != self.head:
-            changed = (k for k in {**self.head, **rows[0]} if rows[0].get(k) != self.head.get(k))
-            key = next(changed)
-            was, now = rows[0].get(key), self.head.get(key)
-            differs = f"was {was} and is {now} now"
-            if key == "probe":
-                differs = f"was {'given' if was else 'left out'} and is not now"
-                differs = "is of another device now" if was and now else differs
-            raise TableError(
-                f"journal {self.path} is of another profile: `{key}` {differs}; "
-                "remove it or profile without --resume"
-            )
+            refuse_other(f"journal {self.path}", rows[0], self.head)
         self._rewrite(rows)
         return rows[1:]
 
