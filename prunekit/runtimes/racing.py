@@ -34,6 +34,8 @@ class Race:
     ) -> None:
         if isinstance(artifacts, (str, Path, Artifact)) or not artifacts:
             raise UsageError("`artifacts` must be a list of at least one artifact or path")
+        if seed < 0:
+            raise UsageError(f"`seed` is {seed}; the least is 0")
         self.target = Target.parse(target) if isinstance(target, str) else target
         self.runtime: Runtime = runtime_for(self.target)
         self.artifacts = tuple(
