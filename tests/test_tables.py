@@ -248,6 +248,20 @@ def test_gpus_of_one_kind_share_a_table():
         merge([numbered[0], made(0, 4, target=Target("torch"))])
 
 
+def test_an_error_that_is_not_known_is_not_zero(prunekit: Says, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("prunekit.latency.shipped.FOLDERS", (tmp_path,))
+    for number in range(2):
+        made(number, 1).save(f"{number}.json")
+    *merged, out = ("table", "merge", "0.json", "1.json", "-o", "a.json", "--json")
+    assert json.loads(prunekit(*merged, out)[1])["mape"] is None
+    shown = json.loads(prunekit("table", "show", "a.json", "--json")[1])["calibration"]
+    assert (shown["mape"], shown["worst"], shown["nets"]) == (None, None, 0)
+    listed = json.loads(prunekit("table", "list", "--json")[1])
+    assert {(row["mape"], row["worst"]) for row in listed.values()} == {(None, None)}
+    assert prunekit("table", "list")[1].count("unknown") == 6
+
+
 def test_merge_on_the_command_line(prunekit: Says, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for number in range(3):

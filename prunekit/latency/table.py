@@ -42,7 +42,7 @@ class Protocol:
     ``drift`` is by how much the device's speed changed from round to round (slowest over fastest,
     less one), ``disturbed`` the share of runs that other processes interrupted. ``shards`` are the
     parts of divided profiles that are in it, such as ``2/4 of zoo:resnet20 (0f9c11d2)``. ``asked``
-    are the networks and rounds that the profile was to have, None where tables were joined.
+    are the networks and rounds that the profile was to have, None of a grid and of joined tables.
     """
 
     source: str
@@ -136,6 +136,12 @@ class Calibration:
             nets=len(errors),
             factor=max(0.5, quantile * float(np.sqrt(np.mean(np.square(scaled))))),
         )
+
+    @property
+    def errors(self) -> dict[str, float | None]:
+        """``mape`` and ``worst``, None where no network was left out."""
+        known = self.nets > 0
+        return {"mape": self.mape if known else None, "worst": self.worst if known else None}
 
     def __str__(self) -> str:
         """The error in words."""

@@ -14,7 +14,7 @@ from prunekit.latency.shipped import find_table
 from prunekit.pipeline.folder import rounds_in
 from prunekit.profiling import HarvestPlan, differences, grid, harvest, transfer
 from prunekit.profiling.differences import LEAST_NETS
-from prunekit.profiling.journal import head_of, refuse_other
+from prunekit.profiling.journal import damaged, head_of, refuse_other
 from prunekit.profiling.locking import locked
 from prunekit.progress import say
 from prunekit.runtimes import runtime_for
@@ -66,7 +66,7 @@ def finished_table(
         del was["model"], now["model"]
     elif source != "auto" or how.source not in AUTO:
         was["source"], now["source"] = how.source, source
-    if how.asked is not None and how.source != "grid":
+    if how.asked is not None:
         least = LEAST_NETS if how.source == "differences" else 0
         was |= {"nets": how.asked[0], "rounds": how.asked[1]}
         now |= {"nets": max(plan.nets, least), "rounds": plan.rounds}
@@ -145,6 +145,8 @@ def _profile(source: str, what: tuple[Any, ...], settings: dict[str, Any]) -> La
     journal: Path | None = settings["journal"]
     if source == "auto" and settings["resume"] and journal is not None:
         source = str(head_of(journal).get("source", source))  # what it was started with
+        if source != "auto" and source not in SOURCES:
+            raise damaged(journal, 1)
     if source != "auto":
         return SOURCES[source](*what, **settings)
     try:
@@ -152,5 +154,9 @@ def _profile(source: str, what: tuple[Any, ...], settings: dict[str, Any]) -> La
     except NoLayerTimesError as error:
         if settings["plan"].shard != (1, 1):
             raise
-        say(f"note: {error.args[0].partition(';')[0]}; differences of whole networks are taken")
+        count = max(settings["plan"].nets, LEAST_NETS)
+        say(
+            f"note: {error.args[0].partition(';')[0]}; differences of whole networks are taken, "
+            f"{count} of them"
+        )
         return differences(*what, **settings | {"resume": False})

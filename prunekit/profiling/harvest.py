@@ -48,7 +48,7 @@ def harvest(
     model: nn.Module,
     graph: ChannelGraph,
     example: Any,
-    target: Target,
+    target: Target | str,
     *,
     plan: HarvestPlan | None = None,
     name: str = "",
@@ -64,6 +64,7 @@ def harvest(
     :func:`prunekit.latency.merge` joins the tables of all shards.
     """
     wanted = plan or HarvestPlan()
+    target = Target.of(target)
     runtime = runtime_for(target)
     whole = wanted.shard == (1, 1)
     # shards have to agree on the granularity, so that none of them finds its own
