@@ -18,6 +18,8 @@ from prunekit.timing import Measurement, PairedRatio
 
 LOOKS = 7
 """How often a check may look at the interval; the error allowed is shared among them."""
+FEWEST_ROUNDS = 5
+"""The intervals of fewer miss the ratio more often than they say."""
 _NOISY_CV = 0.2
 
 
@@ -76,24 +78,26 @@ def bench(
     """Time ``artifacts`` on ``target``, taking turns in shuffled rounds.
 
     Ends when every ratio's interval (of a single artifact: its median's) reaches no further than
-    ``precision_goal`` to either side, or after ``max_seconds`` of measuring.
+    ``precision_goal`` to either side, or after ``max_seconds`` of measuring, but never before
+    :data:`FEWEST_ROUNDS` rounds.
     """
-    if min_rounds < 1 or max_seconds <= 0 or precision_goal <= 0:
+    if min_rounds < 1 or not max_seconds > 0 or not precision_goal > 0:
         raise UsageError("`min_rounds`, `max_seconds` and `precision_goal` must be positive")
     race = Race(artifacts, target, seed)
     count = len(race.artifacts)
-    due = min_rounds
+    due = max(min_rounds, FEWEST_ROUNDS)
     with race, bar(f"timing {count} artifact{'s' if count > 1 else ''}", max_seconds) as shown:
         while True:
             shown.advance(race.round(), race.note())
-            out_of_time = race.seconds >= max_seconds and race.rounds >= min(min_rounds, 3)
+            out_of_time = race.seconds >= max_seconds and race.rounds >= FEWEST_ROUNDS
             if race.rounds >= due or out_of_time:
                 due = math.ceil(race.rounds * 1.25)
                 if out_of_time or race.spread(confidence) <= precision_goal:
                     break
     measurements = race.measurements()
-    for artifact, measurement in zip(race.artifacts, measurements, strict=True):
-        _warn_if_noisy(artifact, measurement, max_seconds)
+    for number, measurement in enumerate(measurements):
+        name = race.artifacts[number].path or f"network {number + 1}"
+        _warn_if_noisy(name, measurement, max_seconds)
     environment = race.runtime.environment(race.target)
     if environment.throttled:
         say(
@@ -109,10 +113,10 @@ def bench(
     )
 
 
-def _warn_if_noisy(artifact: Artifact, measurement: Measurement, seconds: float) -> None:
+def _warn_if_noisy(name: str, measurement: Measurement, seconds: float) -> None:
     if measurement.cv > _NOISY_CV:
         say(
-            f"note: runs of {artifact.path} vary by {100 * measurement.cv:.0f} % (standard "
+            f"note: runs of {name} vary by {100 * measurement.cv:.0f} % (standard "
             "deviation over mean); close other programs, fix the processor's clock, or measure "
             f"longer (--max-seconds {2 * seconds:g})"
         )
@@ -161,8 +165,12 @@ def check_ratio(
 
     The recorded ratio's own interval, where known, widens the measured one.
     """
-    if recorded_ratio <= 0:
+    if not 0 < recorded_ratio < math.inf:
         raise UsageError(f"`recorded_ratio` must be positive, not {recorded_ratio}")
+    if not 0 < recorded_confidence < 1:
+        raise UsageError(
+            f"`recorded_confidence` must lie between 0 and 1, not {recorded_confidence}"
+        )
     low, high = recorded_ci or (recorded_ratio, recorded_ratio)
     if not 0 < low <= recorded_ratio <= high:
         raise UsageError(
@@ -205,8 +213,10 @@ class _Limits:
     max_seconds: float
 
     def __post_init__(self) -> None:
-        if self.threshold < 0 or self.max_seconds <= 0:
-            raise UsageError("`threshold` must not be negative and `max_seconds` must be positive")
+        if not 0 <= self.threshold < math.inf:
+            raise UsageError(f"`threshold` must be a share such as 0.05, not {self.threshold}")
+        if not self.max_seconds > 0:
+            raise UsageError(f"`max_seconds` must be positive, not {self.max_seconds}")
         if not 0.5 <= self.confidence < 1:
             raise UsageError(f"`confidence` must lie in 0.5 to 1, not {self.confidence}")
 
@@ -229,7 +239,7 @@ def _check(
     with race, bar("checking for a regression", limits.max_seconds) as shown:
         while True:
             shown.advance(race.round(), race.note())
-            last = race.seconds >= limits.max_seconds and race.rounds >= 3
+            last = race.seconds >= limits.max_seconds and race.rounds >= FEWEST_ROUNDS
             if not last and race.rounds < due:
                 continue
             looks, due = looks + 1, due * 2

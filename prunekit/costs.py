@@ -119,4 +119,4 @@ def predict(graph: ChannelGraph, plan: ChannelPlan, table: LatencyTable) -> Pred
     check_same(plan.fingerprint, graph.fingerprint)
     ms = total(graph, plan.widths, LatencyCost(table))
     error = table.half_width(graph, plan.widths)
-    return Prediction(ms, ms * (1 - error), ms * (1 + error))
+    return Prediction(ms, ms * max(0.0, 1 - error), ms * (1 + error))

@@ -23,6 +23,20 @@ def parse_percent(text: str, flag: str) -> float:
     return value
 
 
+def parse_share(text: str, flag: str) -> float:
+    """``5%`` or ``0.05`` as 0.05; from 0.1 to below 100 %."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = math.nan
+    if value >= 1:
+        hint = f"; for {text} % write {text}%" if 1 <= value < 100 and "%" not in text else ""
+        raise UsageError(f"{flag} {text!r} is {100 * value:g} %, which is too much{hint}")
+    if not value >= 0.001:
+        raise UsageError(f"cannot read {flag} {text!r}; write 5% or 0.05, at least 0.1%")
+    return value
+
+
 def matching(names: Iterable[str], patterns: Sequence[str], flag: str) -> set[str]:
     """Those of ``names`` that ``patterns`` stand for.
 

@@ -30,6 +30,11 @@ class Target:
     threads: int = 1
 
     @classmethod
+    def of(cls, target: Target | str) -> Target:
+        """A target as it is, or read."""
+        return cls.parse(target) if isinstance(target, str) else target
+
+    @classmethod
     def parse(cls, text: str, *, batch: int = 1, threads: int = 1) -> Target:
         """Read ``onnxruntime:cpu``, ``tensorrt:fp16``, ``torch:cuda:fp16``, ``fake``, ...
 

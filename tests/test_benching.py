@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import onnx
 import pytest
@@ -39,7 +41,7 @@ class Machine:
 
     def load(self, artifact, target):
         self.loads += 1
-        return Session(self, float(artifact.path))
+        return Session(self, float(artifact.path or 5))
 
 
 class Session:
@@ -140,14 +142,17 @@ def test_one_artifact_has_no_ratio(machine):
         _ = result.ratio
 
 
-def test_time_limit_holds_and_very_slow_models_still_get_three_rounds(machine):
+def test_time_limit_holds_and_very_slow_models_still_get_five_rounds(machine):
     made = machine(noise=0.3)
     bench([ms(5), ms(5)], "machine", max_seconds=3, precision_goal=1e-4)
     assert made.now < 5
     made = machine()
     result = bench([ms(3000), ms(6000)], "machine", max_seconds=3)
-    assert result.ratios[0].rounds == 3
+    assert result.ratios[0].rounds == 5
     assert result.ratio == pytest.approx(2, rel=0.5)
+    assert bench([ms(3000), ms(6000)], "machine", max_seconds=3, min_rounds=1).ratios[0].rounds == 5
+    verdict = check_regression(ms(3000), ms(3000), "machine", max_seconds=3)
+    assert verdict.ratio.rounds == 5
 
 
 def test_noise_is_said_with_the_fix(machine, capsys):
@@ -157,6 +162,8 @@ def test_noise_is_said_with_the_fix(machine, capsys):
     assert "runs of 5 vary by" in said
     assert "close other programs" in said
     assert "--max-seconds 2" in said
+    bench([Artifact("", "onnx")], "machine", max_seconds=1)
+    assert "runs of network 1 vary by" in capsys.readouterr().err
 
 
 def test_interrupted_samples_are_dropped_while_enough_remain(machine, monkeypatch):
@@ -264,6 +271,17 @@ def test_bad_arguments_are_named(machine, tmp_path):
         bench([ms(1)], "machine", max_seconds=0)
     with pytest.raises(UsageError, match="`threshold`"):
         check_regression(ms(1), ms(1), "machine", threshold=-0.1)
+    for bad in (math.nan, math.inf):
+        with pytest.raises(UsageError, match="`threshold`"):
+            check_regression(ms(1), ms(1), "machine", threshold=bad)
+    for call in (bench, lambda a, t, **k: check_regression(*a, t, **k)):
+        with pytest.raises(UsageError, match="`max_seconds`"):
+            call([ms(1), ms(1)], "machine", max_seconds=math.nan)
+        with pytest.raises(UsageError, match="`seed` is -1; the least is 0"):
+            call([ms(1), ms(1)], "machine", seed=-1)
+    for bad in (0, 1):
+        with pytest.raises(UsageError, match="`recorded_confidence` must lie between 0 and 1"):
+            check_ratio(ms(1), ms(1), 1.0, "machine", recorded_confidence=bad)
     with pytest.raises(UsageError, match="`confidence`"):
         check_regression(ms(1), ms(1), "machine", confidence=99)
     with pytest.raises(RuntimeUnavailableError, match="runs on cpu, not cuda"):

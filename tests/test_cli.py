@@ -487,11 +487,21 @@ def test_check(prunekit: Says, home: Path) -> None:
     assert status == 1
     verdict = json.loads(out)
     assert verdict["outcome"] == "fail"
+    status, out, _ = prunekit("check", dense, "--baseline", model, *fake, "--threshold", "99%")
+    assert status == 0
+    assert "below 1.99" in out
     exact = verdict["ratio"] - 1
     limits = ("--threshold", exact, "--confidence", 0.9999, "--max-seconds", 0.2)
     status, out, _ = prunekit("check", dense, "--baseline", model, *fake, *limits)
     assert status == 3
     assert out.startswith("inconclusive: ")
+
+
+def test_a_live_network_goes_by_its_run(home: Path) -> None:
+    from prunekit.pipeline.artifacts import open_artifact
+    from prunekit.target import Target
+
+    assert open_artifact("run", Target("torch"), "net.py:tiny").path == "run"
 
 
 def test_check_against_a_report(prunekit: Says, home: Path) -> None:

@@ -477,6 +477,22 @@ def test_output_is_not_writable(refuses: Refuses, home: Path) -> None:
     assert refuses(*PRUNE, "-o", "locked/run").startswith("cannot make folder locked/run: ")
 
 
+@pytest.mark.parametrize(
+    ("threshold", "message"),
+    [
+        ("5", "--threshold '5' is 500 %, which is too much; for 5 % write 5%"),
+        ("100%", "--threshold '100%' is 100 %, which is too much"),
+        ("inf", "--threshold 'inf' is inf %, which is too much"),
+        ("nan", "cannot read --threshold 'nan'; write 5% or 0.05, at least 0.1%"),
+        ("0", "cannot read --threshold '0'; write 5% or 0.05, at least 0.1%"),
+        ("much", "cannot read --threshold 'much'; write 5% or 0.05, at least 0.1%"),
+    ],
+)
+def test_thresholds(refuses: Refuses, threshold: str, message: str) -> None:
+    check = ("check", "run/model.onnx", "--baseline", "run/dense.onnx", "--target", "fake")
+    assert refuses(*check, "--threshold", threshold) == message
+
+
 def test_resume_with_other_settings(refuses: Refuses, home: Path) -> None:
     run = json.loads((home / "run" / "report.json").read_text())["recipe"]
     flags = [

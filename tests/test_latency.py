@@ -19,7 +19,7 @@ from prunekit.errors import FileError, TableError
 from prunekit.graph import LayerShape
 from prunekit.latency import Entry, LatencyTable, Network, Protocol, Sample, Surface
 from prunekit.latency.surface import pad
-from prunekit.latency.table import Calibration
+from prunekit.latency.table import LEAST_SHARE, Calibration
 from prunekit.profiling import HarvestPlan
 from prunekit.target import Environment, Target
 
@@ -242,6 +242,16 @@ def test_predictions_add_up_and_carry_their_range():
     )
     assert found.ms < pk.predict(graph, pk.ChannelPlan.dense(graph), table).ms
     assert total(graph, plan.widths, LatencyCost(table)) == pytest.approx(found.ms)
+
+
+def test_no_layer_is_free_and_no_interval_is_reversed_where_calls_cost_less_than_nothing():
+    graph = pk.trace(Residual().eval(), image(16))
+    table = table_for(graph)
+    usual = table.layer_us(graph.layers[0], 3, 8)
+    odd = replace(table, calibration=Calibration(1.0, -1e3, factor=400.0))
+    assert odd.layer_us(graph.layers[0], 3, 8) == pytest.approx(LEAST_SHARE * usual)
+    found = pk.predict(graph, pk.ChannelPlan.dense(graph), odd)
+    assert 0 <= found.low_ms < found.ms < found.high_ms
 
 
 def test_a_table_of_a_narrower_model_is_refused():

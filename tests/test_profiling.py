@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -20,7 +22,7 @@ from torch import nn
 
 import prunekit as pk
 from prunekit.artifact import Artifact
-from prunekit.errors import NoLayerTimesError, TableError
+from prunekit.errors import NoLayerTimesError, TableError, UsageError
 from prunekit.exporting import narrow_onnx
 from prunekit.graph import ChannelGraph, LayerShape
 from prunekit.latency import LatencyTable, merge
@@ -327,9 +329,12 @@ def test_a_grid_of_single_operators(net, graph, tmp_path: Path, prunekit: Says):
     with pytest.raises(TableError, match="were not watched in networks"):
         merge([table, table])
     # what was measured stays measured, and no more is when the time is over
-    late = replace(plan, max_seconds=0.0)
+    late = replace(plan, max_seconds=0.5)
     kept = grid(net, graph, EXAMPLE, FAKE, plan=late, journal=journal, resume=True)
     assert {e.shape: e.samples for e in kept.entries} == {e.shape: e.samples for e in table.entries}
+    assert kept.protocol.stopped in ("0.5 s", "all rounds")
+    none = replace(plan, max_seconds=0.0)
+    assert grid(net, graph, EXAMPLE, FAKE, plan=none).protocol.stopped == "0 s"
 
 
 class Silent(Fake):
@@ -359,7 +364,7 @@ def test_the_command_falls_back_and_says_so(device: Be, prunekit: Says, home: Pa
     device(Silent)
     status, out, err = prunekit("profile", "net.py:tiny", *ON_FAKE, "--rounds", 1, "-o", "t.json")
     assert (status, out) == (0, "latency table: t.json\n")
-    assert "differences of whole networks are taken" in err
+    assert "differences of whole networks are taken, 24 of them" in err
     assert LatencyTable.load(home / "t.json").protocol.source == "differences"
 
 
@@ -378,6 +383,15 @@ def test_the_command_falls_back_and_says_so(device: Be, prunekit: Says, home: Pa
         (
             ("--source", "harvest", "--transfer", "table.json"),
             "--source harvest does not go with --transfer; drop one",
+        ),
+        (
+            ("--source", "grid", "--nets", 6),
+            "--nets does not go with --source grid, which measures for --max-seconds; drop one",
+        ),
+        (("--source", "grid", "--rounds", 8), "--rounds does not go with --source grid"),
+        (
+            ("--source", "differences", "--nets", 6),
+            "--source differences needs --nets 24 or more, not 6",
         ),
         (("--target-error", "2"), "cannot read --target-error '2'; write a percentage such as"),
         (("--target-error", "x%"), "cannot read --target-error 'x%'"),
@@ -412,6 +426,66 @@ def test_a_fallback_is_resumed_as_what_it_is(device: Be, prunekit: Says, home: P
     status, _, err = prunekit(*command, "--resume")
     assert status == 0
     assert "profile: 1 rounds taken from" in err
+
+
+@pytest.mark.parametrize(
+    ("line", "damage"),
+    [
+        (0, "123"),
+        (1, "123"),
+        (1, '{"round": 3}'),
+        (0, {"probe": {"granularity": "wide"}}),
+        (0, {"source": "guess"}),
+    ],
+)
+def test_a_damaged_journal_is_named(line, damage, prunekit: Says, home: Path):
+    journal = home / "t.json.journal.jsonl"
+    command = ("profile", "net.py:tiny", *ON_FAKE, "--nets", 4, "--rounds", 3, "-o", "t.json")
+    append = Journal.append
+
+    def stop(own: Journal, row: dict) -> None:
+        append(own, row)
+        if row["round"] == 1:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "append", stop)
+        assert prunekit(*command)[0] == 130
+    lines = journal.read_text().splitlines()
+    head = json.loads(lines[0])
+    lines[line] = damage if isinstance(damage, str) else json.dumps(head | damage)
+    journal.write_text("\n".join(lines) + "\n")
+    status, _, err = prunekit(*command, "--resume")
+    assert status == 2
+    said = f"damaged at line {line + 1}; remove it to start again"
+    assert err.splitlines()[-1] == f"prunekit: journal t.json.journal.jsonl is {said}"
+    assert journal.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"nets": 1}, "`nets` is 1; the least is 2"),
+        ({"rounds": 0}, "`rounds` is 0; the least is 1"),
+        ({"turns": 0}, "`turns` is 0; the least is 1"),
+        ({"seed": -1}, "`seed` is -1; the least is 0"),
+        ({"shard": (3, 2)}, "`shard` is (3, 2); write (1, 4) to (4, 4)"),
+        ({"max_seconds": math.nan}, "`max_seconds` nan"),
+        ({"target_error": -1.0}, "`target_error` -1"),
+    ],
+)
+def test_plans_that_measure_nothing_sensible_are_refused(change, message):
+    with pytest.raises(UsageError) as caught:
+        HarvestPlan(**change)
+    assert message in str(caught.value)
+
+
+def test_a_target_may_be_text_and_a_granularity_is_at_least_one(net, graph, device: Be):
+    plan = HarvestPlan(nets=4, rounds=1)
+    assert harvest(net, graph, EXAMPLE, "fake", plan=plan).target == FAKE
+    for measure in (harvest, grid, differences):
+        with pytest.raises(UsageError, match="`granularity` is -3; the least is 1"):
+            measure(net, graph, EXAMPLE, "fake", plan=plan, granularity=-3)
 
 
 def test_a_round_that_only_the_dense_network_knows_is_told(net, graph):

@@ -100,6 +100,27 @@ def test_profile(prunekit: Says, home: Path) -> None:
     assert not half_written(home)
 
 
+def test_a_finished_profile_is_not_of_other_settings(prunekit: Says, home: Path) -> None:
+    profile = ("profile", "net.py:tiny", *ON_FAKE, "--nets", 4, "--rounds", 3, "-o", "table.json")
+    table = (home / "table.json").read_bytes()
+    for more, said in (
+        (("--seed", 9), "`seed` was 0 and is 9 now"),
+        (("--nets", 6), "`nets` was 4 and is 6 now"),
+        (("--rounds", 2), "`rounds` was 3 and is 2 now"),
+        (("--granularity", 4), "`granularity` was 8 and is 4 now"),
+        (("--source", "grid"), "`source` was harvest and is grid now"),
+        (("--transfer", "table.json"), "`transfer` was None and is fake device, 1, "),
+    ):
+        rest = [a for a in profile if "grid" not in more or a not in ("--nets", 4, "--rounds", 3)]
+        status, out, err = prunekit(*rest, "--resume", *more)
+        assert (status, out) == (2, "")
+        assert f"prunekit: latency table table.json is of another profile: {said}" in err
+        assert err.endswith("; remove it or profile without --resume\n")
+    assert prunekit(*profile, "--resume")[0] == 0
+    assert prunekit(*profile, "--resume", "--source", "harvest", "--granularity", 8)[0] == 0
+    assert (home / "table.json").read_bytes() == table
+
+
 def test_profile_of_prune(prunekit: Says, home: Path) -> None:
     command = (
         *("prune", "net.py:tiny", *ON_FAKE, "--epochs", 0, "--profile-nets", 4, "--granularity", 8),

@@ -60,6 +60,65 @@ def test_a_sweep_profiles_where_it_has_no_table(prunekit: Says, home: Path):
     assert err == "prunekit: output new.json exists; use --overwrite or another -o\n"
 
 
+def test_a_sweep_does_not_write_over_its_own_files(prunekit: Says, home: Path):
+    table = (home / "table.json").read_bytes()
+    for flags, message in (
+        (("-o", "same.html", "--plot", "same.html"), "--output and --plot are both same.html"),
+        (("-o", "table.json", "--overwrite"), "--table and --output are both table.json"),
+        (("-o", home / "table.json", "--overwrite"), "--table and --output are both"),
+    ):
+        status, out, err = prunekit(*SWEEP, *flags)
+        assert (status, out) == (2, "")
+        assert message in err
+        assert err.endswith("; give two files\n")
+    assert (home / "table.json").read_bytes() == table
+    assert not (home / "same.html").exists()
+
+
+def test_a_failed_sweep_names_the_profile_it_keeps(prunekit: Says, home: Path, monkeypatch):
+    sweep = ("sweep", "net.py:tiny", *ON_FAKE, "-o", "new.json", "--points", 3)
+    with monkeypatch.context() as patch:
+        patch.setattr("prunekit.pipeline.sweep.dense_scores", raising(InfeasibleError("no")))
+        status, _, err = prunekit(*sweep)
+    assert status == 1
+    assert err.splitlines()[-1] == "prunekit: no; the profile is kept: --table new-table.json"
+    status, _, err = prunekit(*sweep)
+    assert status == 2
+    assert err == (
+        "prunekit: the profile of an earlier sweep is at new-table.json; use it (--table "
+        "new-table.json), --overwrite or another -o\n"
+    )
+    assert prunekit(*sweep, "--table", "new-table.json")[0] == 0
+
+
+def raising(error: Exception):
+    def call(*_: object) -> None:
+        raise error
+
+    return call
+
+
+@pytest.mark.parametrize("command", ["profile", "sweep"])
+def test_a_granularity_wider_than_every_group_is_refused(command, prunekit: Says, home: Path):
+    flags = ("-o", "new.json", "--granularity", 100)
+    status, out, err = prunekit(command, "net.py:tiny", *ON_FAKE, *flags)
+    assert (status, out) == (2, "")
+    assert err == (
+        "prunekit: nothing can be pruned at granularity 100, the widest prunable group has 32 "
+        "channels; take a smaller one\n"
+    )
+    assert not list(home.glob("new*"))
+
+
+def test_a_sweep_ends_at_the_smallest_plan_with_every_solver(prunekit: Says, home: Path):
+    for solver in ("joint", "knapsack", "greedy", "uniform"):
+        assert prunekit(*SWEEP, "--points", 3, "--solver", solver, "-o", f"{solver}.json")[0] == 0
+        found = load_json(home / f"{solver}.json", Sweep, "sweep", 1)
+        table = LatencyTable.load(home / "table.json")
+        last = found.points[-1]
+        assert all(width <= table.granularity for width in last.widths.values() if width != 10)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -248,6 +248,20 @@ def test_gpus_of_one_kind_share_a_table():
         merge([numbered[0], made(0, 4, target=Target("torch"))])
 
 
+def test_an_error_that_is_not_known_is_not_zero(prunekit: Says, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("prunekit.latency.shipped.FOLDERS", (tmp_path,))
+    for number in range(2):
+        made(number, 1).save(f"{number}.json")
+    *merged, out = ("table", "merge", "0.json", "1.json", "-o", "a.json", "--json")
+    assert json.loads(prunekit(*merged, out)[1])["mape"] is None
+    shown = json.loads(prunekit("table", "show", "a.json", "--json")[1])["calibration"]
+    assert (shown["mape"], shown["worst"], shown["nets"]) == (None, None, 0)
+    listed = json.loads(prunekit("table", "list", "--json")[1])
+    assert {(row["mape"], row["worst"]) for row in listed.values()} == {(None, None)}
+    assert prunekit("table", "list")[1].count("unknown") == 6
+
+
 def test_merge_on_the_command_line(prunekit: Says, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for number in range(3):
@@ -294,9 +308,33 @@ def test_shards_together_are_the_whole_profile(net, graph, device):
     assert predicted(joined, graph) == pytest.approx(predicted(whole, graph), rel=1e-9)
     assert joined.calibration.nets == whole.calibration.nets
     assert joined.calibration.mape == pytest.approx(whole.calibration.mape, rel=1e-6)
-    assert joined.protocol.shards == ("1/3", "2/3", "3/3")
+    (profiled,) = {shard.partition("/")[2] for shard in joined.protocol.shards}
+    assert profiled.startswith("3 of net (")
+    assert joined.protocol.shards == tuple(f"{number}/{profiled}" for number in (1, 2, 3))
     assert (joined.protocol.missing_shards, whole.protocol.missing_shards) == ((), ())
-    assert merge([shards[2], shards[0], whole]).protocol.missing_shards == ("2/3",)
+    assert merge([shards[2], shards[0], whole]).protocol.missing_shards == (f"2/{profiled}",)
+
+
+def test_shards_of_two_profiles_do_not_make_up_for_each_other(net, graph, device):
+    first = profile(net, graph, (1, 2))
+    plan = replace(QUICK, shard=(2, 2), seed=1)
+    other = harvest(net, graph, EXAMPLE, FAKE, plan=plan, name="net")
+    here, there = (table.protocol.shards[0].partition("/")[2] for table in (first, other))
+    missing = merge([first, other]).protocol.missing_shards
+    assert here != there
+    assert {*missing} == {f"2/{here}", f"1/{there}"}
+
+
+def test_a_model_at_two_inputs_has_two_dense_networks(net, graph, device):
+    """They have one name, and all else is relative to them."""
+    wide = torch.zeros(1, 3, 48, 48)
+    small = profile(net, graph)
+    device(slower=5.0)
+    large = harvest(net, pk.trace(net, wide), wide, FAKE, plan=QUICK, name="net")
+    renamed = replace(large, networks=tuple(replace(n, model="other") for n in large.networks))
+    joined, apart = merge([small, large]), merge([small, renamed])
+    assert joined.calibration.mape == pytest.approx(apart.calibration.mape, rel=1e-6)
+    assert joined.calibration.nets == small.calibration.nets + large.calibration.nets
 
 
 def test_shards_with_noise_predict_within_the_noise(net, graph, device):
@@ -810,6 +848,14 @@ def test_shipped_tables_are_found_by_name(prunekit: Says, home: Path, monkeypatc
     status, _, err = prunekit("table", "show", "other")
     assert status == 2
     assert err.startswith("prunekit: cannot read latency table other")
+
+
+def test_no_layer_of_a_table_in_the_checkout_is_free_however_narrow():
+    for path in shipped_tables():
+        table = LatencyTable.load(path)
+        for entry in table.entries:
+            calls = {(1, 1), *((s.cin, s.cout) for s in entry.samples)}
+            assert table.shape_us(entry.shape, *np.array([*calls]).T).min() > 0, path.name
 
 
 def test_tables_in_the_checkout_can_be_read():

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prunekit.benching import FEWEST_ROUNDS, LOOKS
 from prunekit.errors import UsageError
 from prunekit.timing import (
     Measurement,
@@ -44,6 +45,17 @@ def coverage(truth, rounds, times, confidence=0.95, **facts):
 @pytest.mark.parametrize("rounds", [8, 15, 40, 120])
 def test_interval_of_a_ratio_covers_it_while_the_machine_drifts_and_changes_state(rounds):
     assert coverage(1.1, rounds, 300, ratio=1.1, drift=0.3) >= 0.93
+
+
+@pytest.mark.parametrize("rounds", range(FEWEST_ROUNDS, 9))
+def test_the_interval_of_few_rounds_misses_no_more_often_than_it_says(rounds):
+    rng = np.random.default_rng(rounds)
+    for confidence in (0.95, 0.99, 1 - 0.01 / LOOKS):
+        missed = 0
+        for values in rng.standard_normal((1000, rounds)):
+            low, high = median_interval(values, confidence)
+            missed += not low <= 0 <= high
+        assert missed / 1000 <= 1 - confidence
 
 
 @pytest.mark.parametrize("rounds", [25, 100])

@@ -42,8 +42,8 @@ def check(
         typer.Option("--baseline", help="An artifact, or the report.json of the run it is from."),
     ] = None,
     threshold: Annotated[
-        float, typer.Option(min=0.001, help="How much slower is too slow (0.05: 5 %).")
-    ] = 0.05,
+        str, typer.Option(metavar="SHARE", help="How much slower is too slow: 5% or 0.05.")
+    ] = "5%",
     confidence: Annotated[
         float, typer.Option(min=0.5, max=0.9999, help="How sure a pass or a failure is.")
     ] = 0.99,
@@ -65,11 +65,12 @@ def check(
     set_verbosity(verbose, quiet)
     from prunekit.errors import UsageError
     from prunekit.pipeline.gate import Limits, check_against_artifact, check_against_report
+    from prunekit.reading import parse_share
     from prunekit.target import Target
 
     if baseline is None:
         raise UsageError("check needs --baseline FILE, an artifact or a report.json")
-    limits = Limits(threshold, confidence, max_seconds)
+    limits = Limits(parse_share(threshold, "--threshold"), confidence, max_seconds)
     if baseline.suffix == ".json":
         for flag in ("target", "batch", "threads"):
             source = context.get_parameter_source(flag)

@@ -177,6 +177,19 @@ def refuse_existing(path: Path, overwrite: bool, resume: bool = False) -> None:
         raise UsageError(f"output {path} exists; use --overwrite or another -o")
 
 
+def refuse_same(**files: Path | None) -> None:
+    """Files that a command reads or writes must be different ones; they go by their flags."""
+    from prunekit.errors import UsageError
+
+    known: dict[Path, str] = {}
+    for name, path in files.items():
+        if path is None:
+            continue
+        other = known.setdefault(path.resolve(), name)
+        if other != name:
+            raise UsageError(f"--{other} and --{name} are both {path}; give two files")
+
+
 @contextmanager
 def resumable(output: Path) -> Iterator[None]:
     """What stops a run inside the block says what is kept in ``output`` and how to go on."""

@@ -59,7 +59,9 @@ def profile(
             min=4, help="Networks to measure, dense included; default: 12, or 5 with --transfer."
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds that each network is in.")] = 8,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Rounds that each network is in; default: 8.")
+    ] = None,
     max_seconds: Seconds = 120.0,
     target_error: Annotated[
         str,
@@ -110,8 +112,9 @@ def profile(
     from prunekit.pipeline.folder import rounds_in
     from prunekit.pipeline.recipe import Recipe, make_recipe, parse_shape
     from prunekit.pipeline.setup import set_up
-    from prunekit.pipeline.tables import SOURCES, load_table, make_table
+    from prunekit.pipeline.tables import SOURCES, finished_table, make_table
     from prunekit.profiling import HarvestPlan
+    from prunekit.profiling.differences import LEAST_NETS
     from prunekit.profiling.sharding import parse_shard, shard_path
     from prunekit.profiling.transferring import TRANSFER_NETS
     from prunekit.ranks import world
@@ -131,6 +134,13 @@ def profile(
         raise UsageError(f"unknown --source {source!r}; known: {known}")
     if source in ("grid", "differences") and shard is not None:
         raise UsageError(f"--source {source} does not go with --shard; drop one")
+    if source == "grid" and (nets is not None or rounds is not None):
+        raise UsageError(
+            f"{'--nets' if nets is not None else '--rounds'} does not go with --source grid, which "
+            "measures for --max-seconds; drop one"
+        )
+    if source == "differences" and nets is not None and nets < LEAST_NETS:
+        raise UsageError(f"--source differences needs --nets {LEAST_NETS} or more, not {nets}")
     if source != "auto" and transfer is not None:
         raise UsageError(f"--source {source} does not go with --transfer; drop one")
     wanted_error = parse_percent(target_error, "--target-error")
@@ -160,7 +170,7 @@ def profile(
     count = nets or (HarvestPlan.nets if transfer is None else TRANSFER_NETS)
     plan = HarvestPlan(
         count,
-        rounds,
+        rounds or HarvestPlan.rounds,
         max_seconds=max_seconds,
         seed=seed,
         shard=part,
@@ -170,7 +180,7 @@ def profile(
     try:
         finished = resume and path.exists() and not journal.exists()
         table = (
-            load_table(path, job.graph, job.target)
+            finished_table(path, job.graph, job.target, plan, granularity, source, origin)
             if finished
             else make_table(
                 job.module,
@@ -195,7 +205,6 @@ def profile(
             else "interrupted before a round was finished; nothing is kept"
         ) from None
     if json:
-        calibration = table.calibration
         print_json(
             {
                 "table": str(path),
@@ -209,8 +218,7 @@ def profile(
                 "drift": table.protocol.drift,
                 "disturbed": table.protocol.disturbed,
                 "dense_ms": table.networks[0].end_to_end_us / 1e3,
-                "mape": calibration.mape,
-                "worst": calibration.worst,
+                **table.calibration.errors,
             }
         )
     else:

@@ -26,6 +26,7 @@ from prunekit.cli.common import (
     print_table,
     print_text,
     refuse_existing,
+    refuse_same,
     set_verbosity,
 )
 
@@ -75,7 +76,7 @@ def sweep(
     set_verbosity(verbose, quiet)
     from dataclasses import asdict
 
-    from prunekit.errors import UsageError
+    from prunekit.errors import PrunekitError, UsageError
     from prunekit.pipeline.recipe import make_recipe
     from prunekit.pipeline.setup import set_up
     from prunekit.pipeline.sweep import check
@@ -88,8 +89,14 @@ def sweep(
     if plot is not None and plot.suffix != ".html":
         raise UsageError(f"cannot draw {plot}; use a .html file")
     own = output.with_name(f"{output.stem}-table.json")
-    for path in (output, *([plot] if plot else []), *([own] if table is None else [])):
+    refuse_same(table=table or own, output=output, plot=plot)
+    for path in (output, *([plot] if plot else [])):
         refuse_existing(path, overwrite, False)
+    if table is None and own.exists() and not overwrite:
+        raise UsageError(
+            f"the profile of an earlier sweep is at {own}; use it (--table {own}), --overwrite or "
+            "another -o"
+        )
     recipe = make_recipe(
         {
             "model": model,
@@ -130,7 +137,12 @@ def sweep(
     except KeyboardInterrupt:
         journal.unlink(missing_ok=True)  # a sweep is short enough to begin again
         raise
-    found = run_sweep(job, known, points)
+    try:
+        found = run_sweep(job, known, points)
+    except PrunekitError as error:
+        if table is not None:
+            raise
+        raise type(error)(f"{error}; the profile is kept: --table {own}") from error
     save_json(output, found, "sweep", 1)
     if plot is not None:
         write_text(plot, sweep_html(found))

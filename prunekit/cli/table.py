@@ -54,8 +54,7 @@ def list_shipped(json: Json = False) -> None:
                     "target": table.target.describe(),
                     "device": table.environment.device_name,
                     "runtime": table.environment.runtime_version,
-                    "mape": table.calibration.mape,
-                    "worst": table.calibration.worst,
+                    **table.calibration.errors,
                 }
                 for path, table in found
             }
@@ -69,8 +68,10 @@ def list_shipped(json: Json = False) -> None:
                 path.stem,
                 table.target.describe(),
                 f"{table.environment.device_name}, {table.environment.runtime_version}",
-                f"{table.calibration.mape:.1%}",
-                f"{table.calibration.worst:.1%}",
+                *(
+                    "unknown" if error is None else f"{error:.1%}"
+                    for error in table.calibration.errors.values()
+                ),
             )
             for path, table in found
         ],
@@ -98,7 +99,7 @@ def merge(
     calibration = table.calibration
     if missing := table.protocol.missing_shards:
         say(
-            f"note: of divided profiles {', '.join(missing)} "
+            f"note: shard{'' if len(missing) == 1 else 's'} {', '.join(missing)} "
             f"{'is' if len(missing) == 1 else 'are'} missing; the table holds what the others "
             "measured, and can be merged with the rest later"
         )
@@ -112,8 +113,7 @@ def merge(
                 "entries": len(table.entries),
                 "networks": len(table.networks),
                 "sessions": len({net.session for net in table.networks}),
-                "mape": calibration.mape,
-                "worst": calibration.worst,
+                **calibration.errors,
             }
         )
         return
@@ -247,7 +247,7 @@ def show(
                 "protocol": asdict(table.protocol),
                 "granularity": table.granularity,
                 "probe": asdict(table.probe) if table.probe else None,
-                "calibration": asdict(calibration),
+                "calibration": asdict(calibration) | calibration.errors,
                 "networks": [asdict(net) for net in table.networks],
                 "entries": [
                     {"shape": str(entry.shape), "samples": [asdict(s) for s in entry.samples]}

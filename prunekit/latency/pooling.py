@@ -28,12 +28,13 @@ def pooled(
 ) -> tuple[tuple[Entry, ...], tuple[Network, ...]]:
     """Entries and networks at one speed, networks of equal structure as one, in order.
 
-    What was measured in one session is as it was.
+    Sessions with one dense network go by the name of the first of them: they are of one model, with
+    one input. What was measured in one session is as it was.
     """
     if len({net.session for net in networks}) < 2:
         return entries, networks
     found = structures(entries, len(networks))
-    slower = _slowness(found, networks)
+    slower, first = _slowness(found, networks), _first_alike(found, networks)
     factors = [slower.get(net.session, 1.0) for net in networks]
     number_of: dict[Structure, int] = {}
     for structure in found:
@@ -41,7 +42,8 @@ def pooled(
     numbers = [number_of[structure] for structure in found]
     copies: dict[int, list[Network]] = defaultdict(list)
     for net, number, factor in zip(networks, numbers, factors, strict=True):
-        copies[number].append(_slowed(net, factor))
+        alike = replace(net, session=first.get(net.session, net.session))
+        copies[number].append(_slowed(alike, factor))
     return (
         tuple(
             replace(entry, samples=_pool_samples(entry.samples, numbers, factors))
@@ -72,6 +74,16 @@ def _slowness(found: list[Structure], networks: tuple[Network, ...]) -> dict[str
         middle = median(times.values())
         slower.update({session: us / middle for session, us in times.items()})
     return slower
+
+
+def _first_alike(found: list[Structure], networks: tuple[Network, ...]) -> dict[str, str]:
+    """The first session with the same dense network, for every session."""
+    first: dict[Structure, str] = {}
+    return {
+        net.session: first.setdefault(structure, net.session)
+        for structure, net in zip(found, networks, strict=True)
+        if net.kept >= 1
+    }
 
 
 def _slowed(net: Network, factor: float) -> Network:

@@ -103,7 +103,7 @@ def _staircase(table: LatencyTable, entry: Entry, side: Literal["in", "out", "bo
         cout = out_full if side == "in" else sample.cout
         here = float(table.shape_us(shape, cin, cout))
         predicted = float(table.shape_us(shape, sample.cin, sample.cout))
-        measured = table.calibration.scale * sample.us + table.calibration.per_call_us
+        measured = float(table.calibration.call_us(sample.us))
         carried = here * measured / predicted if min(here, predicted) > 0 else here
         there = (cin, cout) == (sample.cin, sample.cout)
         spots.append(Spot(width, carried, sample.cin, sample.cout, measured, predicted, there))

@@ -27,6 +27,8 @@ It grows with the root of a network's time, so that it is relatively larger for 
 """
 TINY = 0.12
 """Networks below this share of the dense one's latency do not calibrate."""
+LEAST_SHARE = 0.05
+"""Of its scaled time, which a layer's call costs at least, however much is taken off per call."""
 DENSE_WEIGHT = 20.0
 """The dense network is measured in more rounds and placements, and all else is relative to it."""
 CONFIDENCE = 0.9
@@ -39,7 +41,8 @@ class Protocol:
 
     ``drift`` is by how much the device's speed changed from round to round (slowest over fastest,
     less one), ``disturbed`` the share of runs that other processes interrupted. ``shards`` are the
-    parts of a divided profile that are in it, such as ``2/4``.
+    parts of divided profiles that are in it, such as ``2/4 of zoo:resnet20 (0f9c11d2)``. ``asked``
+    are the networks and rounds that the profile was to have, None of a grid and of joined tables.
     """
 
     source: str
@@ -51,12 +54,17 @@ class Protocol:
     drift: float = 0.0
     disturbed: float = 0.0
     shards: tuple[str, ...] = ()
+    asked: tuple[int, int] | None = None
 
     @property
     def missing_shards(self) -> tuple[str, ...]:
         """The other parts of every divided profile of which some are here."""
-        counts = sorted({int(shard.partition("/")[2]) for shard in self.shards})
-        every = [f"{number}/{count}" for count in counts for number in range(1, count + 1)]
+        profiles = sorted({shard.partition("/")[2] for shard in self.shards})
+        every = [
+            f"{number}/{profile}"
+            for profile in profiles
+            for number in range(1, int(profile.split()[0]) + 1)
+        ]
         return tuple(shard for shard in every if shard not in self.shards)
 
 
@@ -103,6 +111,7 @@ class Calibration:
     """End to end = sum over layer calls of scale x profiled time + per_call_us.
 
     ``per_call_us`` is negative as a rule: watching a kernel costs the profiler a few microseconds.
+    No call costs less than :data:`LEAST_SHARE` of its scaled time.
     ``mape`` and ``worst`` are the errors of nets left out of the fit. ``factor`` turns a
     prediction's standard deviation into half the width of its 90 % interval: what Student's t asks
     for, times how much larger those errors were than the deviations said.
@@ -128,11 +137,22 @@ class Calibration:
             factor=max(0.5, quantile * float(np.sqrt(np.mean(np.square(scaled))))),
         )
 
+    @property
+    def errors(self) -> dict[str, float | None]:
+        """``mape`` and ``worst``, None where no network was left out."""
+        known = self.nets > 0
+        return {"mape": self.mape if known else None, "worst": self.worst if known else None}
+
     def __str__(self) -> str:
         """The error in words."""
         if not self.nets:
             return "error on networks left out unknown, too few networks"
         return f"error on networks left out {self.mape:.1%}, worst {self.worst:.1%}"
+
+    def call_us(self, profiled_us: ArrayLike) -> NDArray[np.float64]:
+        """End-to-end microseconds of one call of a layer that was profiled to take so long."""
+        scaled = self.scale * np.asarray(profiled_us, dtype=np.float64)
+        return np.maximum(scaled + self.per_call_us, LEAST_SHARE * scaled)
 
     def half_width(self, deviation: float, size: float, drift: float = 0.0) -> float:
         """Half of the relative 90 % interval of a network ``size`` times the dense one's latency.
@@ -199,7 +219,7 @@ class LatencyTable:
         surface = self.surfaces.get(shape)
         if surface is None:
             raise TableError(f"no timing for {shape} in the latency table for {self.target}")
-        return self.calibration.scale * surface.us(cin, cout) + self.calibration.per_call_us
+        return self.calibration.call_us(surface.us(cin, cout))
 
     def layer_us(self, layer: Layer, cin: ArrayLike, cout: ArrayLike) -> NDArray[np.float64]:
         """Microseconds of all calls of ``layer`` at the given widths, end-to-end calibrated."""
@@ -346,8 +366,8 @@ def _calibration(
         return _fit_line(sums[among], calls[among], measured[among], weights[among])
 
     fastest = {
-        min((n for n, net in enumerate(networks) if net.model == model), key=measured.__getitem__)
-        for model in {net.model for net in networks}
+        min((n for n in range(len(networks)) if dense[n] == whole_one), key=measured.__getitem__)
+        for whole_one in {*dense.tolist()}
     }
     errors, scaled = [], []
     for left_out in range(1, len(networks)) if len(networks) >= 4 else ():
@@ -368,10 +388,15 @@ def _dense_of(networks: Sequence[Network]) -> NDArray[np.int64]:
     """The number of the dense network of the same model, for every network: its slowest one."""
     slowest: dict[str, int] = {}
     for number, net in enumerate(networks):
-        known = slowest.setdefault(net.model, number)
+        known = slowest.setdefault(_model_of(net), number)
         if net.end_to_end_us > networks[known].end_to_end_us:
-            slowest[net.model] = number
-    return np.array([slowest[net.model] for net in networks])
+            slowest[_model_of(net)] = number
+    return np.array([slowest[_model_of(net)] for net in networks])
+
+
+def _model_of(net: Network) -> str:
+    """What all networks of one model at one input share; pooled sessions of one are one session."""
+    return net.session or net.model
 
 
 def deviation_of(of_layers: float, size: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from prunekit.artifact import Artifact
@@ -30,4 +31,4 @@ def open_artifact(path: str | Path, target: Target, base: str | None = None) -> 
     if plan.base is None or not plan.base.input_shapes:
         raise UsageError(f"{path} does not say its input shape; time its model.onnx instead")
     example = example_input("x".join(map(str, plan.base.input_shapes[0])))
-    return live_artifact(load(path, base), example)
+    return replace(live_artifact(load(path, base), example), path=str(path))

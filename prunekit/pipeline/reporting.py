@@ -144,8 +144,7 @@ def make_report(
             source=table.protocol.source,
             nets=table.protocol.nets,
             rounds=table.protocol.rounds,
-            mape=table.calibration.mape,
-            worst=table.calibration.worst,
+            **table.calibration.errors,
         ),
         widths={
             group.id: (group.size, allocation.widths[group.id])

@@ -47,7 +47,8 @@ def sweep(job: Job, table: LatencyTable, points: int) -> Sweep:
         )
 
     step = recipe.granularity or table.granularity
-    least = solve(1.0, graph.smallest_widths(step)).ratio
+    smallest = solve(1.0, graph.smallest_widths(step))
+    least = smallest.ratio
     if least >= 0.95:
         raise InfeasibleError(
             f"the smallest plan is predicted to take {least:.1%} of the dense latency; there is "
@@ -56,9 +57,9 @@ def sweep(job: Job, table: LatencyTable, points: int) -> Sweep:
     found: list[SweepPoint] = []
     for share in track(np.linspace(0.95, least, points).tolist(), "solving", points):
         try:
-            allocation = solve(min(1.0, share * (1 + 1e-9)))
-        except InfeasibleError:  # by rounding, at the smallest
-            continue
+            allocation = solve(min(1.0, share + 1e-9))
+        except InfeasibleError:  # for a solver that rounds costs up
+            allocation = smallest
         if not found or allocation.widths != found[-1].widths:
             found.append(_point(graph, table, share, allocation))
     dense = graph.dense_widths

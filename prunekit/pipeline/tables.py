@@ -13,12 +13,14 @@ from prunekit.latency import LatencyTable
 from prunekit.latency.shipped import find_table
 from prunekit.pipeline.folder import rounds_in
 from prunekit.profiling import HarvestPlan, differences, grid, harvest, transfer
-from prunekit.profiling.journal import head_of
+from prunekit.profiling.differences import LEAST_NETS
+from prunekit.profiling.journal import damaged, head_of, refuse_other
 from prunekit.profiling.locking import locked
 from prunekit.progress import say
 from prunekit.runtimes import runtime_for
-from prunekit.target import Target
+from prunekit.target import Environment, Target
 
+AUTO = ("harvest", "differences")
 SOURCES = {"harvest": harvest, "grid": grid, "differences": differences}
 """Where a table's layer times come from; ``auto`` is harvest, and differences where that fails."""
 
@@ -31,6 +33,51 @@ def load_table(path: str | Path, graph: ChannelGraph, target: Target) -> Latency
     table = LatencyTable.load(find_table(path))
     table.check(graph, target, runtime_for(target).environment(target))
     return table
+
+
+def finished_table(
+    path: Path,
+    graph: ChannelGraph,
+    target: Target,
+    plan: HarvestPlan,
+    granularity: int | None,
+    source: str,
+    origin: LatencyTable | None,
+) -> LatencyTable:
+    """The table of a profile that has ended already, refused if it had other settings."""
+    table = load_table(path, graph, target)
+    how = table.protocol
+    there = None if origin is None else origin.origin or origin.environment
+    was: dict[str, Any] = {
+        "model": " ".join(table.models),
+        "transfer": _device_of(table.origin),
+        "granularity": table.granularity,
+        "seed": how.seed,
+        "shards": [shard.split()[0] for shard in how.shards],
+    }
+    now: dict[str, Any] = {
+        "model": graph.fingerprint,
+        "transfer": _device_of(there),
+        "granularity": granularity or table.granularity,
+        "seed": plan.seed,
+        "shards": [] if plan.shard == (1, 1) else ["{}/{}".format(*plan.shard)],
+    }
+    if origin is not None:  # its models come with the layers
+        del was["model"], now["model"]
+    elif source != "auto" or how.source not in AUTO:
+        was["source"], now["source"] = how.source, source
+    if how.asked is not None:
+        least = LEAST_NETS if how.source == "differences" else 0
+        was |= {"nets": how.asked[0], "rounds": how.asked[1]}
+        now |= {"nets": max(plan.nets, least), "rounds": plan.rounds}
+    refuse_other(f"latency table {path}", was, now)
+    return table
+
+
+def _device_of(environment: Environment | None) -> str | None:
+    if environment is None:
+        return None
+    return f"{environment.device_name}, {environment.runtime_version}, {environment.created}"
 
 
 def check_prunable(graph: ChannelGraph, name: str) -> None:
@@ -98,6 +145,8 @@ def _profile(source: str, what: tuple[Any, ...], settings: dict[str, Any]) -> La
     journal: Path | None = settings["journal"]
     if source == "auto" and settings["resume"] and journal is not None:
         source = str(head_of(journal).get("source", source))  # what it was started with
+        if source != "auto" and source not in SOURCES:
+            raise damaged(journal, 1)
     if source != "auto":
         return SOURCES[source](*what, **settings)
     try:
@@ -105,5 +154,9 @@ def _profile(source: str, what: tuple[Any, ...], settings: dict[str, Any]) -> La
     except NoLayerTimesError as error:
         if settings["plan"].shard != (1, 1):
             raise
-        say(f"note: {error.args[0].partition(';')[0]}; differences of whole networks are taken")
+        count = max(settings["plan"].nets, LEAST_NETS)
+        say(
+            f"note: {error.args[0].partition(';')[0]}; differences of whole networks are taken, "
+            f"{count} of them"
+        )
         return differences(*what, **settings | {"resume": False})

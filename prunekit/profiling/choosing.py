@@ -23,7 +23,18 @@ QUICK = Joint(gap=0.02, iterations=12)
 
 
 def sample_plans(graph: ChannelGraph, granularity: int, nets: int, seed: int) -> list[ChannelPlan]:
-    """The dense plan, the smallest one, and random ones from narrow to wide, stages skewed."""
+    """The dense plan, the smallest one, and random ones from narrow to wide, stages skewed.
+
+    Raises UsageError where all of them would be the dense one.
+    """
+    if granularity < 1:
+        raise UsageError(f"`granularity` is {granularity}; the least is 1")
+    if graph.smallest_widths(granularity) == graph.dense_widths:
+        widest = max((group.size for group in graph.groups if group.prunable), default=0)
+        raise UsageError(
+            f"nothing can be pruned at granularity {granularity}, the widest prunable group has "
+            f"{widest} channels; take a smaller one"
+        )
     smallest = ChannelPlan.from_widths(graph, graph.smallest_widths(granularity))
     plans = [ChannelPlan.dense(graph), smallest]
     rng = np.random.default_rng(seed)

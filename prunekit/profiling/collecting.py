@@ -25,6 +25,15 @@ from prunekit.runtimes import Runtime, runtime_for
 from prunekit.surgery import slim
 from prunekit.target import Target
 
+ROW: dict[str, type | tuple[type, ...]] = {
+    "nets": list,
+    "added": list,
+    "seconds": (int, float),
+    "disturbed": (int, float),
+    "end_to_end_ms": list,
+    "layers_us": list,
+}
+"""What a row of the journal has."""
 PATIENCE = 3
 """A network is in so many times the rounds asked for, at most, in wait for calm ones."""
 
@@ -80,7 +89,7 @@ def collect(
     found = Collection(list(plans))
     log = journal_of(journal, graph, target, runtime, wanted, granularity, facts)
     if log is not None:
-        found.rows = log.resume() if resume else []
+        found.rows = log.resume(ROW) if resume else []
         for row in found.rows:
             found.plans += [ChannelPlan.from_widths(graph, widths) for widths in row["added"]]
         if found.rows:

@@ -42,7 +42,7 @@ def differences(
     model: nn.Module,
     graph: ChannelGraph,
     example: Any,
-    target: Target,
+    target: Target | str,
     *,
     plan: HarvestPlan | None = None,
     name: str = "",
@@ -57,6 +57,7 @@ def differences(
     """
     asked = plan or HarvestPlan()
     wanted = replace(asked, nets=max(asked.nets, LEAST_NETS), active=False)
+    target = Target.of(target)
     runtime = runtime_for(target)
     block = granularity or runtime.granularity(target)
     plans = sample_plans(graph, block, wanted.nets, wanted.seed)

@@ -58,7 +58,7 @@ def grid(
     model: nn.Module,
     graph: ChannelGraph,
     example: Any,
-    target: Target,
+    target: Target | str,
     *,
     plan: HarvestPlan | None = None,
     name: str = "",
@@ -72,6 +72,7 @@ def grid(
     batch of operators goes to ``journal`` at once.
     """
     wanted = plan or HarvestPlan()
+    target = Target.of(target)
     runtime = runtime_for(target)
     probed = None if granularity else probe(target, journal, resume)
     block = granularity or (probed.granularity if probed else 1)
@@ -80,20 +81,22 @@ def grid(
     log = journal_of(
         journal, graph, target, runtime, wanted, block, {"source": "grid"} | started_with(probed)
     )
-    samples, batches = _operators(runtime, target, axes, block, wanted, log, resume)
-    entries = entries_of(samples)
     fewer = HarvestPlan(
         nets=TRANSFER_NETS, seed=wanted.seed, max_seconds=NETS_SHARE * wanted.max_seconds
     )
     plans = sample_plans(graph, block, fewer.nets, fewer.seed)
+    samples, batches = _operators(runtime, target, axes, block, wanted, log, resume)
+    entries = entries_of(samples)
     found = collect(
         *(model, graph, example, target, plans, fewer, block, {}),
         journal=None,
         resume=False,
         watched=False,
     )
+    if found.stopped != "all rounds":
+        found.stopped = f"{wanted.max_seconds:g} s"
     slow = speeds(found.rows)
-    how = protocol("grid", found, fewer, slow)
+    how = replace(protocol("grid", found, fewer, slow), asked=None)
     bare = LatencyTable(target, environment, how, block, (graph.fingerprint,), entries, networks=())
     priced = [layers_us(bare, graph, chosen.widths) for chosen in plans]
     networks = networks_of(name, graph, found, slow, priced)
@@ -139,7 +142,11 @@ def _operators(
     """Samples of single operators, batch after batch, and how many batches there were."""
     shapes = sorted(axes, key=str)
     samples: dict[LayerShape, list[Sample]] = {shape: [] for shape in shapes}
-    rows = log.resume() if log is not None and resume else []
+    rows = (
+        log.resume({"operators": list, "seconds": (int, float)})
+        if log is not None and resume
+        else []
+    )
     if log is not None and not rows:
         log.start()
     for row in rows:

@@ -32,7 +32,7 @@ from prunekit.profiling.measuring import (
     typical_us,
 )
 from prunekit.profiling.probing import probe, started_with
-from prunekit.profiling.sharding import share_of
+from prunekit.profiling.sharding import profile_text, share_of
 from prunekit.progress import say
 from prunekit.runtimes import Runtime, runtime_for
 from prunekit.target import Environment, Target
@@ -48,7 +48,7 @@ def harvest(
     model: nn.Module,
     graph: ChannelGraph,
     example: Any,
-    target: Target,
+    target: Target | str,
     *,
     plan: HarvestPlan | None = None,
     name: str = "",
@@ -64,6 +64,7 @@ def harvest(
     :func:`prunekit.latency.merge` joins the tables of all shards.
     """
     wanted = plan or HarvestPlan()
+    target = Target.of(target)
     runtime = runtime_for(target)
     whole = wanted.shard == (1, 1)
     # shards have to agree on the granularity, so that none of them finds its own
@@ -156,7 +157,7 @@ def _table(
     return LatencyTable(
         target=target,
         environment=environment,
-        protocol=protocol("harvest", found, wanted, slow),
+        protocol=protocol("harvest", found, wanted, slow, profile_text(name, graph, wanted, block)),
         granularity=block,
         models=(graph.fingerprint,),
         entries=entries_of(samples),
@@ -171,9 +172,13 @@ def entries_of(samples: Mapping[LayerShape, Sequence[Sample]]) -> tuple[Entry, .
 
 
 def protocol(
-    source: str, found: Collection, wanted: HarvestPlan, slow: NDArray[np.float64]
+    source: str,
+    found: Collection,
+    wanted: HarvestPlan,
+    slow: NDArray[np.float64],
+    profile: str = "",
 ) -> Protocol:
-    """How it was measured, and how steady the device was."""
+    """How it was measured, and how steady the device was; ``profile`` is what shards share."""
     disturbed = [row["disturbed"] for row in found.rows]
     return Protocol(
         source=source,
@@ -184,7 +189,8 @@ def protocol(
         stopped=found.stopped,
         drift=round(float(slow.max() / slow.min() - 1), 4),
         disturbed=round(float(np.mean(disturbed)), 4),
-        shards=() if wanted.shard == (1, 1) else ("{}/{}".format(*wanted.shard),),
+        shards=() if wanted.shard == (1, 1) else ("{}/{} of {}".format(*wanted.shard, profile),),
+        asked=(wanted.nets, wanted.rounds),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunekit.artifact import Artifact
-from prunekit.errors import NoLayerTimesError
+from prunekit.errors import NoLayerTimesError, UsageError
 from prunekit.runtimes import Engine, Profiler, Runtime
 from prunekit.runtimes.racing import switch_counter
 from prunekit.target import Target
@@ -55,6 +56,18 @@ class HarvestPlan:
     target_error: float = 0.0
     turn_ms: float = 12.0
     anew: float = 0.15
+
+    def __post_init__(self) -> None:
+        for name, least in (("nets", 2), ("rounds", 1), ("turns", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"`{name}` is {getattr(self, name)}; the least is {least}")
+        if not 1 <= self.shard[0] <= self.shard[1]:
+            raise UsageError(f"`shard` is {self.shard}; write (1, 4) to (4, 4)")
+        if math.isnan(self.max_seconds) or not self.target_error >= 0:
+            raise UsageError(
+                f"`max_seconds` {self.max_seconds:g} and `target_error` {self.target_error:g} must "
+                "be numbers, the latter at least 0"
+            )
 
 
 class Rounds:

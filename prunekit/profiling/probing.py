@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from prunekit.errors import NoLayerTimesError, PrunekitError
 from prunekit.exporting import lowered_for
 from prunekit.latency.probe import Probe, read_probe
-from prunekit.profiling.journal import head_of
+from prunekit.profiling.journal import damaged, head_of
 from prunekit.profiling.measuring import HarvestPlan, Rounds, layers_us, speeds, typical_us
 from prunekit.profiling.operators import STACK, stack
 from prunekit.progress import say, track
@@ -42,7 +42,10 @@ def probe(target: Target, journal: Path | None = None, resume: bool = False) -> 
     On a runtime that gives no times per layer it is the runtime's usual granularity.
     """
     if resume and journal is not None and (kept := head_of(journal).get("probe")):
-        return TypeAdapter(Probe).validate_python(kept)
+        try:
+            return TypeAdapter(Probe).validate_python(kept)
+        except ValidationError as error:
+            raise damaged(journal, 1) from error
     runtime = runtime_for(target)
     key = f"{target.describe()} {replace(runtime.environment(target), created='')}"
     if key not in _known:

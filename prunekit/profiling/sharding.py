@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from prunekit.errors import UsageError
+from prunekit.graph import ChannelGraph
+from prunekit.profiling.measuring import HarvestPlan
 from prunekit.ranks import leave_the_group
 
 T = TypeVar("T")
@@ -38,6 +41,13 @@ def shard_path(path: Path, shard: Shard) -> Path:
     """``table.json`` as ``table.2of4.json``: every shard writes a file of its own."""
     number, count = shard
     return path.with_name(f"{path.stem}.{number}of{count}{path.suffix}")
+
+
+def profile_text(name: str, graph: ChannelGraph, wanted: HarvestPlan, granularity: int) -> str:
+    """What all shards of one profile are called: the model, and a hash of what they share."""
+    shared = graph.fingerprint, graph.input_shapes, granularity, wanted.nets, wanted.seed
+    digest = hashlib.sha256(repr(shared).encode()).hexdigest()[:8]
+    return f"{name or graph.fingerprint} ({digest})"
 
 
 def share_of(networks: Sequence[T], shard: Shard) -> list[T]:

@@ -25,7 +25,7 @@ def transfer(
     model: nn.Module,
     graph: ChannelGraph,
     example: Any,
-    target: Target,
+    target: Target | str,
     table: LatencyTable,
     *,
     plan: HarvestPlan | None = None,
@@ -41,6 +41,7 @@ def transfer(
     given). Journal and ``resume`` are as in :func:`prunekit.profiling.harvest.harvest`.
     """
     wanted = plan or HarvestPlan(nets=TRANSFER_NETS)
+    target = Target.of(target)
     runtime = runtime_for(target)
     check_transfer(table, graph, target, granularity or runtime.granularity(target))
     plans = sample_plans(graph, table.granularity, wanted.nets, wanted.seed)

@@ -310,7 +310,7 @@ def _facts(report: Report) -> list[tuple[str, Facts]]:
                 ("source", table.source),
                 ("networks", str(table.nets)),
                 ("rounds", str(table.rounds)),
-                ("error on networks left out", f"{table.mape:.1%} (worst {table.worst:.1%})"),
+                ("error on networks left out", table.error),
                 ("this network", f"predicted {latency.predicted_ms:.3f} ms, {_off(off)}"),
             ],
         ),

@@ -117,7 +117,7 @@ def to_markdown(report: Report) -> str:
         f"saliency kept {allocation.value:.1%}",
         f"- training: {flops}, {cost.seconds:.0f} s (dense {cost.dense_seconds:.0f} s)",
         f"- latency table: {table.nets} networks, {table.rounds} rounds; error on networks left "
-        f"out {table.mape:.1%} (worst {table.worst:.1%})",
+        f"out {table.error}",
         f"- predicted {report.latency.predicted_ms:.3f} ms; seed {report.seed}",
         "",
         "## Landing",

@@ -104,13 +104,23 @@ class AttemptPart(Part):
 
 
 class TablePart(Part):
-    """The latency table behind the predictions and its error on networks left out of the fit."""
+    """The latency table behind the predictions and its error on networks left out of the fit.
+
+    None where there were too few.
+    """
 
     source: str
     nets: int
     rounds: int
-    mape: float
-    worst: float
+    mape: float | None
+    worst: float | None
+
+    @property
+    def error(self) -> str:
+        """The error in words."""
+        if self.mape is None or self.worst is None:
+            return "unknown"
+        return f"{self.mape:.1%} (worst {self.worst:.1%})"
 
 
 class ExportPart(Part):

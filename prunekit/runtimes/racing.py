@@ -34,7 +34,9 @@ class Race:
     ) -> None:
         if isinstance(artifacts, (str, Path, Artifact)) or not artifacts:
             raise UsageError("`artifacts` must be a list of at least one artifact or path")
-        self.target = Target.parse(target) if isinstance(target, str) else target
+        if seed < 0:
+            raise UsageError(f"`seed` is {seed}; the least is 0")
+        self.target = Target.of(target)
         self.runtime: Runtime = runtime_for(self.target)
         self.artifacts = tuple(
             item if isinstance(item, Artifact) else Artifact.of_file(item) for item in artifacts
