@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -286,6 +287,18 @@ def test_several_budgets_are_mostly_met_at_their_best():
     assert found > 100
     assert missed == 0
     assert hits >= 0.9 * found
+
+
+def test_milp_takes_a_budget_that_is_met_to_the_last_digit():
+    choice = Variable("g", (8, 11), (0.3, 0.4))
+    terms = tuple(
+        Term(f"t{i}", (), 1, (), 1, lambda _i, _o, c=c: c) for i, c in enumerate((0.1, 0.1, 0.3))
+    )
+    bare = Problem((choice,), terms, 0.0, constant=0.1)
+    problem = replace(bare, budget=bare.cost({"g": 8}))
+    assert compile_graph(problem).fixed_costs[0] > problem.budget  # added up in another order
+    found = Milp().solve(problem)
+    assert (found.status, found.widths) == ("optimal", {"g": 11})
 
 
 def test_milp_agrees_on_a_network_under_two_budgets():

@@ -424,7 +424,8 @@ def test_shards_on_the_command_line(prunekit: Says, home: Path, monkeypatch, dev
     assert (status, json.loads(out)["table"]) == (0, "new.2of2.json")
     status, _, err = prunekit("table", "merge", "new.2of2.json", "table.json", "-o", "part.json")
     assert status == 0
-    assert "of divided profiles 1/2 is missing" in err
+    assert "note: shard 1/2 of net.py:tiny (" in err
+    assert ") is missing; the table holds what the others measured" in err
     status, _, err = prunekit("table", "merge", *sorted(home.glob("new.*")), "-o", "new.json")
     assert status == 0
     assert "missing" not in err

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
-from prunekit.allocation.factors import Graph, compile_graph
+from prunekit.allocation.factors import Graph, Index, compile_graph
+from prunekit.allocation.fill import Fill
 from prunekit.allocation.problem import Array, Problem, Solution, Status, relative_gap
 from prunekit.errors import UsageError
 
@@ -17,6 +19,7 @@ LARGEST = 200_000
 """Variables of a program that is still worth a try."""
 MARGINS = (0.0, 2e-6, 1e-5)
 """HiGHS holds a budget to about a millionth of its largest cost; a plan over it is solved again."""
+ROUNDING = 1e-12
 PRECISION = 1e-6
 """The gap that HiGHS closes at best."""
 
@@ -50,6 +53,8 @@ class Milp:
             )
         budgets = np.array([problem.budget, *(limit.budget for limit in problem.limits)])
         worth = max(float(np.abs(program.value).sum()), 1e-300)
+        dual = -np.inf
+        over: list[Index] = []
         for margin in MARGINS:
             found = milp(
                 -program.value / worth,
@@ -60,13 +65,20 @@ class Milp:
             )
             if found.x is None:
                 break
+            if not over:  # with a margin it would be no bound
+                dual = worth * float(found.mip_dual_bound)
             choice = np.array([int(np.argmax(found.x[part])) for part in program.choices])
             widths = graph.widths(choice)
             if problem.fits(widths):
-                return self._solution(problem, graph, widths, worth * float(found.mip_dual_bound))
+                return self._solution(problem, graph, widths, dual)
+            over.append(choice)
+        least = {v.name: v.widths[0] for v in problem.variables}
+        for widths in (*_repaired(problem, graph, over), least):
+            if problem.fits(widths):
+                return self._solution(problem, graph, widths, dual)
         if found.x is None and found.status != 2:
             raise UsageError(f"HiGHS found no plan within {self.seconds:g} s; use the solver joint")
-        widths = {v.name: v.widths[0] for v in problem.variables}
+        widths = least
         value = problem.value(widths)
         return Solution(widths, value, problem.cost(widths), value, 0.0, "infeasible", "milp")
 
@@ -79,6 +91,17 @@ class Milp:
         gap = relative_gap(value, bound)
         status: Status = "optimal" if gap <= max(self.gap, PRECISION) else "feasible"
         return Solution(widths, value, problem.cost(widths), bound, gap, status, "milp")
+
+
+def _repaired(problem: Problem, graph: Graph, over: list[Index]) -> Iterator[dict[str, int]]:
+    """Plans over the budget by no more than HiGHS allows, lowered under it."""
+    fill = Fill(graph)
+    noise = 1e-9 * (abs(problem.budget) + abs(graph.fixed_costs[0]))
+    for limit in (problem.budget, problem.budget - noise):
+        for choice in over:
+            lowered = fill.repair(choice, limit)
+            if lowered is not None:
+                yield graph.widths(fill.improve(lowered, limit))
 
 
 def _nothing_to_choose(problem: Problem, graph: Graph) -> Solution:
@@ -148,7 +171,10 @@ class _Program:
             for scope, table in self.graph.resources[resource].items():
                 at = self.nodes[scope[0]] if len(scope) == 1 else self._pairs[scope[0], scope[1]]
                 cost[at] += table
-            left = budget - self.graph.fixed_costs[resource]
+            fixed = self.graph.fixed_costs[resource]
+            left = budget - fixed
+            if np.isfinite(left):  # sums in another order round otherwise
+                left += ROUNDING * (abs(budget) + abs(fixed))
             scale = max(1e-300, float(np.abs(cost).max()))
             if np.isfinite(left):
                 found.append(
