@@ -533,7 +533,7 @@ def test_a_staircase_is_flat_within_a_block_and_rises_at_its_border(net, graph, 
 def test_a_depthwise_layer_has_one_staircase(device):
     net = Depthwise().eval()
     graph = pk.trace(net, EXAMPLE)
-    table = harvest(net, graph, EXAMPLE, FAKE, plan=replace(QUICK, nets=4))
+    table = harvest(net, graph, EXAMPLE, FAKE, plan=replace(QUICK, nets=4), granularity=4)
     shape = next(s for s in table.by_shape if s.kind == "depthwise")
     (stair,) = staircases(table, shape)
     assert stair.side == "both"

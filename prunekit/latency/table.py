@@ -27,6 +27,8 @@ It grows with the root of a network's time, so that it is relatively larger for 
 """
 TINY = 0.12
 """Networks below this share of the dense one's latency do not calibrate."""
+TURNS = 8
+"""In how many at most a line and the calls that it is for are found."""
 LEAST_SHARE = 0.05
 """Of its scaled time, which a layer's call costs at least, however much is taken off per call."""
 DENSE_WEIGHT = 20.0
@@ -331,17 +333,28 @@ def calibrate(entries: tuple[Entry, ...], networks: tuple[Network, ...], block: 
 
 def recalibrate(networks: tuple[Network, ...]) -> Calibration:
     """Scale and cost per call of networks whose layers were measured elsewhere, with the error."""
-    sums = np.array([net.layers_us for net in networks])
-    priced = _Priced(sums, np.zeros(len(sums)))
+    calls = np.array([net.calls for net in networks], dtype=np.float64)
+    each = np.array([net.layers_us for net in networks]) / calls
+    priced = _Priced(each, np.arange(len(networks)), calls, np.zeros(len(networks)))
     return _calibration(networks, priced, lambda _: priced)
 
 
 @dataclass(frozen=True)
 class _Priced:
-    """Summed layer time of every network and its standard deviation, in microseconds."""
+    """Profiled microseconds of the layers of every network, and their sums' standard deviations.
 
-    us: NDArray[np.float64]
+    ``each`` call of a layer comes ``times`` times in network ``net``.
+    """
+
+    each: NDArray[np.float64]
+    net: NDArray[np.int64]
+    times: NDArray[np.float64]
     deviation: NDArray[np.float64]
+
+    def sums(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Of every network, of a value per call."""
+        found = np.bincount(self.net, values * self.times, len(self.deviation))
+        return found.astype(np.float64)
 
 
 def _calibration(
@@ -357,13 +370,12 @@ def _calibration(
     """
     dense = _dense_of(networks)
     measured = np.array([net.end_to_end_us for net in networks])
-    calls = np.array([net.calls for net in networks], dtype=np.float64)
     sizes = measured / measured[dense]
     usual = sizes >= TINY if np.sum(sizes >= TINY) >= 3 else np.ones(len(sizes), dtype=np.bool_)
     weights = np.where(dense == np.arange(len(networks)), DENSE_WEIGHT, 1.0)
 
-    def fit(sums: NDArray[np.float64], among: NDArray[np.bool_]) -> tuple[float, float]:
-        return _fit_line(sums[among], calls[among], measured[among], weights[among])
+    def fit(priced: _Priced, among: NDArray[np.bool_]) -> Calibration:
+        return _fit(priced, among, measured, weights)
 
     fastest = {
         min((n for n in range(len(networks)) if dense[n] == whole_one), key=measured.__getitem__)
@@ -374,14 +386,14 @@ def _calibration(
         if networks[left_out].kept >= 1 or left_out in fastest:
             continue
         priced = without(left_out)
-        if not np.isfinite(priced.us[left_out]):
+        if not np.isfinite(priced.sums(priced.each)[left_out]):
             continue
-        slope, each = fit(priced.us, usual & (np.arange(len(networks)) != left_out))
-        residuals = (slope * priced.us + each * calls) / measured
+        found = fit(priced, usual & (np.arange(len(networks)) != left_out))
+        residuals = priced.sums(found.call_us(priced.each)) / measured
         errors.append(abs(residuals[left_out] / residuals[dense[left_out]] - 1))
-        deviation = slope * priced.deviation[left_out] / measured[left_out]
+        deviation = found.scale * priced.deviation[left_out] / measured[left_out]
         scaled.append(errors[-1] / deviation_of(deviation, sizes[left_out]))
-    return Calibration(*fit(whole.us, usual)).with_errors(errors, scaled)
+    return fit(whole, usual).with_errors(errors, scaled)
 
 
 def _dense_of(networks: Sequence[Network]) -> NDArray[np.int64]:
@@ -406,20 +418,40 @@ def deviation_of(of_layers: float, size: float) -> float:
 
 def _priced(entries: tuple[Entry, ...], fitted: dict[LayerShape, Surface], count: int) -> _Priced:
     """Every network's layer time as the surfaces price it; layers are taken to err together."""
-    total, deviation = np.zeros(count), np.zeros(count)
+    deviation = np.zeros(count)
+    rows = []
     for entry in entries:
         surface = fitted.get(entry.shape)
-        net = np.array([s.net for s in entry.samples])
-        if surface is None:
-            total[net] = np.nan
-            continue
-        cin, cout = (
-            np.array([getattr(s, side) for s in entry.samples]) for side in ("cin", "cout")
+        net, times, cin, cout = (
+            np.array([getattr(s, name) for s in entry.samples])
+            for name in ("net", "calls", "cin", "cout")
         )
-        us = surface.us(cin, cout) * np.array([s.calls for s in entry.samples])
-        total += np.bincount(net, us, count)
-        deviation += np.bincount(net, us * surface.deviation(cin, cout), count)
-    return _Priced(total, deviation)
+        each = np.full(len(net), np.nan)
+        if surface is not None:
+            each = surface.us(cin, cout)
+            deviation += np.bincount(net, each * times * surface.deviation(cin, cout), count)
+        rows.append((each, net, times.astype(np.float64)))
+    each, net, times = (np.concatenate(column) for column in zip(*rows, strict=True))
+    return _Priced(each, net, times, deviation)
+
+
+def _fit(
+    priced: _Priced,
+    among: NDArray[np.bool_],
+    measured: NDArray[np.float64],
+    weights: NDArray[np.float64],
+) -> Calibration:
+    """The best line, of the calls that it does not take below :data:`LEAST_SHARE`."""
+    clipped = np.zeros(len(priced.each), dtype=np.bool_)
+    for _ in range(TURNS):
+        sums = priced.sums(np.where(clipped, LEAST_SHARE, 1.0) * priced.each)
+        calls = priced.sums(np.where(clipped, 0.0, 1.0))
+        scale, per_call = _fit_line(sums[among], calls[among], measured[among], weights[among])
+        now = scale * priced.each + per_call < LEAST_SHARE * scale * priced.each
+        if np.array_equal(now, clipped):
+            break
+        clipped = now
+    return Calibration(scale, per_call)
 
 
 def _fit_line(
