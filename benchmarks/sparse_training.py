@@ -322,6 +322,8 @@ def sparsifier(run: Run, model: Any, steps: int) -> Any:
     stage = schedule.lengths(exploring=True)[0]
     lengths = {"third": max(1, stage // 3), "three times": 3 * stage}
     options = {name: lengths.get(value, value) for name, value in options.items()}
+    if run.method == "iee":  # forms are told by what they change of the paper's stages
+        options = {"improve": stage, "stop_iou": 1.0, **options}
     return pk.sparsify.METHODS[run.method](
         model,
         run.level or None,
@@ -422,26 +424,21 @@ def environment() -> dict[str, Any]:
 # --- step times ---------------------------------------------------------------------------------
 
 
-def step_times(case_name: str, rounds: int = 9) -> list[dict[str, Any]]:
-    """Every method's step over a dense one; steps take turns one by one, blocks are summed up.
+def step_times(case_name: str) -> list[dict[str, Any]]:
+    """Every method's steps over dense ones, in whole trainings that take turns step by step.
 
-    Exchanges and explorations come as often as in a training of the case; a block has two exchanges
-    of RigL, and about three of IEE.
+    The range is over ninths of the training.
     """
     import torch
     from torch.nn import functional as F
 
-    import prunekit as pk
     from prunekit.train import loader
 
     torch.set_num_threads(1)
     case = CASES[case_name]
     data, _ = datasets(case)
-    batches = []
-    for _, batch in zip(range(8), loader(data.train, case.batch_size, 0), strict=False):
-        batches.append(batch)
-    total = case.epochs * len(loader(data.train, case.batch_size, 0))
-    steps = 2 * pk.sparsify.SparsitySchedule(total).lengths(exploring=False)[0]
+    batches = loader(data.train, case.batch_size, 0)
+    total = case.epochs * len(batches)
     trainings = {}
     for method in ("dense", *METHODS):
         model = build(case, data.num_classes, 0)
@@ -450,7 +447,8 @@ def step_times(case_name: str, rounds: int = 9) -> list[dict[str, Any]]:
         )
         rule = None
         if method != "dense":
-            rule = sparsifier(Run(case_name, method, 0, "90%"), model, total)
+            own = CHEAPER[BOTH] if method == "iee" else {}  # which is its default
+            rule = sparsifier(Run(case_name, method, 0, "90%", options=own), model, total)
         trainings[method] = (model, optimizer, rule)
 
     def timed(method: str, batch: Any) -> tuple[float, bool]:
@@ -468,29 +466,29 @@ def step_times(case_name: str, rounds: int = 9) -> list[dict[str, Any]]:
         return time.perf_counter() - began, explores
 
     times: dict[str, list[tuple[float, float]]] = {method: [] for method in trainings}
-    for number in range(rounds + 1):
-        sums = {method: [0.0, 0.0] for method in trainings}
-        for step in range(steps):
-            for method in trainings if step % 2 else reversed(trainings):
-                spent, explored = timed(method, batches[step % len(batches)])
-                sums[method][0] += spent
-                sums[method][1] += explored * spent
-        if number:  # the first one warms up
-            for method, (whole, exploring) in sums.items():
-                times[method].append((whole, exploring))
+    every = [batch for _ in range(case.epochs) for batch in batches]
+    for step, batch in enumerate(every):
+        if step % (total // 9) == 0 and len(times["dense"]) < 9:
+            for method in trainings:
+                times[method].append((0.0, 0.0))
+        for method in trainings if step % 2 else reversed(trainings):
+            spent, explored = timed(method, batch)
+            if step >= 5:  # the first few warm up
+                whole, exploring = times[method][-1]
+                times[method][-1] = whole + spent, exploring + explored * spent
     rows = []
+    dense = [whole for whole, _ in times["dense"]]
     for method in METHODS:
-        pairs = zip(times[method], times["dense"], strict=True)
-        ratios = sorted(mine[0] / dense[0] for mine, dense in pairs)
-        explored = [spent / whole for whole, spent in times[method]]
+        mine = [whole for whole, _ in times[method]]
+        ratios = [own / its for own, its in zip(mine, dense, strict=True)]
         rows.append(
             {
                 "case": case_name,
                 "method": method,
-                "dense_step_ms": 1e3 * statistics.median(t for t, _ in times["dense"]) / steps,
-                "ratio": statistics.median(ratios),
-                "ratio_range": [ratios[0], ratios[-1]],
-                "exploring_share": statistics.median(explored),
+                "dense_step_ms": 1e3 * sum(dense) / (total - 5),
+                "ratio": sum(mine) / sum(dense),
+                "ratio_range": [min(ratios), max(ratios)],
+                "exploring_share": sum(exploring for _, exploring in times[method]) / sum(mine),
             }
         )
     return rows
@@ -620,7 +618,7 @@ def subset() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         carry_out_all(list(SUBSET), folder / f"{NAME}_runs.jsonl", 2)
-        for row in step_times("subset", rounds=3):
+        for row in step_times("subset"):
             append(folder / f"{NAME}_steps.jsonl", {**row, "environment": environment()})
         summarise(folder)
         print((folder / f"{NAME}.md").read_text())

@@ -293,11 +293,15 @@ def test_ablations_run():
 
 
 def test_exchanges_end_at_the_overlap_asked_for():
-    whole = Loop("iee", fraction=0.05).run()
+    whole = Loop("iee", fraction=0.05, stop_iou=1.0).run()
     early = Loop("iee", fraction=0.05, stop_iou=0.5).run()
     assert len(early.sparse.history) == 1 < len(whole.sparse.history)
     assert early.sparse.history[0]["iou"] >= 0.5
     verify(early.model, early.sparse.plan)
+    own, other = (Loop(method, fraction=0.05).run().sparse.history for method in ("iee", "set"))
+    assert own[-1]["iou"] >= 0.9 > own[-2]["iou"] if len(own) > 1 else own[-1]["iou"] >= 0.9
+    assert len(own) < len(whole.sparse.history)
+    assert sum(row["iou"] >= 0.9 for row in other) > 1  # by default IEE's alone end so
 
 
 # --- what each method does
@@ -691,8 +695,8 @@ def test_settings_that_cannot_work(options, message):
 
 
 def test_default_lengths_follow_the_training():
-    assert SparsitySchedule(1116).lengths(exploring=True) == (13, 13, 13)
-    assert SparsitySchedule(10**6).lengths(exploring=True) == (150, 150, 150)
+    assert SparsitySchedule(1116).lengths(exploring=True) == (13, 0, 13)
+    assert SparsitySchedule(10**6).lengths(exploring=True) == (150, 0, 150)
     assert SparsitySchedule(10**6).lengths(exploring=False) == (100, 0, 0)
     assert SparsitySchedule(1000).lengths(exploring=False) == (37, 0, 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +23,7 @@ def top(scores: Tensor, count: int) -> Tensor:
     if count <= 0 or count >= flat.numel():
         return torch.full_like(scores, count > 0, dtype=torch.bool)
     threshold = _kth_largest(flat, count)
-    chosen = flat >= threshold
+    chosen = _at_least(flat, threshold)
     if int(torch.count_nonzero(chosen)) > count:  # ties
         chosen = flat > threshold
         left = count - int(torch.count_nonzero(chosen))
@@ -39,10 +40,33 @@ def _kth_largest(flat: Tensor, count: int) -> Tensor:
     sample = flat[::SAMPLE]
     rank = int(1.25 * count / SAMPLE) + 64
     if rank < sample.numel() // 2:
-        rest = flat[flat >= sample.kthvalue(sample.numel() - rank + 1).values]
+        bound = sample.kthvalue(sample.numel() - rank + 1).values
+        rest = _picked(flat, _at_least(flat, bound))
         if rest.numel() >= count:
             flat = rest
     return flat.kthvalue(flat.numel() - count + 1).values
+
+
+# On a CPU NumPy takes a fraction of torch's time for these.
+
+
+def _at_least(flat: Tensor, bound: Tensor) -> Tensor:
+    if flat.device.type != "cpu":
+        return flat >= bound
+    return torch.from_numpy(flat.numpy() >= bound.numpy())
+
+
+def _picked(flat: Tensor, mask: Tensor) -> Tensor:
+    if flat.device.type != "cpu":
+        return flat[mask]
+    return torch.from_numpy(flat.numpy()[mask.numpy()])
+
+
+def _places(mask: Tensor) -> Tensor:
+    flat = mask.reshape(-1)
+    if flat.device.type != "cpu":
+        return flat.nonzero().squeeze(1)
+    return torch.from_numpy(np.flatnonzero(flat.numpy()))
 
 
 def top_of_blocks(scores: Tensor, pattern: Pattern) -> Tensor:
@@ -90,7 +114,7 @@ def stay(
 
     Over all layers the best weight of each stays whatever it scores, so that none is cut off.
     """
-    places = [on.reshape(-1).nonzero().squeeze(1) for on in active]
+    places = [_places(on) for on in active]
     held = [part.reshape(-1)[at] for part, at in zip(scores, places, strict=True)]
     if together:
         for part in held:

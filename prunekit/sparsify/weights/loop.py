@@ -377,8 +377,8 @@ class Sparsifier:
             self._enter("train", self._lengths[0])
 
     def _is_last(self, iou: float) -> bool:
-        stop = self.schedule.stop_iou
-        if stop is not None and iou >= stop:
+        stop = self.schedule.last_overlap(exploring=self.explores)
+        if stop < 1 and iou >= stop:
             return True
         return self._done + sum(self._lengths) > self.schedule.last_step
 

@@ -13,7 +13,9 @@ from prunekit.sparsify.schedule import parse_options
 LONGEST = {"plain": 100, "exploring": 150}
 """Steps between exchanges, and of a stage of IEE, at most: RigL's and IEE's published ones."""
 FEWEST = 20
-"""In short trainings there are this many exchanges instead."""
+"""In short trainings there are so many exchanges instead, of IEE half as many more."""
+STOP_IOU = 0.9
+"""Where IEE's exchanges end: tools/decisions/021."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class SparsitySchedule:
     over. ``fraction`` of the active weights changes hands at first, less and less by ``decay``.
 
     The other settings are IEE's. A cycle is ``every`` steps with scores (H), the drop, ``improve``
-    steps (J), ``explore`` steps (Q) in which only the inactive weights learn, and the growth.
+    steps (J, none by default), ``explore`` steps (Q) in which only the inactive weights learn, and
+    the growth.
     ``reactivate`` is the share of the inactive weights that comes back, a new ``sample`` each time:
     ``random``, or those with the largest ``gradient``. They begin from their last ``explored``
     values (zero before any), the most recently used ones (``mru``: before they were ever active,
@@ -33,8 +36,9 @@ class SparsitySchedule:
     weights fixed meanwhile.
     ``momentum`` of what explores is ``zero`` at first, or ``kept`` from exploration to exploration
     and on into growth. ``stop_iou`` ends the exchanges once two structures in a row overlap by that
-    much (weights in both over weights in either); where ``fraction`` decays, so does what can
-    differ, and it ends them by then at the latest.
+    much (weights in both over weights in either; 1: never); where ``fraction`` decays, so does what
+    can differ, and it ends them by then at the latest. It is 0.9 for IEE, whose exploration costs
+    most, and 1 for all others.
     """
 
     steps: int
@@ -42,7 +46,7 @@ class SparsitySchedule:
     fraction: float = 0.3
     decay: Literal["cosine", "exponential", "constant"] = "cosine"
     until: float = 0.75
-    improve: int | None = None
+    improve: int = 0
     explore: int | None = None
     reactivate: float = 1.0
     sample: Literal["random", "gradient"] = "random"
@@ -60,7 +64,7 @@ class SparsitySchedule:
                 raise UsageError(f"`{name}` must be one of {', '.join(choices)}, not {value!r}")
         for name, low in (("steps", 1), ("every", 1), ("improve", 0), ("explore", 0), ("seed", 0)):
             value = getattr(self, name)
-            if value is None and hints[name] is not int:
+            if value is None and name in ("every", "explore"):
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise UsageError(
@@ -98,6 +102,12 @@ class SparsitySchedule:
         given = (self.every, self.improve, self.explore)
         found = [stage if length is None else length for length in given]
         return (found[0], found[1], found[2]) if exploring else (found[0], 0, 0)
+
+    def last_overlap(self, *, exploring: bool) -> float:
+        """The overlap that ends the exchanges; 1: none does."""
+        if self.stop_iou is None:
+            return STOP_IOU if exploring else 1.0
+        return self.stop_iou
 
     def fraction_at(self, step: int) -> float:
         """The share of the active weights that is exchanged after ``step`` steps."""
