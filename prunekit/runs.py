@@ -78,7 +78,9 @@ def _check_fits(small: nn.Module, plan: ChannelPlan) -> None:
     """Raise UsageError where ``small`` cannot be what slimming by ``plan`` left."""
     name = type(small).__name__
     modules = dict(small.named_modules())
-    if lacking := next((module for module in plan.cuts if module not in modules), None):
+    gone = tuple(f"{block}." for block in plan.removed)
+    there = (module for module in plan.cuts if not f"{module}.".startswith(gone))
+    if lacking := next((module for module in there if module not in modules), None):
         raise UsageError(
             f"the plan cuts {lacking!r}, which {name} does not have; trace, slim and save the "
             "network inside of a wrapper such as DataParallel"

@@ -129,7 +129,7 @@ def test_a_landing_is_confirmed_before_training(home, monkeypatch, method):
 
     monkeypatch.setattr(Stopwatch, "confirmed_ratio", first_too_slow)
     settings = {"model": "net.py:tiny", "input": "1x1x8x8", "data": "digits", "epochs": 2}
-    chosen = {"method": method, "table": "table.json", "granularity": 1}
+    chosen = {"method": method, "table": "table.json", "granularity": 1, "profile_nets": 12}
     report = run(home, **settings, **chosen, target_latency="65%", output="confirmed")
     assert len(longer) == 2
     widths = {group: pruned for group, (_, pruned) in report.widths.items()}

@@ -484,7 +484,7 @@ def test_a_target_may_be_text_and_a_granularity_is_at_least_one(net, graph, devi
     plan = HarvestPlan(nets=4, rounds=1)
     assert harvest(net, graph, EXAMPLE, "fake", plan=plan).target == FAKE
     for measure in (harvest, grid, differences):
-        with pytest.raises(UsageError, match="`granularity` is -3; the least is 1"):
+        with pytest.raises(UsageError, match="`granularity` must be at least 1, not -3"):
             measure(net, graph, EXAMPLE, "fake", plan=plan, granularity=-3)
 
 

@@ -27,8 +27,6 @@ def sample_plans(graph: ChannelGraph, granularity: int, nets: int, seed: int) ->
 
     Raises UsageError where all of them would be the dense one.
     """
-    if granularity < 1:
-        raise UsageError(f"`granularity` is {granularity}; the least is 1")
     if graph.smallest_widths(granularity) == graph.dense_widths:
         widest = max((group.size for group in graph.groups if group.prunable), default=0)
         raise UsageError(
