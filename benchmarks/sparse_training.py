@@ -127,7 +127,9 @@ NO_STAGE_3, THIRD, HALF = {"improve": 0}, {"explore": "third"}, {"until": 0.5}
 IOU, UNFROZEN = {"stop_iou": 0.9}, {"freeze": False}
 TENTH = {"reactivate": 0.1, "sample": "gradient"}
 CHEAPEST, BOTH = "a third of Q, exchanges until half", "no stage 3, updates stop at IoU 0.9"
-"""The first is trained twice as long on the MLP, the second at every sparsity."""
+"""The first is trained twice as long on the MLP; the second is IEE's default by now."""
+STAGES = "the paper's stages"
+"""What all other forms change something of, and runs without a note are."""
 CHEAPER: dict[str, dict[str, Any]] = {
     CHEAPEST: {**THIRD, **HALF},
     "no stage 3, a third of Q, exchanges until half": {**NO_STAGE_3, **THIRD, **HALF},
@@ -251,8 +253,8 @@ def matrix(case: str) -> Iterator[Run]:
                 yield Run(case, method, seed, level)
         for method in METHODS:
             yield Run(case, method, seed, "90%", "uniform")
-    for seed in seeds:  # where the others below are not tried
-        for level, distribution in (("80%", "erk"), ("95%", "erk"), ("90%", "uniform")):
+    for seed in seeds:
+        for level, distribution in (*((level, "erk") for level in LEVELS), ("90%", "uniform")):
             yield Run(case, "iee", seed, level, distribution, options=CHEAPER[BOTH], note=BOTH)
     for seed in seeds if small else ():  # what takes more steps to show
         for method in METHODS:
@@ -267,13 +269,16 @@ def matrix(case: str) -> Iterator[Run]:
                     yield Run(f"{case} at 0.2", "rigl", seed, *which, length=length)
         for level in ("90%", "98%") if small else ("90%", "95%", "98%"):
             for note, options in CHEAPER.items():
-                if case == "wrn22" and note != BOTH:  # none led on the smaller network
+                if case == "wrn22":  # none led on the smaller network
                     continue
                 yield Run(case, "iee", seed, level, options=options, note=note)
                 if note == CHEAPEST and not small:
                     yield Run(case, "iee", seed, level, length=2, options=options, note=note)
         for method, length in (("static", 1), ("iee", 1), *(() if small else (("static", 2),))):
             yield Run(case, method, seed, pattern="2:4", length=length, from_dense=True)
+        if not small:
+            own = {"options": CHEAPER[BOTH], "note": BOTH}
+            yield Run(case, "iee", seed, pattern="2:4", from_dense=True, **own)
     for seed in seeds if not small else ():
         for level in ("90%", "98%"):
             for note, options in (ABLATION | (OPTIONS if level == "98%" else {})).items():
@@ -581,13 +586,20 @@ def steps_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
+def form(run: Run) -> str:
+    """What a run is told by: nothing for a method's defaults, :data:`STAGES` for the paper's."""
+    if run.method != "iee":
+        return run.note
+    return "" if run.note == BOTH else run.note or STAGES
+
+
 def summarise(folder: Path) -> None:
     from sparse_training_summary import summarise as sum_up
 
     def of(name: str, runs: list[Run]) -> list[dict[str, Any]]:
         held = read(folder / name)
         return [
-            {**held[run.key], "note": run.note, "lr": run.settings.lr, "case": run.network}
+            {**held[run.key], "note": form(run), "lr": run.settings.lr, "case": run.network}
             for run in {run.key: run for run in runs}.values()
             if run.key in held
         ]

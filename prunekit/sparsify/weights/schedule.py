@@ -15,7 +15,7 @@ LONGEST = {"plain": 100, "exploring": 150}
 FEWEST = 20
 """In short trainings there are so many exchanges instead, of IEE half as many more."""
 STOP_IOU = 0.9
-"""Where IEE's exchanges end: tools/decisions/021."""
+"""Where IEE's exchanges end by default: tools/decisions/021."""
 
 
 @dataclass(frozen=True)
