@@ -346,6 +346,7 @@ def sparsifier(run: Run, model: Any, steps: int) -> Any:
 def carry_out(run: Run) -> dict[str, Any]:
     """Train and test; in a process of its own."""
     import torch
+    from bf16 import emulate_where_slow
 
     from prunekit.progress import verbosity
     from prunekit.sparsify import verify
@@ -354,6 +355,8 @@ def carry_out(run: Run) -> dict[str, Any]:
     verbosity.level = -1
     torch.set_num_threads(1)
     case = run.settings
+    if case.precision == "bf16":
+        emulate_where_slow()
     data, test = datasets(case)
     model = build(case, data.num_classes, run.seed)
     per_epoch = len(loader(data.train, case.batch_size, run.seed))
