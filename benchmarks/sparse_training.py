@@ -26,6 +26,7 @@ import multiprocessing
 import os
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -518,6 +519,18 @@ def append(path: Path, row: dict[str, Any]) -> None:
         file.write(json.dumps(row) + "\n")
 
 
+def end_with_parent() -> None:
+    """End this process when the one that started it is gone, by whatever signal."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=watch, daemon=True).start()
+
+
 def carry_out_all(runs: list[Run], path: Path, jobs: int, told: str = "test") -> None:
     """Every run that has no result yet; ``told`` is the accuracy shown as they end."""
     done = read(path)
@@ -526,7 +539,7 @@ def carry_out_all(runs: list[Run], path: Path, jobs: int, told: str = "test") ->
         datasets(left[0].settings)  # rendered once, before the processes start
     here = environment()
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=end_with_parent) as pool:
         waiting = {pool.submit(carry_out, run): run for run in left}
         failed = 0
         for number, future in enumerate(as_completed(waiting), 1):

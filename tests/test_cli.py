@@ -513,7 +513,13 @@ def test_check_against_a_report(prunekit: Says, home: Path) -> None:
     assert prunekit(*larger)[0] == 0
     status, _, err = prunekit("check", "large.onnx", "--baseline", "run/report.json")
     assert status == 2
-    assert "large.onnx takes inputs of 1x12x12, and run/dense.onnx, which run/report.json" in err
+    assert "large.onnx takes inputs of 1x12x12, and run/dense.onnx of 1x8x8; export both" in err
+    status, _, err = prunekit("check", "large.onnx", "--baseline", "run/dense.onnx")
+    assert status == 2
+    assert "large.onnx takes inputs of 1x12x12, and run/dense.onnx of 1x8x8" in err
+    status, _, err = prunekit("bench", "run/dense.onnx", "large.onnx", "--max-seconds", "0.5")
+    assert status == 0
+    assert "of 1x8x8; their ratio is of different work" in err
 
 
 def test_report(prunekit: Says, home: Path) -> None:

@@ -669,6 +669,10 @@ def test_a_transfer_of_a_merged_and_of_a_transferred_table(net, graph, device, t
     with pytest.raises(TableError, match=r"cannot merge two: its layers were measured on fake dev"):
         merge([profile(net, graph), again], ["one", "two"])
     assert diff(moved, again).networks == 1  # the dense one
+    larger = tuple(
+        replace(entry, shape=replace(entry.shape, in_hw=(99, 99))) for entry in again.entries
+    )
+    assert diff(moved, replace(again, entries=larger)).ratio is None  # at another input
 
 
 @pytest.mark.parametrize(
@@ -697,6 +701,9 @@ def test_transfer_on_the_command_line(prunekit: Says, home: Path, device):
     profiled = ("profile", "net.py:tiny", *ON_FAKE, "-o", "new.json", "--rounds", 2)
     status, _, err = prunekit(*profiled, "--transfer", "table.json", "--shard", "1/2")
     assert (status, "exclude each other" in err) == (2, True)
+    itself = (*profiled[:-4], "-o", "table.json", "--transfer", "table.json", "--overwrite")
+    status, _, err = prunekit(*itself)
+    assert (status, "--transfer and --output are both table.json" in err) == (2, True)
     status, out, _ = prunekit(*profiled, "--transfer", "table.json", "--json")
     found = json.loads(out)
     assert (status, found["networks"], found["rounds"]) == (0, 5, 2)

@@ -26,6 +26,7 @@ from prunekit.cli.common import (
     print_json,
     print_text,
     refuse_existing,
+    refuse_same,
     set_verbosity,
     target_of,
 )
@@ -166,7 +167,9 @@ def profile(
     path = path if shard is None else shard_path(path, part)
     journal = path.with_name(path.name + ".journal.jsonl")
     refuse_existing(path, overwrite, resume)
-    origin = None if transfer is None else LatencyTable.load(find_table(transfer))
+    source_file = None if transfer is None else find_table(transfer)
+    refuse_same(transfer=source_file, output=path)
+    origin = None if source_file is None else LatencyTable.load(source_file)
     count = nets or (HarvestPlan.nets if transfer is None else TRANSFER_NETS)
     plan = HarvestPlan(
         count,

@@ -130,6 +130,8 @@ def _network_ratios(a: LatencyTable, b: LatencyTable) -> list[float]:
     if not a.apart and not b.apart:
         mine, theirs = _by_structure(a), _by_structure(b)
         return [theirs[key] / us for key, us in mine.items() if key in theirs]
+    if not (a.by_shape.keys() <= b.by_shape.keys() or b.by_shape.keys() <= a.by_shape.keys()):
+        return []  # of one model, perhaps, but at different inputs
     whole, other = _dense(a), _dense(b)
     return [other[key] / us for key, us in whole.items() if key in other]
 
