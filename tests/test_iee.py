@@ -231,6 +231,32 @@ def test_only_what_explores_has_a_gradient_to_clip():
         assert torch.equal(parameter.grad[~inside[name]], before[name][~inside[name]])
 
 
+def test_a_scaler_of_mixed_precision_changes_nothing_and_leaves_overflows_out():
+    plain, scaled = Loop(), Loop()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+
+    def step(spoilt=False):
+        inputs, labels = batch(scaled.done)
+        scaler.scale(F.cross_entropy(scaled.iee.model(inputs), labels)).backward()
+        if spoilt:
+            next(scaled.iee.model.parameters()).grad.fill_(math.inf)
+        scaled.iee.step(scaled.optimizer, scaler=scaler)
+        scaled.done += 1
+
+    for _ in range(30):
+        plain.step()
+        step()
+        assert scaled.iee.plan == plain.iee.plan
+    assert scaled.iee.stage == "final"
+    for name, value in tensors(plain.iee.slim).items():
+        assert torch.equal(tensors(scaled.iee.slim)[name], value), name
+    before = copied(dict(scaled.iee.model.named_parameters()))
+    step(spoilt=True)
+    for name, parameter in scaled.iee.model.named_parameters():
+        assert torch.equal(parameter, before[name]), name
+    assert scaler.get_scale() == 2.0**9
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_what_is_inactive_neither_changes_nor_matters_while_the_rest_trains(optimizer):
     plain, other = Loop(optimizer=optimizer), Loop(optimizer=optimizer)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from prunekit.allocation import Allocator
@@ -26,6 +27,7 @@ from prunekit.sparsify.history import History, overlap
 from prunekit.sparsify.resuming import check_settings, named, pack, unpack
 from prunekit.sparsify.schedule import STRETCH, IEESchedule
 from prunekit.sparsify.solve import Allocation, cost_model
+from prunekit.sparsify.stepping import take_step
 from prunekit.sparsify.store import Frozen, Network, State, Store, tensors
 from prunekit.sparsify.updates import Updates
 from prunekit.surgery import cut_axes
@@ -133,23 +135,21 @@ class IEE:
         """``warm-up``, ``estimate``, ``improve``, ``explore`` or ``final``."""
         return self._stage
 
-    def step(self, optimizer: Optimizer, clip_norm: float = 0.0) -> None:
+    def step(
+        self, optimizer: Optimizer, clip_norm: float = 0.0, scaler: GradScaler | None = None
+    ) -> None:
         """One optimizer step after a backward pass of :attr:`model`, which may change it.
 
         ``clip_norm`` above 0 limits the norm of the gradients of what is trained; clipped before,
-        those of what is frozen while exploring would count.
+        those of what is frozen while exploring would count. ``scaler`` is the one that scaled the
+        loss, in mixed precision; it is unscaled, stepped and updated here.
         """
         if self._optimizer is None:
             self._attach(optimizer)
         if optimizer is not self._optimizer:
             raise UsageError("IEE was begun with another optimizer; give it the same at each step")
         trained = self.model
-        average_([p.grad for p in trained.parameters() if p.grad is not None])
-        self.after_backward(trained, self._done)
-        if clip_norm:
-            nn.utils.clip_grad_norm_(trained.parameters(), clip_norm)
-        optimizer.step()
-        self.after_step(trained, optimizer, self._done)
+        take_step(self, trained, optimizer, self._done, clip_norm, scaler)
         self.model.zero_grad(set_to_none=True)
 
     # --- the training loop's calls ------------------------------------------------------------

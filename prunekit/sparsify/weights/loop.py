@@ -17,6 +17,7 @@ from prunekit.density import Distribution, Pattern, counts, parse_sparsity
 from prunekit.errors import TrainingError, UsageError
 from prunekit.ranks import average_
 from prunekit.sparsify.resuming import check_settings
+from prunekit.sparsify.stepping import take_step
 from prunekit.sparsify.weights import choose
 from prunekit.sparsify.weights.layers import FIRST, find_layers
 from prunekit.sparsify.weights.masks import Masks
@@ -195,18 +196,7 @@ class Sparsifier:
             raise UsageError(
                 f"{self.name} was begun with another optimizer; give it the same at each step"
             )
-        average_(p.grad for p in self.model.parameters() if p.grad is not None)
-        if scaler is not None:  # after averaging, so that an overflow is every process's
-            scaler.unscale_(optimizer)
-        self.after_backward(self.model, self._done)
-        if clip_norm:
-            nn.utils.clip_grad_norm_(self.model.parameters(), clip_norm)
-        if scaler is None:
-            optimizer.step()
-        else:
-            scaler.step(optimizer)
-            scaler.update()
-        self.after_step(self.model, optimizer, self._done)
+        take_step(self, self.model, optimizer, self._done, clip_norm, scaler)
         optimizer.zero_grad(set_to_none=True)
 
     # --- the training loop's calls ------------------------------------------------------------
