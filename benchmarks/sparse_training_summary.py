@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
@@ -40,7 +40,11 @@ def summarise(
     cells: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         cells[tuple(row[key] for key in KEY)].append(row)
-    found = [{**dict(zip(KEY, key, strict=True)), **cell(runs)} for key, runs in cells.items()]
+    devices = Counter(row["environment"]["device_name"] for row in rows)
+    first = devices.most_common(1)[0][0] if devices else ""
+    found = [
+        {**dict(zip(KEY, key, strict=True)), **cell(runs, first)} for key, runs in cells.items()
+    ]
     result = {
         "cells": found,
         "order": orders(rows),
@@ -48,7 +52,10 @@ def summarise(
         "rates": rates,
         "steps": steps,
         "trials": trials(tried),
-        "environment": next((row["environment"] for row in (*rows, *tried)), None),
+        "environment": next(
+            (row["environment"] for row in rows if row["environment"]["device_name"] == first), None
+        ),
+        "devices": dict(devices),
     }
     (folder / f"{NAME}.json").write_text(json.dumps(result, indent=1) + "\n")
     (folder / f"{NAME}.md").write_text(markdown(result))
@@ -93,14 +100,16 @@ def at_best_rate(
     return kept, told
 
 
-def cell(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means and deviations over seeds."""
+def cell(runs: list[dict[str, Any]], device: str) -> dict[str, Any]:
+    """Means and deviations over seeds; seconds of one device alone."""
     return {
         "seeds": len(runs),
         "test": spread(100 * run["test"] for run in runs),
         "val": spread(100 * run["val"] for run in runs),
         "relative_flops": spread(run["relative_flops"] for run in runs),
-        "seconds": spread(run["seconds"] for run in runs),
+        "seconds": spread(
+            run["seconds"] for run in runs if run["environment"]["device_name"] == device
+        ),
         "survival": spread(run["survival"] for run in runs if run.get("survival") is not None),
         "next_survival": spread(
             run["next_survival"] for run in runs if run.get("next_survival") is not None
@@ -222,10 +231,15 @@ def markdown(result: dict[str, Any]) -> str:
     cells, lines = result["cells"], ["# Sparse training of weights", ""]
     if result["environment"]:
         where = result["environment"]
+        elsewhere = "".join(
+            f"{count} trainings ran on {name}, and are not in the seconds. "
+            for name, count in result["devices"].items()
+            if name != where["device_name"]
+        )
         lines += [
-            f"One thread of {where['device_name']}, torch {where['torch']}. Mean and standard "
-            "deviation over seeds, on test images; the last IoU follows from the schedule, which "
-            "exchanges fewer and fewer weights.",
+            f"One thread of {where['device_name']}, torch {where['torch']}. {elsewhere}Mean and "
+            "standard deviation over seeds, on test images; the last IoU follows from the "
+            "schedule, which exchanges fewer and fewer weights.",
             "",
         ]
     for case in sorted({c["case"] for c in cells}):
