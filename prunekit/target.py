@@ -155,8 +155,13 @@ def _cpu_name() -> str:
     return re.sub(r"\s+", " ", name) + number
 
 
+def cpu_flags() -> frozenset[str]:
+    """All features that the processor names."""
+    return frozenset((_cpuinfo().get("flags") or _cpuinfo().get("Features") or "").split())
+
+
 def cpu_isa() -> tuple[str, ...]:
     """The vector instruction sets that decide which kernels a runtime picks."""
-    flags = set((_cpuinfo().get("flags") or _cpuinfo().get("Features") or "").split())
+    flags = cpu_flags()
     wanted = ("asimd", "sve", "avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile")
     return tuple(name for name in wanted if name in flags)

@@ -16,10 +16,11 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import prunekit as pk
+from prunekit import target as target_module
 from prunekit.errors import ModelError, UsageError
 from prunekit.exporting import live_artifact
 from prunekit.exporting.half import LARGEST, peaks_of, to_half
-from prunekit.exporting.int8 import Quantiser
+from prunekit.exporting.int8 import Quantiser, quantise
 from prunekit.pipeline.reporting import file_accuracy
 from prunekit.report import Report
 from prunekit.runtimes import runtime_for
@@ -172,9 +173,20 @@ def test_int8_that_spoils_the_outputs_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_whom_an_int8_file_is_for():
+@pytest.mark.parametrize(
+    ("flags", "bits"),
+    [(("avx2",), 7), (("avx2", "avx512_vnni"), 8), (("avx2", "avx_vnni"), 8), (("asimd",), 8)],
+)
+def test_whom_an_int8_file_is_for(flags, bits, monkeypatch, tmp_path):
+    monkeypatch.setattr(target_module, "_cpuinfo", lambda: {"flags": " ".join(flags)})
     assert Quantiser.for_runtime("tensorrt") == Quantiser(symmetric=True, whole_bias=False)
-    assert Quantiser.for_runtime("onnxruntime") == Quantiser(symmetric=False, whole_bias=True)
+    wanted = Quantiser(symmetric=False, whole_bias=True, short_weights=bits == 7)
+    assert Quantiser.for_runtime("onnxruntime") == wanted
+    source = pk.export(randomise(Residual()), image(), tmp_path / "exact.onnx").path
+    quantise(source, tmp_path / "m.onnx", batches(image().shape[1:]), wanted)
+    values = [numpy_helper.to_array(t) for t in onnx.load(tmp_path / "m.onnx").graph.initializer]
+    weights = [v for v in values if v.dtype == np.int8 and v.ndim > 1]
+    assert max(int(np.abs(w.astype(int)).max()) for w in weights) == 2 ** (bits - 1) - (bits == 8)
 
 
 def test_a_target_refuses_files_of_another_precision(tmp_path):

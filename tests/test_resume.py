@@ -103,13 +103,14 @@ def test_profile(prunekit: Says, home: Path) -> None:
 def test_a_finished_profile_is_not_of_other_settings(prunekit: Says, home: Path) -> None:
     profile = ("profile", "net.py:tiny", *ON_FAKE, "--nets", 4, "--rounds", 3, "-o", "table.json")
     table = (home / "table.json").read_bytes()
+    (home / "other.json").write_bytes(table)
     for more, said in (
         (("--seed", 9), "`seed` was 0 and is 9 now"),
         (("--nets", 6), "`nets` was 4 and is 6 now"),
         (("--rounds", 2), "`rounds` was 3 and is 2 now"),
         (("--granularity", 4), "`granularity` was 8 and is 4 now"),
         (("--source", "grid"), "`source` was harvest and is grid now"),
-        (("--transfer", "table.json"), "`transfer` was None and is fake device, 1, "),
+        (("--transfer", "other.json"), "`transfer` was None and is fake device, 1, "),
     ):
         rest = [a for a in profile if "grid" not in more or a not in ("--nets", 4, "--rounds", 3)]
         status, out, err = prunekit(*rest, "--resume", *more)

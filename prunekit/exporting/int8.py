@@ -13,7 +13,9 @@ import onnx
 
 from prunekit.errors import ModelError, UsageError
 from prunekit.runtimes.base import Arrays
+from prunekit.target import cpu_flags
 
+_WIDE_SUMS = {"avx512_vnni", "avx_vnni", "amx_int8"}
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
@@ -22,16 +24,21 @@ class Quantiser:
     """How a runtime wants its quantisers; weights are symmetric, by channel, for all.
 
     ``symmetric`` activations have their zero at 0. ``whole_bias``: biases are 32-bit integers.
+    ``short_weights`` have 7 bits: x86 processors without VNNI sum two products in 16 bits, where 8
+    bits saturate.
     """
 
     symmetric: bool
     whole_bias: bool
+    short_weights: bool = False
 
     @classmethod
     def for_runtime(cls, name: str) -> Quantiser:
         """TensorRT takes symmetric ranges and fp32 biases only; others fuse the opposite."""
         trt = name in ("tensorrt", "onnxruntime_tensorrt")
-        return cls(symmetric=trt, whole_bias=not trt)
+        flags = cpu_flags()
+        saturates = "avx2" in flags and not flags & _WIDE_SUMS
+        return cls(symmetric=trt, whole_bias=not trt, short_weights=saturates and not trt)
 
 
 def quantise(
@@ -70,6 +77,7 @@ def quantise(
                 Reader(),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
+                reduce_range=how.short_weights,
                 activation_type=QuantType.QInt8 if how.symmetric else QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 extra_options=extra,
