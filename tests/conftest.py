@@ -47,6 +47,7 @@ FACTORY = textwrap.dedent(
 )
 SHAPE = ("--input", "1x1x8x8")
 ON_FAKE = (*SHAPE, "--target", "fake")
+MADE = {"net.py", "table.json", "run", "__pycache__"}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -83,6 +84,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of `made` to work in and to damage; also the working directory."""
+    left = {path.name for path in made.iterdir()} - MADE
+    assert not left, f"a test before this one left {left} in the folder that all copy"
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -118,6 +121,8 @@ def prunekit(capsys: pytest.CaptureFixture[str]) -> Says:
         capsys.readouterr()
         status = run([str(argument) for argument in arguments])
         out, err = capsys.readouterr()
+        if status:  # what a failing test shows
+            sys.__stderr__.write(err)
         return status, out, err
 
     return call

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ON_FAKE, Says
+
+from prunekit.cli.main import run
 
 SLOW = """
 import signal, sys, time
@@ -38,6 +41,17 @@ TRAIN = (
     *("--data", "digits", "--batch-size", 256, "--seed", 1, "--method", "oneshot"),
     *("--from-scratch", "--dense-epochs", 6, "--epochs", 2),
 )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of ``TRAIN``, never interrupted."""
+    home = tmp_path_factory.mktemp("uninterrupted")
+    shutil.copytree(made, home, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        assert run([*map(str, TRAIN), "-o", "whole", "-q"]) == 0
+    return home / "whole"
 
 
 def interrupted(
@@ -157,7 +171,7 @@ def test_before_anything_is_finished(home: Path) -> None:
 
 @pytest.mark.parametrize("stage", ["dense-training", "fine-tuning"])
 def test_training_ends_in_the_same_weights(
-    prunekit: Says, home: Path, made: Path, stage: str
+    prunekit: Says, home: Path, uninterrupted: Path, stage: str
 ) -> None:
     checkpoint = home / "new" / "work" / stage / "checkpoint.safetensors"
     err = interrupted(home, EPOCHS, (*TRAIN, "-o", "new"), checkpoint.is_file)
@@ -184,18 +198,8 @@ def test_training_ends_in_the_same_weights(
     assert not (home / "new" / "work").exists()
     assert not half_written(home)
 
-    whole = uninterrupted(prunekit, made)
     for weights in ("dense.safetensors", "model.safetensors"):
-        assert digest(home / "new" / weights) == digest(whole / weights)
-
-
-def uninterrupted(prunekit: Says, made: Path) -> Path:
-    """The same command, never interrupted; kept for the other tests."""
-    whole = made / "whole"
-    if not whole.exists():
-        status, _, err = prunekit(*TRAIN, "-o", whole)
-        assert status == 0, err
-    return whole
+        assert digest(home / "new" / weights) == digest(uninterrupted / weights)
 
 
 def digest(path: Path) -> str:
@@ -224,10 +228,10 @@ def test_damaged_checkpoint(prunekit: Says, home: Path) -> None:
 def test_files_of_a_killed_process_are_swept(prunekit: Says, home: Path) -> None:
     command = ("prune", "net.py:tiny", *ON_FAKE, "--table", "table.json", "--epochs", 0)
     target = ("--target-latency", "65%", "-o", "run")
-    run = home / "run"
-    (run / "report.json").unlink()
+    folder = home / "run"
+    (folder / "report.json").unlink()
     assert prunekit(*command, *target, "--overwrite")[0] == 0
-    (run / "report.json").unlink()
-    (run / ".model.onnx.ab12_xyz").write_bytes(b"half")
+    (folder / "report.json").unlink()
+    (folder / ".model.onnx.ab12_xyz").write_bytes(b"half")
     assert prunekit(*command, *target, "--resume")[0] == 0
-    assert not half_written(run)
+    assert not half_written(folder)
