@@ -1,10 +1,11 @@
 """Sparse training: static, SET, RigL, GMP and IEE at equal steps and at equal training FLOPs.
 
-    python benchmarks/sparse_training.py                 everything, resumed where it stopped
+    python benchmarks/sparse_training.py                 the comparisons, resumed where they stopped
+    python benchmarks/sparse_training.py --beyond        what explains them, after them
     python benchmarks/sparse_training.py --subset        under a minute, for CI
     python benchmarks/sparse_training.py --only mlp steps --jobs 1
     python benchmarks/sparse_training.py --summary       only the tables and plots of what is there
-    python benchmarks/sparse_training.py --plan          how many trainings, and their epochs
+    python benchmarks/sparse_training.py --plan          how many trainings, and what they took
     python benchmarks/sparse_training.py --trials rates  learning rates, on the validation images
     python benchmarks/sparse_training.py --trials forms  forms of IEE, likewise
     python benchmarks/sparse_training.py --trials lengths  the best of them, four times as long
@@ -259,13 +260,6 @@ def matrix(case: str) -> Iterator[Run]:
     for seed in seeds:
         for level, distribution in (*((level, "erk") for level in LEVELS), ("90%", "uniform")):
             yield Run(case, "iee", seed, level, distribution, options=CHEAPER[BOTH], note=BOTH)
-    if case == "resnet20":  # what takes more steps to show
-        for seed in seeds:
-            for method in ("static", "set", "rigl"):
-                yield Run(case, method, seed, "95%", length=4)
-            yield Run(case, "iee", seed, "95%", length=4, options=CHEAPER[BOTH], note=BOTH)
-        for method in ("gmp", "iee"):
-            yield Run(case, method, 0, "95%", length=4)
     # IEE is not above RigL there even at equal steps
     compared = (0,) if case == "wrn22" else seeds
     for seed in compared:
@@ -283,17 +277,34 @@ def matrix(case: str) -> Iterator[Run]:
                     yield Run(case, "iee", seed, level, length=2, options=options, note=note)
     for seed in compared if small else ():  # the form that comes nearest to RigL
         yield Run(case, "iee", seed, "98%", options=CHEAPER[PARTIAL], note=PARTIAL)
-    for seed in seeds if case != "wrn22" else ():
-        own = {"options": CHEAPER[BOTH], "note": BOTH}
-        yield Run(case, "static", seed, pattern="2:4", from_dense=True)
-        yield Run(case, "iee", seed, pattern="2:4", from_dense=True, **own)
-        if not small:
-            yield Run(case, "static", seed, pattern="2:4", length=2, from_dense=True)
-            yield Run(case, "iee", seed, pattern="2:4", from_dense=True)
+    for seed in seeds if not small else ():
+        yield from two_of_four(case, seed)
+        yield Run(case, "static", seed, pattern="2:4", length=2, from_dense=True)
+        yield Run(case, "iee", seed, pattern="2:4", from_dense=True)
     for seed in seeds if not small else ():
         for level in ("90%", "98%"):
             for note, options in (ABLATION | (OPTIONS if level == "98%" else {})).items():
                 yield Run(case, "iee", seed, level, options=options, note=note)
+
+
+def two_of_four(case: str, seed: int) -> Iterator[Run]:
+    """IEE's 2:4 weights and those of the largest magnitudes."""
+    yield Run(case, "static", seed, pattern="2:4", from_dense=True)
+    own = {"options": CHEAPER[BOTH], "note": BOTH}
+    yield Run(case, "iee", seed, pattern="2:4", from_dense=True, **own)
+
+
+def beyond(case: str) -> Iterator[Run]:
+    """What more steps bring a convolutional network, and its 2:4 weights."""
+    if case != "resnet20":
+        return
+    for seed in range(CASES[case].seeds):
+        for method in ("static", "set", "rigl"):
+            yield Run(case, method, seed, "95%", length=4)
+        yield Run(case, "iee", seed, "95%", length=4, options=CHEAPER[BOTH], note=BOTH)
+        yield from two_of_four(case, seed)
+    for method in ("gmp", "iee"):
+        yield Run(case, method, 0, "95%", length=4)
 
 
 # --- carrying a run out -------------------------------------------------------------------------
@@ -572,6 +583,7 @@ def main() -> None:
     names = [name for name in CASES if name != "subset"]
     parser.add_argument("--only", nargs="*", default=[*names, "steps"], choices=[*names, "steps"])
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--beyond", action="store_true", help="what explains the comparisons too")
     parser.add_argument("--subset", action="store_true", help="a few short runs, kept nowhere")
     parser.add_argument("--summary", action="store_true", help="only sum up what is there")
     parser.add_argument("--plan", action="store_true", help="count the trainings, do none")
@@ -582,18 +594,27 @@ def main() -> None:
     if arguments.subset:
         subset()
         return
+
+    def wanted(case: str) -> list[Run]:
+        return [*matrix(case), *(beyond(case) if arguments.beyond else ())]
+
+    path = arguments.results / f"{NAME}_runs.jsonl"
     if arguments.plan:
+        done = read(path)
         for name in cases:
-            runs = list(matrix(name))
-            epochs = sum(run.epochs for run in runs) * CASES[name].epochs
-            print(f"{name}: {len(runs)} trainings, {epochs} epochs")
+            runs = {run.key: run for run in wanted(name)}
+            epochs = sum(run.epochs for run in runs.values()) * CASES[name].epochs
+            spent = [done[key]["seconds"] for key in runs if key in done]
+            print(
+                f"{name}: {len(runs)} trainings, {epochs} epochs; {len(spent)} are there, "
+                f"which took {sum(spent) / 3600:.2f} hours of one core"
+            )
         return
     if arguments.trials:
         runs = trials(arguments.trials, cases)
         carry_out_all(runs, arguments.results / TRIALS, arguments.jobs, "val")
         summarise(arguments.results)
         return
-    path = arguments.results / f"{NAME}_runs.jsonl"
     if not arguments.summary:
         if "steps" in arguments.only:  # first, while nothing else runs
             done = {row["case"] for row in steps_of(arguments.results)}
@@ -603,7 +624,7 @@ def main() -> None:
                     append(arguments.results / f"{NAME}_steps.jsonl", {**row, "environment": here})
         # case by case, so that what is there is complete for some
         for name in cases:
-            carry_out_all(list(matrix(name)), path, arguments.jobs)
+            carry_out_all(wanted(name), path, arguments.jobs)
     summarise(arguments.results)
 
 
@@ -632,7 +653,7 @@ def summarise(folder: Path) -> None:
 
     cases = [name for name in CASES if name != "subset"]
     tried = of(TRIALS, [run for kind in KINDS for run in trials(kind, cases)])
-    runs = [run for name in cases for run in matrix(name)]
+    runs = [run for name in cases for run in (*matrix(name), *beyond(name))]
     rows = of(f"{NAME}_runs.jsonl", [*runs, *SUBSET])
     sum_up(rows, steps_of(folder), tried, folder)
 
