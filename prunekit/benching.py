@@ -86,9 +86,8 @@ def bench(
         raise UsageError("`min_rounds`, `max_seconds` and `precision_goal` must be positive")
     race = Race(artifacts, target, seed)
     count = len(race.artifacts)
-    for artifact in race.artifacts[1:]:
-        if gap := inputs_apart(artifact, race.artifacts[0]):
-            say(f"note: {gap}; their ratio is of different work")
+    for gap in _inputs_apart(race.artifacts):
+        say(f"note: {gap}; their ratio is of different work")
     due = max(min_rounds, FEWEST_ROUNDS)
     with race, bar(f"timing {count} artifact{'s' if count > 1 else ''}", max_seconds) as shown:
         while True:
@@ -117,20 +116,22 @@ def bench(
     )
 
 
-def inputs_apart(one: Artifact, other: Artifact) -> str | None:
-    """How the input shapes of two ONNX files differ, the batch aside; None where they do not."""
-    mine, its = _inputs(one), _inputs(other)
-    if mine == its or not mine or not its:
-        return None
-    return f"{one.path} takes inputs of {mine}, and {other.path} of {its}"
+def _inputs_apart(artifacts: Sequence[Artifact]) -> list[str]:
+    """Which ONNX files take inputs of other shapes than the first, the batch aside."""
+    first, *others = map(_inputs, artifacts)
+    return [
+        f"{artifact.path} takes inputs of {its}, and {artifacts[0].path} of {first}"
+        for artifact, its in zip(artifacts[1:], others, strict=True)
+        if first and its and its != first
+    ]
 
 
 def _inputs(artifact: Artifact) -> str:
     """The shapes that a file takes, without the batch; empty where they are not known."""
     if artifact.format != "onnx" or not Path(artifact.path).is_file():
         return ""
-    shapes = input_shapes(load_model(artifact.path), artifact.path).values()
-    return ", ".join("x".join(map(str, shape[1:])) for shape in shapes)
+    shapes = artifact.input_shapes or input_shapes(load_model(artifact.path), artifact.path)
+    return ", ".join("x".join(map(str, shape[1:])) for shape in shapes.values())
 
 
 def _warn_if_noisy(name: str, measurement: Measurement, seconds: float) -> None:
@@ -254,8 +255,8 @@ def _check(
     seed: int,
 ) -> Verdict:
     race = Race(pair, target, seed)
-    if gap := inputs_apart(race.artifacts[1], race.artifacts[0]):
-        raise UsageError(f"{gap}; export both for the same inputs")
+    if gaps := _inputs_apart(race.artifacts):
+        raise UsageError(f"{gaps[0]}; export both for the same inputs")
     allowed, per_look = 1 + limits.threshold, 1 - (1 - limits.confidence) / LOOKS
     due, looks = 12, 0
     with race, bar("checking for a regression", limits.max_seconds) as shown:
