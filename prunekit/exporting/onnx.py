@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
+import importlib
 import inspect
 import io
 import logging
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +228,8 @@ def _write(model: nn.Module, inputs: dict[str, Tensor], path: Path, *, is_dict: 
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        quiet = contextlib.redirect_stdout(io.StringIO())
+        with warnings.catch_warnings(), quiet, _translations_kept():
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 model,
@@ -251,6 +254,30 @@ def _write(model: nn.Module, inputs: dict[str, Tensor], path: Path, *, is_dict: 
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _translations_kept() -> Iterator[None]:
+    """Let exports share the translations of PyTorch's operators.
+
+    ``torch.onnx.export`` reads them from their sources each time, half of a small model's export.
+    """
+    try:
+        found = importlib.import_module("torch.onnx._internal.exporter._registration")
+        library, gather = found.onnxscript_apis, found.onnxscript_apis.get_torchlib_ops
+    except (ImportError, AttributeError):  # another PyTorch, which may read them as it likes
+        yield
+        return
+    library.get_torchlib_ops = lambda: _gathered(gather)
+    try:
+        yield
+    finally:
+        library.get_torchlib_ops = gather
+
+
+@functools.cache
+def _gathered(gather: Callable[[], list[Any]]) -> list[Any]:
+    return gather()
 
 
 def _compare(
