@@ -298,6 +298,7 @@ def test_a_real_run(prunekit: Says, home: Path) -> None:
     status, out, _ = prunekit(
         *("prune", "net.py:medium", *SHAPE, "--data", "digits", "--from-scratch"),
         *("--dense-epochs", 1, "--epochs", 1, "--target-latency", "90%", "--profile-seconds", 2),
+        *("--measure-seconds", 1),
         *("--profile-nets", 4, "--target", "onnxruntime:cpu", "--json", "-o", "real"),
     )
     report = json.loads(out)

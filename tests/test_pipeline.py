@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 import prunekit as pk
+from prunekit.exporting import onnx as exporting
 from prunekit.pipeline.prune import prune
 from prunekit.pipeline.recipe import make_recipe
 from prunekit.pipeline.setup import set_up
@@ -26,6 +27,19 @@ SETTINGS = {
 def run(tmp_path, output="run", **settings):
     job = set_up(make_recipe({**SETTINGS, **settings}))
     return prune(job, tmp_path / output)
+
+
+def test_a_network_is_exported_once(tmp_path, monkeypatch):
+    """For the profile, the landing and the report: the dense one, and the slim one."""
+    written, write = [], exporting._write
+
+    def counted(model, *rest, **settings):
+        written.append(sum(p.numel() for p in model.parameters()))
+        write(model, *rest, **settings)
+
+    monkeypatch.setattr(exporting, "_write", counted)
+    report = run(tmp_path, target_latency="60%")
+    assert written == [report.params.dense, report.params.pruned]
 
 
 def test_a_final_miss_without_training_lands_again(tmp_path, monkeypatch):

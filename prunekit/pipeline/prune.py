@@ -157,8 +157,8 @@ class _Pipeline:
 
     def prepare(self) -> tuple[LatencyTable, float]:
         """The table, the target as a share of the dense latency, and that it can be reached."""
-        table = self.table()
         self.watch.export_dense()
+        table = self.table()
         kept = self.folder.work / "target.json"
         if self.resume and kept.is_file():  # a resumed run goes for the same share
             return table, float(read_object(kept, "target")["ratio"])
@@ -235,6 +235,7 @@ class _Pipeline:
             granularity=self.recipe.granularity,
             name=self.recipe.model,
             resume=self.resume,
+            dense=self.watch.exact,
         )
 
     # --- choosing -----------------------------------------------------------------------------

@@ -32,7 +32,7 @@ class Stopwatch:
         self.job, self.folder, self.budget = job, folder, budget
         self.seconds = job.recipe.measure_seconds
         self._dense: Artifact | None = None
-        self._exact: Artifact | None = None
+        self.exact: Artifact | None = None
         """The dense network in fp32, which narrow ones are cut from."""
 
     @property
@@ -46,10 +46,10 @@ class Stopwatch:
         """``dense.onnx``, the reference every ratio is taken against."""
         artifact = self.export(self.job.module, self.folder.path / "dense.onnx")
         self._dense = self.timed_form(self.job.module, artifact)
-        self._exact = artifact
+        self.exact = artifact
         if self.job.file_precision != "fp32":
             exact = self.folder.work / "dense-fp32.onnx"
-            self._exact = export(self.job.module, self.job.example, exact)
+            self.exact = export(self.job.module, self.job.example, exact)
 
     def export(self, module: nn.Module, path: Path, plan: str | None = None) -> Artifact:
         """The ONNX file of a network in the target's precision."""
@@ -81,7 +81,7 @@ class Stopwatch:
 
     def _narrow(self, plan: ChannelPlan, path: Path) -> Artifact:
         """``plan``'s network in the target's precision, cut from the dense file where that goes."""
-        narrow = None if self._exact is None else narrow_onnx(self._exact, plan, path)
+        narrow = None if self.exact is None else narrow_onnx(self.exact, plan, path)
         if narrow is None:
             return self.export(slim(self.job.module, plan), path)
         precision = self.job.file_precision

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from prunekit.artifact import Artifact
 from prunekit.errors import NoLayerTimesError, UsageError
 from prunekit.graph import ChannelGraph
 from prunekit.latency import LatencyTable
@@ -102,13 +103,14 @@ def make_table(
     overwrite: bool = True,
     origin: LatencyTable | None = None,
     source: str = "auto",
+    dense: Artifact | None = None,
 ) -> LatencyTable:
     """Profile ``module`` and write the table to ``path``; the journal goes when it is there.
 
     ``source`` is one of :data:`SOURCES`. With ``origin`` that table is transferred to the target
-    here instead. Of several processes that write
-    the same table all but the first are refused, as long as it works and, without ``overwrite`` or
-    ``resume``, when it is done.
+    here instead. ``dense`` is the module's ONNX file in fp32, where there is one. Of several
+    processes that write the same table all but the first are refused, as long as it works and,
+    without ``overwrite`` or ``resume``, when it is done.
     """
     check_prunable(graph, name)
     settings: dict[str, Any] = {
@@ -123,7 +125,7 @@ def make_table(
             raise UsageError(f"output {path} was written meanwhile; use --overwrite or another -o")
         try:
             table = (
-                _profile(source, (module, graph, example, target), settings)
+                _profile(source, (module, graph, example, target), settings | {"dense": dense})
                 if origin is None
                 else transfer(module, graph, example, target, origin, **settings)
             )

@@ -74,6 +74,7 @@ def collect(
     *,
     journal: Path | None,
     resume: bool,
+    dense: Artifact | None = None,
     watched: bool = True,
     more: More = lambda _: [],
     error: Error = lambda _: math.inf,
@@ -100,7 +101,7 @@ def collect(
     rounds = Rounds(runtime, target, wanted, watched)
     try:
         with tempfile.TemporaryDirectory(prefix="prunekit-") as folder:
-            nets = _Networks(model, example, target, runtime, Path(folder))
+            nets = _Networks(model, example, target, runtime, Path(folder), dense)
             added = _next(found, wanted, time.monotonic() - started, more, error)
             due = _due(found, wanted) if not found.stopped else []
             for net in track(due, "loading networks", len(due)):
@@ -114,8 +115,8 @@ def collect(
                     found.rows.append(row)
                     if log is not None:
                         log.append(row)
-                    dense = float(np.median(row["end_to_end_ms"][0]))
-                    shown.advance(note=f"dense {dense:.3g} ms")
+                    typical = float(np.median(row["end_to_end_ms"][0]))
+                    shown.advance(note=f"dense {typical:.3g} ms")
                     added = _next(found, wanted, time.monotonic() - started, more, error)
     finally:
         rounds.close()
@@ -210,11 +211,17 @@ class _Networks:
     """Artifacts of plans in the form the runtime takes, each made once; the first is dense."""
 
     def __init__(
-        self, model: nn.Module, example: Any, target: Target, runtime: Runtime, folder: Path
+        self,
+        model: nn.Module,
+        example: Any,
+        target: Target,
+        runtime: Runtime,
+        folder: Path,
+        dense: Artifact | None,
     ) -> None:
         self._model, self._example, self._folder = model, example, folder
         self._target, self._runtime = target, runtime
-        self._exact: Artifact | None = None
+        self._exact = dense
         """The dense network in fp32, which narrow ones are cut from."""
         self._live = runtime.artifact_format == "module"
         self.built: dict[int, Artifact] = {}
@@ -229,8 +236,11 @@ class _Networks:
         if self._live:
             return live_artifact(slim(self._model, plan), self._example)
         path = self._folder / f"net{number}.onnx"
-        narrow = None if self._exact is None else narrow_onnx(self._exact, plan, path)
-        made = narrow or export(slim(self._model, plan), self._example, path)
+        if number == 0 and self._exact is not None:
+            made = self._exact
+        else:
+            narrow = None if self._exact is None else narrow_onnx(self._exact, plan, path)
+            made = narrow or export(slim(self._model, plan), self._example, path)
         if number == 0:
             self._exact = made
         lowered = self._folder / f"net{number}-lowered.onnx"

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 from torch import nn
 
+from prunekit.artifact import Artifact
 from prunekit.graph import ChannelGraph, LayerShape
 from prunekit.latency import Entry, LatencyTable, Sample
 from prunekit.latency.table import Calibration, deviation_of
@@ -49,6 +50,7 @@ def differences(
     granularity: int | None = None,
     journal: Path | None = None,
     resume: bool = False,
+    dense: Artifact | None = None,
 ) -> LatencyTable:
     """A table whose layers were never timed; arguments as in :func:`harvest`.
 
@@ -74,6 +76,7 @@ def differences(
         ),
         journal=journal,
         resume=resume,
+        dense=dense,
         watched=False,
     )
     slow = speeds(found.rows)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from prunekit.artifact import Artifact
 from prunekit.exporting import lowered_for
 from prunekit.graph import ChannelGraph, Layer, LayerShape
 from prunekit.latency import Entry, LatencyTable, Sample
@@ -65,6 +66,7 @@ def grid(
     granularity: int | None = None,
     journal: Path | None = None,
     resume: bool = False,
+    dense: Artifact | None = None,
 ) -> LatencyTable:
     """A table of single operators, calibrated by a few whole networks timed end to end.
 
@@ -91,6 +93,7 @@ def grid(
         *(model, graph, example, target, plans, fewer, block, {}),
         journal=None,
         resume=False,
+        dense=dense,
         watched=False,
     )
     if found.stopped != "all rounds":

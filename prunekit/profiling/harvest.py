@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from prunekit.artifact import Artifact
 from prunekit.errors import NoLayerTimesError
 from prunekit.graph import ChannelGraph, LayerShape
 from prunekit.latency import Entry, LatencyTable, Network, Protocol, Sample
@@ -55,13 +56,15 @@ def harvest(
     granularity: int | None = None,
     journal: Path | None = None,
     resume: bool = False,
+    dense: Artifact | None = None,
 ) -> LatencyTable:
     """Measure ``model`` on ``target`` and return its table.
 
     Every finished round goes to ``journal`` at once; with ``resume`` its rounds are kept and only
     the missing ones measured. When it ends is in ``plan`` (:class:`HarvestPlan`). A
     ``plan.shard`` takes the dense network and its share of the others, all of them random;
-    :func:`prunekit.latency.merge` joins the tables of all shards.
+    :func:`prunekit.latency.merge` joins the tables of all shards. ``dense`` is ``model``'s ONNX
+    file in fp32 if there is one; else it is exported.
     """
     wanted = plan or HarvestPlan()
     target = Target.of(target)
@@ -99,6 +102,7 @@ def harvest(
         *(model, graph, example, target, plans, wanted, block, facts | started_with(probed)),
         journal=journal,
         resume=resume,
+        dense=dense,
         more=more,
         error=error,
     )
