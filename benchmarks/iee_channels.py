@@ -164,8 +164,9 @@ def carry_out(run: Run) -> None:
         held = CACHE / f"{run.key}.json"
         command(HERE / "iee_channels.py", "--one", json.dumps(asdict(run)), held)
         result = {**json.loads(held.read_text()), "environment": here()}
-    record(run, {**result, "wall_seconds": time.time() - started})
-    print(f"{run.key}: {result.get('test', float('nan')):.4f}", flush=True)
+    seconds = time.time() - started
+    record(run, {**result, "wall_seconds": seconds})
+    print(f"{run.key}: {result.get('test', float('nan')):.4f} ({seconds:.0f} s)", flush=True)
 
 
 def here() -> dict[str, Any]:

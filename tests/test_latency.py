@@ -18,8 +18,8 @@ from prunekit.costs import LatencyCost, total
 from prunekit.errors import FileError, TableError
 from prunekit.graph import LayerShape
 from prunekit.latency import Entry, LatencyTable, Network, Protocol, Sample, Surface
+from prunekit.latency.calibration import LEAST_SHARE, Calibration
 from prunekit.latency.surface import pad
-from prunekit.latency.table import LEAST_SHARE, Calibration
 from prunekit.profiling import HarvestPlan
 from prunekit.target import Environment, Target
 

@@ -2,8 +2,9 @@
 
 from prunekit.latency.comparing import TableDiff, diff
 from prunekit.latency.merging import merge
+from prunekit.latency.records import Entry, Network, Sample
 from prunekit.latency.surface import Surface
-from prunekit.latency.table import Entry, LatencyTable, Network, Protocol, Sample
+from prunekit.latency.table import LatencyTable, Protocol
 
 __all__ = [
     "Entry",

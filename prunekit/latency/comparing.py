@@ -10,8 +10,9 @@ import numpy as np
 
 from prunekit.graph import LayerShape
 from prunekit.latency.pooling import Structure, structures
+from prunekit.latency.records import Entry, Network
 from prunekit.latency.surface import pad
-from prunekit.latency.table import Entry, LatencyTable, Network
+from prunekit.latency.table import LatencyTable
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, replace
 
 from prunekit.errors import TableError
 from prunekit.graph import LayerShape
-from prunekit.latency.table import Entry, LatencyTable, Network, Protocol, Sample
+from prunekit.latency.records import Entry, Network, Sample
+from prunekit.latency.table import LatencyTable, Protocol
 from prunekit.target import Environment, Target
 
 

@@ -13,13 +13,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import replace
 from statistics import median
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from prunekit.graph import LayerShape
-    from prunekit.latency.table import Entry, Network, Sample
+from prunekit.graph import LayerShape
+from prunekit.latency.records import Entry, Network, Sample
 
-Structure = frozenset[tuple[tuple["LayerShape", int, int, int], int]]
+Structure = frozenset[tuple[tuple[LayerShape, int, int, int], int]]
 """(shape, in-width, out-width, calls) of all layers, each with how often it is there."""
 
 

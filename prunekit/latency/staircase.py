@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from prunekit.errors import UsageError
 from prunekit.graph import LayerShape
-from prunekit.latency.table import Entry, LatencyTable
+from prunekit.latency.records import Entry
+from prunekit.latency.table import LatencyTable
 
 MOST_NAMES = 3
 """So many shapes are listed where none matches."""

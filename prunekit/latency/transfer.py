@@ -7,7 +7,9 @@ from dataclasses import replace
 
 from prunekit.errors import TableError
 from prunekit.graph import ChannelGraph
-from prunekit.latency.table import Calibration, LatencyTable, Network, Protocol
+from prunekit.latency.calibration import Calibration
+from prunekit.latency.records import Network
+from prunekit.latency.table import LatencyTable, Protocol
 from prunekit.target import Environment, Target
 
 

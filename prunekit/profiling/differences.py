@@ -21,7 +21,7 @@ from torch import nn
 from prunekit.artifact import Artifact
 from prunekit.graph import ChannelGraph, LayerShape
 from prunekit.latency import Entry, LatencyTable, Sample
-from prunekit.latency.table import Calibration, deviation_of
+from prunekit.latency.calibration import Calibration, deviation_of
 from prunekit.plan import ChannelPlan
 from prunekit.profiling.choosing import sample_plans
 from prunekit.profiling.collecting import collect

@@ -23,7 +23,7 @@ from prunekit.artifact import Artifact
 from prunekit.exporting import lowered_for
 from prunekit.graph import ChannelGraph, Layer, LayerShape
 from prunekit.latency import Entry, LatencyTable, Sample
-from prunekit.latency.table import fit_surfaces
+from prunekit.latency.calibration import fit_surfaces
 from prunekit.latency.transfer import layers_us
 from prunekit.profiling.choosing import sample_plans
 from prunekit.profiling.collecting import collect, journal_of
