@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from iee_loop import copied
 from sparse_loop import METHODS, SHORT, Loop, batch, net, saved, went_on
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 import prunekit as pk
@@ -500,7 +501,53 @@ def test_macs_and_work():
         _ = pk.sparsify.Static(net(), 0.5, SparsitySchedule(1)).work
 
 
+class Functional(nn.Module):
+    """Reads the weight of a layer without calling it, as attentions do; the head is first."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.spare = nn.Linear(8, 3), nn.Linear(8, 8)
+        self.qkv, self.stem = nn.Linear(8, 8), nn.Linear(4, 8)
+
+    def forward(self, x):
+        x = self.stem(x)
+        if self.training:
+            x = x + self.spare(x)
+        return self.head(F.linear(F.linear(x, weight=self.qkv.weight), self.qkv.weight))
+
+
+def test_weights_that_are_read_without_a_call_count(capsys):
+    model, example = Functional(), torch.randn(2, 5, 4)
+    macs = layer_macs(model, example)
+    assert macs == {"stem": 10 * 32, "qkv": 2 * 10 * 64, "head": 10 * 24, "spare": 0}
+    assert [*macs] == ["stem", "qkv", "head", "spare"]
+    sparse = pk.sparsify.Static(model, 0.5, distribution="uniform", example=example)
+    assert [layer.name for layer in sparse.plan.layers if layer.dense] == ["stem"]
+    assert (
+        "note: no FLOPs of spare are counted: not called on the example" in capsys.readouterr().err
+    )
+    with pytest.raises(ModelError, match="Functional refuses input 2x5x3: RuntimeError"):
+        pk.sparsify.Static(model, 0.5, example=torch.randn(2, 5, 3))
+
+
 # --- which layers
+
+
+def test_weights_that_are_computed_may_stay_dense():
+    model = net()
+    nn.utils.parametrizations.weight_norm(model[8])
+    with pytest.warns(FutureWarning):
+        nn.utils.weight_norm(model[10])
+    with pytest.raises(UsageError, match=r"--dense 8\), .*\(torch.nn.utils.parametrize.remove_p"):
+        find_layers(model, ("first", "10"))
+    with pytest.raises(UsageError, match=r"--dense 10\), .*\(torch.nn.utils.remove_weight_norm"):
+        find_layers(model, ("first", "8"))
+    example = torch.randn(1, 4, 6, 6)
+    sparse = pk.sparsify.Static(model, 0.5, dense=("8", "10"), example=example)
+    assert [layer.name for layer in sparse.plan.layers] == ["0", "3"]
+    assert layer_macs(model, example)["8"] == 12 * 16
+    sparse.step(torch.optim.SGD(model.parameters(), 0.1))
+    assert 0 < sparse.work < 1
 
 
 def test_layers_that_stay_dense():
@@ -515,7 +562,69 @@ def test_layers_that_stay_dense():
     assert [la.name for la in find_layers(model, ("3",)) if la.dense] == ["3", "8"]
 
 
+@pytest.mark.parametrize("method", ALL)
+def test_weights_changed_from_outside_are_refused(method):
+    loop = Loop(method, 0.8)
+    held = copied(loop.model.state_dict())
+    full = {n: torch.ones_like(v) if v.ndim > 1 else v for n, v in held.items()}
+    loop.model.load_state_dict(full)
+    if method == "gmp":  # which begins dense
+        loop.step()
+        return
+    with pytest.raises(UsageError, match="inactive weights of 3 are no longer zero: they were lo"):
+        loop.step()
+    with pytest.raises(UsageError, match="no longer zero"):
+        _ = loop.sparse.plan
+    loop.model.load_state_dict(held)
+    loop.step()
+    verify(loop.model, loop.sparse.plan)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("iee", {"sample": "gradient", "reactivate": 0.5, "source": "mru", "grow": "mru"}),
+        ("rigl", {}),
+        ("set", {}),
+        ("gmp", {}),
+    ],
+)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_bfloat16_weights(method, settings, when):
+    model, images = net(), torch.randn(8, 4, 6, 6).bfloat16()
+    if when == "before":
+        model.bfloat16()
+    schedule = SparsitySchedule(20, every=2, explore=2 if method == "iee" else None, **settings)
+    criterion = "taylor" if method == "rigl" else "magnitude"
+    sparse = METHODS[method](model, 0.8, schedule, criterion=criterion, start="scores")
+    model.bfloat16()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
+    for _ in range(20):
+        model(images).float().square().mean().backward()
+        sparse.step(optimizer)
+    assert sparse.history
+    verify(model, sparse.plan)
+
+
+def test_a_compiled_model_is_the_model_that_it_was_compiled_from():
+    plain = net()
+    compiled = torch.compile(plain, backend="eager")
+    sparse = pk.sparsify.RigL(compiled, 0.8, SparsitySchedule(6, every=1))
+    optimizer = torch.optim.SGD(compiled.parameters(), 0.1)
+    for _ in range(6):
+        compiled(torch.randn(4, 4, 6, 6)).square().mean().backward()
+        sparse.step(optimizer)
+    assert [layer.name for layer in sparse.plan.layers] == ["0", "3", "8", "10"]
+    verify(plain, sparse.plan)
+
+
 def test_layers_that_cannot_be_used():
+    with pytest.raises(UsageError, match="`dense` must be names of layers, not 3"):
+        find_layers(net(), 3)
+    with pytest.raises(UsageError, match="`freeze` must be True or False, not 'no'"):
+        SparsitySchedule(10, freeze="no")
+    with pytest.raises(UsageError, match="unknown criteria name 'size'; known: "):
+        pk.sparsify.Static(net(), 0.5, criterion="size")
     with pytest.raises(UsageError, match="'fc', which matches no layer; layers: 0, 3, 8, 10"):
         find_layers(net(), ("fc",))
     with pytest.raises(UsageError, match="every layer of Sequential is dense"):
@@ -734,11 +843,12 @@ def test_saved_and_loaded(tmp_path):
     loaded = pk.load(tmp_path / "run")
     for name, value in network.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
-    assert pk.SparsityPlan.load(tmp_path / "run/sparsity.json") == sparse.plan
+    plan = sparse.plan
+    assert pk.SparsityPlan.load(tmp_path / "run/sparsity.json") == plan
     with torch.no_grad():
-        network.get_submodule(sparse.plan.sparse[0].name).weight.fill_(1.0)
+        network.get_submodule(plan.sparse[0].name).weight.fill_(1.0)
     with pytest.raises(ModelError, match="weights that are not zero, its plan"):
-        pk.save(tmp_path / "other", network, sparse.plan, base="zoo:resnet20")
+        pk.save(tmp_path / "other", network, plan, base="zoo:resnet20")
     assert not (tmp_path / "other" / "model.safetensors").exists()
 
 
@@ -773,10 +883,11 @@ def test_compressed_two_of_four_weights(monkeypatch):
     plan = pk.sparsify.Static(other, 0.5, dense=()).plan
     with pytest.raises(UsageError, match="the plan's pattern is unstructured"):
         pk.sparsify.semi_structured(other, plan)
+    plan = sparse.plan
     with torch.no_grad():
         model[4].weight.fill_(1.0)
     with pytest.raises(ModelError, match="layer 4 has 384 weights that are not zero"):
-        pk.sparsify.semi_structured(model, sparse.plan)
+        pk.sparsify.semi_structured(model, plan)
 
 
 def test_a_scaler_of_mixed_precision_is_unscaled_stepped_and_updated():

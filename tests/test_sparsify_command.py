@@ -300,3 +300,50 @@ def test_an_exporter_that_renames_weights_is_followed(tmp_path: Path) -> None:
     example = torch.randn(2, 5, 16)
     made = export_sparse(model, example, tmp_path / "tokens.onnx", sparse.plan)
     assert check_pattern(onnx.load(made.path), model, sparse.plan) == 2
+
+
+def test_layers_that_only_training_runs(prunekit: Says, own: Path) -> None:
+    """A head that the exported network lacks keeps its pattern, and no file has to show it."""
+    text = """
+class Helped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.aux, self.head = nn.Linear(64, 32), nn.Linear(32, 10), nn.Linear(32, 10)
+
+    def forward(self, x):
+        x = self.body(x.flatten(1)).relu()
+        return self.head(x) + (self.aux(x) if self.training else 0)
+
+def helped(num_classes=10):
+    return Helped()
+"""
+    (own / "own.py").write_text(NET + text)
+    command = ("sparsify", "own.py:helped", "--data", "digits", "--input", "1x1x8x8")
+    more = ("--epochs", 1, "--target", "fake", "--from-scratch", "--method", "rigl")
+    status, _, err = prunekit(*command, *more, "--pattern", "2:4", "-o", "helped")
+    assert status == 0, err
+    assert "note: no FLOPs of aux are counted: not called on the example input" in err
+    plan = pk.SparsityPlan.load(own / "helped" / "sparsity.json")
+    assert [layer.name for layer in plan.sparse] == ["aux", "head"]
+
+
+def test_a_sparse_weight_that_the_file_lacks_is_named(tmp_path: Path) -> None:
+    class Standardised(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.linear(x, self.weight - self.weight.mean(1, keepdim=True))
+
+    model = torch.nn.Sequential(torch.nn.Linear(16, 16), Standardised(16, 8))
+    schedule = pk.sparsify.SparsitySchedule(1)
+    sparse = pk.sparsify.Static(model, 0.5, schedule, dense=("0",))
+    with pytest.raises(pk.PrunekitError, match=r"1 \(Standardised\) computes with values worked"):
+        export_sparse(model, torch.randn(1, 16), tmp_path / "x.onnx", sparse.plan)
+    assert not [*tmp_path.iterdir()]
+    plain = torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.Linear(16, 8))
+    sparse = pk.sparsify.Static(plain, pattern="2:4", schedule=schedule)
+    made = onnx.load(
+        export_sparse(plain, torch.randn(1, 16), tmp_path / "x.onnx", sparse.plan).path
+    )
+    for tensor in made.graph.initializer:
+        tensor.CopyFrom(onnx.numpy_helper.from_array(np.ones(tensor.dims, np.float32), "gone"))
+    with pytest.raises(pk.PrunekitError, match=r"1 of 1 .* \(1 is the first\).*\(--dense 1\)"):
+        check_pattern(made, plain, sparse.plan)

@@ -71,7 +71,7 @@ def export(
     if Path(path).suffix != ".onnx":
         raise UsageError(f"output {path}: an ONNX file is named FILE.onnx")
     model, example = bound(model, example)
-    working, inputs, pair = _prepared(model, example)
+    working, inputs, pair = prepared(model, example)
     shapes = {name: (-1, *value.shape[1:]) for name, value in inputs.items()}
     as_dict = isinstance(example, dict)
     target = Target.parse("onnxruntime:cpu")
@@ -112,7 +112,7 @@ def compare_outputs(
     At batches 1 and 2, of int8 on ``batches``; see :data:`TOLERANCES`.
     """
     model, example = bound(model, example)
-    working, _, pair = _prepared(model, example)
+    working, _, pair = prepared(model, example)
     feeds = _few(batches) if artifact.precision == "int8" else _feeds(pair)
     return _compare(working, artifact, feeds, target, is_dict=isinstance(example, dict))
 
@@ -126,7 +126,7 @@ def _few(batches: Sequence[Arrays]) -> list[Arrays]:
     return [{n: v[:COMPARED] for n, v in batch.items()} for batch in batches[:4]]
 
 
-def _prepared(
+def prepared(
     model: nn.Module, example: Any
 ) -> tuple[nn.Module, dict[str, Tensor], dict[str, Tensor]]:
     """A copy to export, its inputs by name, and the same at batch 2."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from torch import nn
 from prunekit.artifact import Artifact
 from prunekit.density import Pattern
 from prunekit.errors import ModelError
-from prunekit.exporting.onnx import export
+from prunekit.exporting.onnx import bound, export, prepared
+from prunekit.sparsify.weights.layers import layer_macs
 from prunekit.sparsity import SparsityPlan
 
 PATTERN_KEY = "prunekit.pattern"
@@ -36,15 +37,22 @@ def export_sparse(
 ) -> Artifact:
     """:func:`export`, with the plan's pattern checked in the file's own weights and marked there.
 
+    ModelError names a layer that computes with something worked out from its sparse weight, whose
+    zeros do not stay zero, and one that runs but is not found in the file.
     Weights are stored dense, zeros included, as every runtime takes them; ``more`` is what
     :func:`export` takes besides. With
     ``sparse_initializers`` those of a density below a third are stored without their zeros, which
     makes the file smaller; ONNX Runtime reads that, expands it on loading, and gains no speed.
     """
+    whole, given = bound(model, example)
+    working, inputs, _ = prepared(whole, given)
+    run_on = inputs if isinstance(given, dict) else tuple(inputs.values())
+    macs = layer_macs(working, run_on, [layer.name for layer in plan.sparse])
+    idle = frozenset(layer.name for layer in plan.sparse if not macs.get(layer.name))
 
     def finish(file: Path) -> None:
         proto = onnx.load(file)
-        check_pattern(proto, model, plan)
+        check_pattern(proto, model, plan, idle)
         onnx.helper.set_model_props(
             proto, {PATTERN_KEY: plan.pattern, "prunekit.sparsity": f"{plan.sparsity:.6g}"}
         )
@@ -55,25 +63,28 @@ def export_sparse(
     return export(model, example, path, precision, finish=finish, **more)
 
 
-def check_pattern(proto: ModelProto, model: nn.Module, plan: SparsityPlan) -> int:
+def check_pattern(
+    proto: ModelProto, model: nn.Module, plan: SparsityPlan, idle: Collection[str] = ()
+) -> int:
     """How many weights of the plan's layers are in the file; ModelError where one breaks its plan.
 
+    Those of an N:M pattern must all be there, but for ``idle`` layers, which have no part in it.
     They are known by name, or where the exporter has renamed them by their values. It may have
     folded a norm into a weight, which scales outputs and keeps zeros.
     """
     modules = dict(model.named_modules())
     layers = {f"{layer.name}.weight": layer for layer in plan.sparse}
     values = {
-        name: modules[layer.name].get_parameter("weight").detach().cpu().numpy()
+        name: modules[layer.name].get_parameter("weight").detach().cpu().float().numpy()
         for name, layer in layers.items()
     }
-    pattern, found = Pattern.parse(plan.pattern), 0
+    pattern, found = Pattern.parse(plan.pattern), set()
     for called, weight in _weights(proto):
         same = (name for name, value in values.items() if np.array_equal(value, weight))
         layer = layers.get(called) or layers.get(next(same, ""))
         if layer is None:
             continue
-        found += 1
+        found.add(layer.name)
         there = int(np.count_nonzero(weight))
         rows = np.moveaxis(weight, 1, -1).reshape(-1, pattern.m) != 0
         if there > layer.kept or (pattern.structured and rows.sum(1).max() > pattern.n):
@@ -81,12 +92,14 @@ def check_pattern(proto: ModelProto, model: nn.Module, plan: SparsityPlan) -> in
                 f"the exported weight of {layer.name} has {there} values that are not zero, "
                 f"planned are {layer.kept} in pattern {pattern}"
             )
-    if pattern.structured and found < len(layers):
+    missing = [la.name for la in plan.sparse if la.name not in found and la.name not in idle]
+    if pattern.structured and missing:
         raise ModelError(
-            f"{len(layers) - found} of {len(layers)} sparse weights were not found in the "
-            f"exported file, so that its pattern {pattern} cannot be checked"
+            f"{len(missing)} of {len(layers)} sparse weights were not found in the exported file "
+            f"({missing[0]} is the first), so that its pattern {pattern} cannot be checked; keep "
+            f"it dense (--dense {missing[0]})"
         )
-    return found
+    return len(found)
 
 
 def _weights(proto: ModelProto) -> Iterator[tuple[str, NDArray[Any]]]:

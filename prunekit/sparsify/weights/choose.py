@@ -50,14 +50,18 @@ def _kth_largest(flat: Tensor, count: int) -> Tensor:
 # On a CPU NumPy takes a fraction of torch's time for these.
 
 
+def _in_numpy(flat: Tensor) -> bool:
+    return flat.device.type == "cpu" and flat.dtype is not torch.bfloat16  # which it lacks
+
+
 def _at_least(flat: Tensor, bound: Tensor) -> Tensor:
-    if flat.device.type != "cpu":
+    if not _in_numpy(flat):
         return flat >= bound
     return torch.from_numpy(flat.numpy() >= bound.numpy())
 
 
 def _picked(flat: Tensor, mask: Tensor) -> Tensor:
-    if flat.device.type != "cpu":
+    if not _in_numpy(flat):
         return flat[mask]
     return torch.from_numpy(flat.numpy()[mask.numpy()])
 

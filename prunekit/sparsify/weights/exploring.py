@@ -88,8 +88,9 @@ class IEE(Sparsifier):
     def begin(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Before the first step: ``optimizer`` is over ``model``'s parameters."""
         super().begin(model, optimizer)
-        recent = [part.to(w.device) for part, w in zip(self._recent, self._weights, strict=False)]
-        slept = [part.to(w.device) for part, w in zip(self._asleep, self._weights, strict=True)]
+        # to the weights' device and type
+        recent = [part.to(w) for part, w in zip(self._recent, self._weights, strict=False)]
+        slept = [part.to(w) for part, w in zip(self._asleep, self._weights, strict=True)]
         self._recent = recent
         self._asleep = recent if self.schedule.source == "mru" else slept
 
@@ -295,6 +296,7 @@ class IEE(Sparsifier):
     def load_state(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Take up where :meth:`state` left off; the model has its values already."""
         super().load_state(tensors, facts)
+        tensors = self.here(tensors)
         self._asleep, self._recent = numbered(tensors, "asleep"), numbered(tensors, "recent")
         if self.schedule.source == "mru":
             self._recent = self._asleep

@@ -16,6 +16,7 @@ from prunekit.criteria import Magnitude, WeightCriterion
 from prunekit.density import Distribution, Pattern, counts, parse_sparsity
 from prunekit.errors import TrainingError, UsageError
 from prunekit.ranks import average_
+from prunekit.registry import criteria
 from prunekit.sparsify.resuming import check_settings
 from prunekit.sparsify.stepping import take_step
 from prunekit.sparsify.weights import choose
@@ -45,7 +46,10 @@ class Sparsifier:
     are made sparse: linear and convolutional ones but those that ``dense`` names (names, patterns
     like ``layer1.*``, ``first``). It may be left out with an N:M ``pattern``. With several
     processes gradients are averaged here: give every process the same model and its share of the
-    batch. ``example`` is needed for :attr:`work` alone.
+    batch. Load a model's weights before this is made, or the state of a training after it, with
+    :meth:`load_state`. ``example``, an input, is needed for :attr:`work`; with it the ``first``
+    layer is the one that runs first, and layers that compute with something worked out from their
+    weight (standardised ones) are refused.
 
     ``start`` is ``random``, or ``scores`` for the weights that the criterion ranks highest, as for
     a trained network (by magnitude where the criterion needs gradients). With ``ranking`` =
@@ -71,7 +75,7 @@ class Sparsifier:
         *,
         distribution: Distribution = "erk",
         pattern: Pattern | str = "unstructured",
-        criterion: WeightCriterion | None = None,
+        criterion: WeightCriterion | str | None = None,
         ranking: Literal["layer", "global"] = "layer",
         dense: str | Sequence[str] | None = (FIRST,),
         start: Literal["random", "scores"] = "random",
@@ -84,12 +88,13 @@ class Sparsifier:
                 f"{self.name} needs a schedule: "
                 "pk.sparsify.SparsitySchedule(steps=epochs * len(loader))"
             )
-        self.model, self.schedule = model, schedule
+        self.model, self.schedule = _plain(model), schedule
         self.pattern = pattern if isinstance(pattern, Pattern) else Pattern.parse(str(pattern))
-        self.criterion: WeightCriterion = Magnitude() if criterion is None else criterion
+        made = criteria.make(criterion) if isinstance(criterion, str) else criterion
+        self.criterion: WeightCriterion = Magnitude() if made is None else made
         self.distribution, self.ranking, self.start = distribution, ranking, start
         _check(self)
-        self.layers = find_layers(model, dense)
+        self.layers = find_layers(self.model, dense, example)
         sparse = [layer for layer in self.layers if not layer.dense]
         self._names = [layer.name for layer in sparse]
         self._weights: list[Tensor] = [layer.weight for layer in sparse]
@@ -101,7 +106,7 @@ class Sparsifier:
         shapes = [layer.shape for layer in sparse]
         self.target = list(counts(shapes, sparsity, distribution, self.pattern).values())
         """Weights that each sparse layer keeps, as the distribution says."""
-        self._work = Work(model, self._names, self._weights, example)
+        self._work = Work(self.model, self._names, self._weights, example)
         self._scorer = Scorer(self.criterion, self._names, self._weights, schedule.seed)
         self._omega = 0.0
         """The share of the active weights that the last drop took."""
@@ -139,6 +144,7 @@ class Sparsifier:
     @property
     def plan(self) -> SparsityPlan:
         """The structure as it is now."""
+        self._check_zeros()
         kept = dict(zip(self._names, self._masks.counts(), strict=True))
         return SparsityPlan(
             layers=tuple(
@@ -204,7 +210,7 @@ class Sparsifier:
     def begin(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Before the first step: ``optimizer`` is over ``model``'s parameters."""
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if model is not self.model:
+        if _plain(model) is not self.model:
             raise UsageError(f"{self.name} was made for another model; give it the same one")
         if missing := [
             n for n, w in zip(self._names, self._weights, strict=True) if id(w) not in held
@@ -217,6 +223,7 @@ class Sparsifier:
         self._masks.to_()
         for part in (self._before, self._left_over):
             part[:] = [on.to(w.device) for on, w in zip(part, self._weights, strict=True)]
+        self._check_zeros()
         if not self._done:  # it may have trained the dense network
             self._masks.clear_state_(optimizer)
 
@@ -395,6 +402,18 @@ class Sparsifier:
 
     # --- going on after a restart ---------------------------------------------------------------
 
+    @torch.no_grad()
+    def _check_zeros(self) -> None:
+        """Refuse weights that somebody else has changed since."""
+        if self._stage == "explore":
+            return
+        for name, weight, on in zip(self._names, self._weights, self._masks.active, strict=True):
+            if torch.count_nonzero(weight) > torch.count_nonzero(weight[on.to(weight.device)]):
+                raise UsageError(
+                    f"inactive weights of {name} are no longer zero: they were loaded or set after "
+                    f"{type(self).__name__} was made; load them before, or call `load_state` after"
+                )
+
     def _settings(self) -> dict[str, Any]:
         """What a run and the one that goes on from it must have in common."""
         own = {
@@ -436,6 +455,7 @@ class Sparsifier:
         They are loaded after this object was made, which masks the model.
         """
         check_settings(f"{self.name} training", facts["settings"], self._settings())
+        tensors = self.here(tensors)
         for name, now, was in zip(self._names, self._norms(), facts["weights"], strict=True):
             if not math.isclose(now, was, rel_tol=1e-4):
                 raise UsageError(
@@ -455,9 +475,19 @@ class Sparsifier:
         self._before = [part.bool() for part in before]
         self._left_over = [part.bool() for part in left]
 
+    def here(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """On the model's device, wherever they were loaded to."""
+        return {name: tensor.to(self._weights[0].device) for name, tensor in tensors.items()}
+
     def _norms(self) -> list[float]:
         """The norm of every sparse weight, by which the model of a state is known again."""
         return [float(weight.detach().double().norm()) for weight in self._weights]
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """What ``torch.compile`` made ``model`` from, whose layers have their own names."""
+    plain: nn.Module = getattr(model, "_orig_mod", model)
+    return plain
 
 
 def packed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

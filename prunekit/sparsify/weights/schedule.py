@@ -76,6 +76,8 @@ class SparsitySchedule:
                 continue
             if not (isinstance(share, int | float) and 0 < share <= 1):
                 raise UsageError(f"`{name}` must be above 0 and at most 1, not {share!r}")
+        if not isinstance(self.freeze, bool):
+            raise UsageError(f"`freeze` must be True or False, not {self.freeze!r}")
         if self.fraction == 1:
             raise UsageError("`fraction` must be below 1; 0.3 exchanges three weights of ten")
         if self.explore == 0 and self.source != "mru":

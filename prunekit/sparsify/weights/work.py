@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from prunekit.progress import say
 from prunekit.sparsify.weights.layers import layer_macs
 
 
@@ -21,6 +22,9 @@ class Work:
     ) -> None:
         macs = {} if example is None else layer_macs(model, example, names)
         self.whole = sum(macs.values())
+        if idle := [name for name in names if macs and not macs[name] and not _known(model, name)]:
+            more = f" and {len(idle) - 1} more" if len(idle) > 1 else ""
+            say(f"note: no FLOPs of {idle[0]}{more} are counted: not called on the example input")
         self.done = 0.0
         self._layers = [
             (macs.get(name, 0), weight.numel()) for name, weight in zip(names, weights, strict=True)
@@ -38,3 +42,8 @@ class Work:
         )
         share = 1 - saved / self.whole
         self.done += (2 * share + 1) / 3 if dense_gradient else share
+
+
+def _known(model: nn.Module, name: str) -> bool:
+    """Whether it was said already that no FLOPs of it are counted."""
+    return isinstance(model.get_submodule(name.rpartition(".")[0]), nn.MultiheadAttention)
