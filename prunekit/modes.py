@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from prunekit.errors import ModelError
@@ -38,8 +39,32 @@ def refusing(model: nn.Module, example: Any) -> Iterator[None]:
         ) from error
 
 
+def call(model: nn.Module, example: Any) -> Any:
+    """``model`` on a tuple or dict of inputs, without compiling anything."""
+    compiled = any(type(module).__name__ == "OptimizedModule" for module in model.modules())
+    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+        return model(**example) if isinstance(example, dict) else model(*example)
+
+
+def each(example: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """``example``, a tuple or a dict, with all its tensors changed."""
+
+    def convert(value: Any) -> Any:
+        return change(value) if isinstance(value, Tensor) else value
+
+    if isinstance(example, dict):
+        return {name: convert(value) for name, value in example.items()}
+    return tuple(convert(value) for value in example)
+
+
 def tensors(example: Any) -> list[Tensor]:
     """Those among the inputs: a tensor, a tuple or a dict of them."""
     values = example.values() if isinstance(example, dict) else example
     values = (values,) if isinstance(values, Tensor) else values
     return [value for value in values if isinstance(value, Tensor)]
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside of what ``torch.compile`` made of it."""
+    inside = getattr(model, "_orig_mod", None)
+    return inside if isinstance(inside, nn.Module) else model

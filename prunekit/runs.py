@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from prunekit.errors import FileError, ModelError, UsageError
 from prunekit.folding import folded_blocks, reparameterize
 from prunekit.models import BuiltModel, build, is_library, load_weights, rebuild
+from prunekit.modes import unwrapped
 from prunekit.plan import Base, ChannelPlan
 from prunekit.serialize import replacing, sha256_file
 from prunekit.sparsify.weights import verify
@@ -48,7 +49,7 @@ def save(
     """
     if not isinstance(plan, ChannelPlan | SparsityPlan):
         raise UsageError(f"`plan` must be a ChannelPlan or a SparsityPlan, not {plan!r}")
-    run, small = Path(run), _unwrapped(small)
+    run, small = Path(run), unwrapped(small)
     if isinstance(plan, ChannelPlan):
         _check_fits(small, plan)
         (run / SPARSITY).unlink(missing_ok=True)  # of what was saved there before
@@ -66,12 +67,6 @@ def save(
         reparameterized=bool(folded_blocks(small)),
     )
     replace(plan, base=record).save(run / PLAN)
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside of what `torch.compile` made of it."""
-    inside = getattr(model, "_orig_mod", None)
-    return inside if isinstance(inside, nn.Module) else model
 
 
 def _check_fits(small: nn.Module, plan: ChannelPlan) -> None:

@@ -24,7 +24,8 @@ from torch.utils.checkpoint import checkpoint
 
 import prunekit as pk
 from prunekit.errors import PrunekitError
-from prunekit.tracing.values import comparable, each
+from prunekit.modes import each
+from prunekit.tracing.values import comparable
 
 OUTPUT = "it is the model's output"
 IMAGE = image(2)

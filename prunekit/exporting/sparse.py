@@ -38,7 +38,7 @@ def export_sparse(
     """:func:`export`, with the plan's pattern checked in the file's own weights and marked there.
 
     ModelError names a layer that computes with something worked out from its sparse weight, whose
-    zeros do not stay zero, and one that runs but is not found in the file.
+    zeros do not stay zero, and with an N:M pattern one that runs but is not found in the file.
     Weights are stored dense, zeros included, as every runtime takes them; ``more`` is what
     :func:`export` takes besides. With
     ``sparse_initializers`` those of a density below a third are stored without their zeros, which

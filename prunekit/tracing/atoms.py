@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from prunekit.errors import ModelError
+from prunekit.modes import call
 from prunekit.tracing import operators  # noqa: F401 - registers what is known of operators
 from prunekit.tracing.calls import flat
 from prunekit.tracing.flow import Flow, Operation
 from prunekit.tracing.memory import Ledger
 from prunekit.tracing.nodes import Atom
-from prunekit.tracing.values import call, comparable, tensors
+from prunekit.tracing.values import comparable, tensors
 from prunekit.tracing.ways import Exports, chance, turns, variants
 
 SECONDS = 60.0

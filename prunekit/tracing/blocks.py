@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from prunekit.modes import call
 from prunekit.surgery import Gone, copied
 from prunekit.tracing.atoms import Followed
-from prunekit.tracing.values import call, tensors
+from prunekit.tracing.values import tensors
 
 
 def removable(followed: Followed, model: nn.Module, example: Any) -> tuple[str, ...]:

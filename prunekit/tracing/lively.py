@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunekit.tracing.values import call
+from prunekit.modes import call
 
 CONSTANT = 1e-4
 """A parameter with a standard deviation below this has not been drawn at random."""

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from prunekit.graph import ChannelGraph, ChannelGroup
 from prunekit.masks import mask_
+from prunekit.modes import call, each
 from prunekit.plan import ChannelPlan
 from prunekit.surgery import copied, slim
 from prunekit.tracing.lively import lively
-from prunekit.tracing.values import batch_of_two, call, comparable, each
+from prunekit.tracing.values import batch_of_two, comparable
 from prunekit.tracing.ways import Exports, Turned, turns, variants
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5}

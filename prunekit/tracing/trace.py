@@ -23,14 +23,14 @@ from prunekit.graph import (
     Member,
     Span,
 )
-from prunekit.modes import refusing, tensors
+from prunekit.modes import call, each, refusing, tensors
 from prunekit.surgery import is_depthwise, model_fingerprint, named_tensors
 from prunekit.tracing.atoms import follow
 from prunekit.tracing.blocks import removable
 from prunekit.tracing.epilogue import epilogues
 from prunekit.tracing.nodes import Atom
 from prunekit.tracing.prove import prove
-from prunekit.tracing.values import batch_of_two, call, each
+from prunekit.tracing.values import batch_of_two
 
 HEADS = ("whole", "width")
 CHEAP = frozenset({"add", "add_", "sub", "mul", "mul_", "cat", "index"})

@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prunekit.errors import ModelError
-
-
-def call(model: nn.Module, example: Any) -> Any:
-    """``model`` on a tuple or dict of inputs, without compiling anything."""
-    compiled = any(type(module).__name__ == "OptimizedModule" for module in model.modules())
-    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
-        return model(**example) if isinstance(example, dict) else model(*example)
+from prunekit.modes import each
 
 
 def batch_of_two(example: Any) -> Any:
     """Every tensor of the example twice, for norms that want more than one value."""
     return each(example, lambda value: torch.cat([value, value]) if value.ndim else value)
-
-
-def each(example: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """``example``, a tuple or a dict, with all its tensors changed."""
-
-    def convert(value: Any) -> Any:
-        return change(value) if isinstance(value, Tensor) else value
-
-    if isinstance(example, dict):
-        return {name: convert(value) for name, value in example.items()}
-    return tuple(convert(value) for value in example)
 
 
 def tensors(value: Any) -> list[Tensor]:

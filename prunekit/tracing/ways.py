@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from prunekit.modes import each
 from prunekit.tracing.calls import operator_name
 from prunekit.tracing.flow import QUESTIONS
-from prunekit.tracing.values import batch_of_two, each
+from prunekit.tracing.values import batch_of_two
 
 EXPORTS = ("tolist", "numpy", "__array__", "__dlpack__")
 """What hands all values of a tensor to others."""

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from prunekit.density import WeightShape
 from prunekit.errors import ModelError, UsageError
-from prunekit.modes import evaluating, refusing
+from prunekit.modes import call, each, evaluating, refusing
 from prunekit.progress import say
 from prunekit.reading import matching
 
@@ -65,10 +65,8 @@ def find_layers(
     names = [name for known, _ in found for name in known]
     named = matching(names, [pattern for pattern in wanted if pattern != FIRST], "`dense`")
     if FIRST in wanted:
-        ran = (
-            [] if example is None else [n for n, macs in layer_macs(model, example).items() if macs]
-        )
-        named = named | {(ran or names)[0]}
+        macs = {} if example is None else layer_macs(model, example)  # those that run come first
+        named = named | {next(iter(macs), names[0])}
     layers = []
     for known, weight in found:
         kept = not named.isdisjoint(known)
@@ -153,6 +151,7 @@ def layer_macs(model: nn.Module, example: Any, masked: Collection[str] = ()) -> 
     }
     read = _Read(held)
     device = next(model.parameters()).device
+    inputs = example if isinstance(example, tuple | dict) else (example,)
 
     def enter(module: nn.Module, _inputs: Any) -> None:
         read.inside.append(first[_identity(module)])
@@ -170,11 +169,7 @@ def layer_macs(model: nn.Module, example: Any, masked: Collection[str] = ()) -> 
             stack.callback(module.register_forward_hook(count).remove)
         stack.enter_context(refusing(model, example))
         stack.enter_context(read)
-        if isinstance(example, dict):
-            model(**{k: _to(v, device) for k, v in example.items()})
-        else:
-            inputs = example if isinstance(example, tuple) else (example,)
-            model(*(_to(value, device) for value in inputs))
+        call(model, each(inputs, lambda value: value.to(device)))
     for name, module in modules.items():
         sparse = name in masked and found.get(name, 0) > 0
         if sparse and module.get_parameter("weight").data_ptr() not in read.addresses:
@@ -186,10 +181,6 @@ def layer_macs(model: nn.Module, example: Any, masked: Collection[str] = ()) -> 
         found[name] = found.get(name, 0) + macs
     ran = sorted(found, key=read.order.index)
     return {name: found[name] for name in ran} | {n: 0 for n in first.values() if n not in found}
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    return value.to(device) if isinstance(value, Tensor) else value
 
 
 class _Read(TorchFunctionMode):

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from prunekit.criteria import Magnitude, WeightCriterion
 from prunekit.density import Distribution, Pattern, counts, parse_sparsity
 from prunekit.errors import TrainingError, UsageError
+from prunekit.modes import unwrapped
 from prunekit.ranks import average_
 from prunekit.registry import criteria
 from prunekit.sparsify.resuming import check_settings
@@ -88,7 +89,7 @@ class Sparsifier:
                 f"{self.name} needs a schedule: "
                 "pk.sparsify.SparsitySchedule(steps=epochs * len(loader))"
             )
-        self.model, self.schedule = _plain(model), schedule
+        self.model, self.schedule = unwrapped(model), schedule
         self.pattern = pattern if isinstance(pattern, Pattern) else Pattern.parse(str(pattern))
         made = criteria.make(criterion) if isinstance(criterion, str) else criterion
         self.criterion: WeightCriterion = Magnitude() if made is None else made
@@ -210,7 +211,7 @@ class Sparsifier:
     def begin(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Before the first step: ``optimizer`` is over ``model``'s parameters."""
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        if _plain(model) is not self.model:
+        if unwrapped(model) is not self.model:
             raise UsageError(f"{self.name} was made for another model; give it the same one")
         if missing := [
             n for n, w in zip(self._names, self._weights, strict=True) if id(w) not in held
@@ -400,8 +401,6 @@ class Sparsifier:
             )
         self._left += 1
 
-    # --- going on after a restart ---------------------------------------------------------------
-
     @torch.no_grad()
     def _check_zeros(self) -> None:
         """Refuse weights that somebody else has changed since."""
@@ -413,6 +412,8 @@ class Sparsifier:
                     f"inactive weights of {name} are no longer zero: they were loaded or set after "
                     f"{type(self).__name__} was made; load them before, or call `load_state` after"
                 )
+
+    # --- going on after a restart ---------------------------------------------------------------
 
     def _settings(self) -> dict[str, Any]:
         """What a run and the one that goes on from it must have in common."""
@@ -482,12 +483,6 @@ class Sparsifier:
     def _norms(self) -> list[float]:
         """The norm of every sparse weight, by which the model of a state is known again."""
         return [float(weight.detach().double().norm()) for weight in self._weights]
-
-
-def _plain(model: nn.Module) -> nn.Module:
-    """What ``torch.compile`` made ``model`` from, whose layers have their own names."""
-    plain: nn.Module = getattr(model, "_orig_mod", model)
-    return plain
 
 
 def packed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
