@@ -17,11 +17,11 @@ import argparse
 import copy
 import hashlib
 import json
+import multiprocessing
 import os
 import re
 import resource
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -48,6 +48,16 @@ SLIM_TOLERANCE, ONNX_TOLERANCE = 1e-5, 1e-4
 MEMORY_GB = 10.0
 """A model that wants more than this fails alone, not the machine."""
 CRASHED = "crashed"
+FORKS = multiprocessing.get_context("forkserver")
+PRELOADED = (
+    "torch",
+    "torchvision",
+    "timm",
+    "onnxruntime",
+    "torch._dynamo",
+    "prunekit.exporting.onnx",
+)
+"""Imported once: every process of a model is a fork of one that has done nothing else."""
 FILES = ("graph", "plan", "surgery", "masks", "folding", "runs", "models", "exporting/onnx")
 """What of the package decides about the results, beside ``tracing``."""
 STEPS = ("trace", "slim", "load", "onnx")
@@ -58,8 +68,14 @@ Row = dict[str, Any]
 # --- one model, in a process of its own ---------------------------------------------------------
 
 
-def measure(case: Case, folder: Path) -> None:
+def measure(name: str, folder: Path) -> None:
     """Carry every step out and write ``folder/row.json`` after each, should the next one crash."""
+    os.setpgid(0, 0)  # stopped as a whole, and by no Ctrl-C
+    with (folder / "stderr").open("w") as file:
+        os.dup2(file.fileno(), 2)
+    with open(os.devnull, "w") as file:
+        os.dup2(file.fileno(), 1)
+    loader = Loader(name, folder)
     resource.setrlimit(resource.RLIMIT_DATA, (int(MEMORY_GB * 1e9),) * 2)
     import torch
 
@@ -67,7 +83,7 @@ def measure(case: Case, folder: Path) -> None:
     from prunekit.folding import folded_blocks
 
     torch.set_num_threads(1)
-    row: Row = {}
+    case, row = CASES[name], Row()
     written = folder / "row.json"
 
     @contextmanager
@@ -115,7 +131,7 @@ def measure(case: Case, folder: Path) -> None:
     with step("load") as entry:
         run = folder / "run"
         pk.save(run, small, plan, case.spec, input_shapes=(tuple(example.shape),))
-        outputs = loaded_elsewhere(case, run)
+        outputs = loader.outputs()
         with torch.no_grad():
             expected = leaves(copy.deepcopy(small)(image(case, 2, 2)))
         same = len(outputs) == len(expected) and all(map(torch.equal, outputs, expected))
@@ -235,21 +251,33 @@ def apart(expected: list[Any], found: list[Any]) -> float | None:
     return worst
 
 
-def loaded_elsewhere(case: Case, run: Path) -> list[Any]:
-    """The outputs of the saved network in a new process."""
-    from safetensors.torch import load_file
+class Loader:
+    """A process that loads the saved network; it is forked before there is any model."""
 
-    out = run / "outputs.safetensors"
-    command = [sys.executable, __file__, "--load", case.name, str(run), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError((done.stderr.strip().splitlines() or ["no message"])[-1])
-    tensors = load_file(out)
-    return [tensors[str(number)] for number in range(len(tensors))]
+    def __init__(self, name: str, folder: Path) -> None:
+        self.out = folder / "outputs.safetensors"
+        there, self.here = multiprocessing.Pipe(duplex=False)
+        self.process = multiprocessing.get_context("fork").Process(
+            target=load, args=(CASES[name], folder / "run", self.out, there), daemon=True
+        )
+        self.process.start()
+
+    def outputs(self) -> list[Any]:
+        """The outputs of the loaded network."""
+        from safetensors.torch import load_file
+
+        self.here.send("saved")
+        self.process.join()
+        if self.process.exitcode:
+            said = self.out.with_suffix(".error")
+            raise RuntimeError(said.read_text() if said.is_file() else "the process crashed")
+        tensors = load_file(self.out)
+        return [tensors[str(number)] for number in range(len(tensors))]
 
 
-def load(case: Case, run: Path, out: Path) -> None:
+def load(case: Case, run: Path, out: Path, saved: Any) -> None:
     """The other process: the structure from the plan alone where that is enough."""
+    saved.recv()
     import torch
     from safetensors.torch import save_file
 
@@ -257,9 +285,13 @@ def load(case: Case, run: Path, out: Path) -> None:
 
     torch.set_num_threads(1)
     alone = not case.part and not case.spec.startswith("ultralytics")
-    small = pk.load(run) if alone else pk.load(run, build(case, 1))
-    with torch.no_grad():
-        outputs = leaves(small(image(case, 2, 2)))
+    try:
+        small = pk.load(run) if alone else pk.load(run, build(case, 1))
+        with torch.no_grad():
+            outputs = leaves(small(image(case, 2, 2)))
+    except Exception as error:
+        out.with_suffix(".error").write_text(one_line(error))
+        raise SystemExit(1) from None
     save_file({str(n): t.contiguous().clone() for n, t in enumerate(outputs)}, out)
 
 
@@ -328,27 +360,20 @@ def carry_out(case: Case, limit: float) -> Row:
     key = key_of(case, source_hash())
     started = time.monotonic()
     stopped: Row = {}
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    path = os.pathsep.join((str(HERE.parent), os.environ.get("PYTHONPATH", "")))
-    with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen(
-            [sys.executable, __file__, "--one", case.name, folder],
-            env={**os.environ, **threads, "PYTHONPATH": path},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            stderr = process.communicate(timeout=limit)[1]
-            ending = (stderr.strip().splitlines() or ["no message"])[-1][:300]
-            ending = f"exit {process.returncode}: {ending}"
-        except subprocess.TimeoutExpired:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        process = FORKS.Process(target=measure, args=(case.name, folder))
+        process.start()
+        process.join(limit)
+        if process.is_alive():
             os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            process.join()
             ending = f"stopped after {limit:.0f} s for the model"
             stopped = {"stopped_after": limit}
-        written = Path(folder) / "row.json"
+        else:
+            said = (folder / "stderr").read_text().strip().splitlines() or ["no message"]
+            ending = f"exit {process.exitcode}: {said[-1][:300]}"
+        written = folder / "row.json"
         steps = json.loads(written.read_text()) if written.is_file() else {}
     for entry in steps.values():
         if entry["reason"] == CRASHED:
@@ -414,16 +439,10 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--limit", type=float, default=300.0, help="seconds for one model")
     parser.add_argument("--fresh", action="store_true", help="measure again what is cached")
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--load", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.one:
-        measure(CASES[arguments.one[0]], Path(arguments.one[1]))
-        return 0
-    if arguments.load:
-        name, run, out = arguments.load
-        load(CASES[name], Path(run), Path(out))
-        return 0
+    sys.path.insert(0, str(HERE.parent))
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    FORKS.set_forkserver_preload([*PRELOADED])
     chosen = choose(parser, arguments)
     source = source_hash()
     rows = {} if arguments.fresh else cached(arguments.limit)

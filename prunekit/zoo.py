@@ -16,6 +16,7 @@ __all__ = [
     "ZOO",
     "build",
     "mobilenet_v1",
+    "resnet8",
     "resnet20",
     "resnet20_w32",
     "resnet56",
@@ -167,6 +168,11 @@ def _normalised(conv: nn.Conv2d) -> list[nn.Module]:
     return [conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU()]
 
 
+def resnet8(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
+    """ResNet-8 for small images and devices, widths 16, 32, 64 (MLPerf Tiny, arXiv 2106.07597)."""
+    return _ResNet(1, 16, num_classes, in_channels)
+
+
 def resnet20(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
     """ResNet-20 for small images, widths 16, 32, 64 (He et al. 2016, section 4.2)."""
     return _ResNet(3, 16, num_classes, in_channels)
@@ -219,6 +225,7 @@ def mobilenet_v1(num_classes: int = 10, in_channels: int = 3, width: float = 1.0
 
 ZOO: dict[str, Callable[..., nn.Module]] = {
     "mobilenet_v1": mobilenet_v1,
+    "resnet8": resnet8,
     "resnet20": resnet20,
     "resnet20_w32": resnet20_w32,
     "resnet56": resnet56,

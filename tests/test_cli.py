@@ -128,9 +128,9 @@ def test_a_run_is_looked_at_with_its_own_input(prunekit: Says, home: Path) -> No
     import prunekit as pk
     from prunekit import zoo
 
-    model, shape = zoo.build("resnet20"), (1, 3, 16, 16)
+    model, shape = zoo.build("resnet8"), (1, 3, 16, 16)
     plan = pk.ChannelPlan.random(pk.trace(model, torch.randn(shape)), 0.5, seed=1)
-    pk.save("half", pk.slim(model, plan), plan, "zoo:resnet20", input_shapes=(shape,))
+    pk.save("half", pk.slim(model, plan), plan, "zoo:resnet8", input_shapes=(shape,))
     status, out, _ = prunekit("inspect", "half", "--json")
     assert (status, json.loads(out)["input"]) == (0, "1x3x16x16")
     assert "at 1x3x16x16: " in prunekit("inspect", "half")[1]
@@ -148,7 +148,7 @@ def test_a_run_is_looked_at_with_its_own_input(prunekit: Says, home: Path) -> No
 
 
 def test_inspect_a_run(prunekit: Says, home: Path) -> None:
-    status, out, _ = prunekit("inspect", "zoo:resnet20", "--input", "1x3x8x8", "--json")
+    status, out, _ = prunekit("inspect", "zoo:resnet8", "--input", "1x3x8x8", "--json")
     assert status == 0
     assert json.loads(out)["prunable_macs_share"] > 0.9
 
@@ -313,7 +313,7 @@ def test_a_real_run(prunekit: Says, home: Path) -> None:
     ("model", "unless", "source"),
     [
         ("net.py:tiny", " (unless net.py:tiny loads weights)", {}),
-        ("zoo:resnet20", "", {}),
+        ("zoo:resnet8", "", {}),
         ("net.py:tiny", None, {"from_scratch": True}),
         ("net.py:tiny", None, {"weights": "dense.safetensors"}),
         ("again", None, {}),
@@ -337,9 +337,9 @@ def test_an_untrained_network_is_noted(
     from prunekit.runs import save_weights
 
     monkeypatch.setattr(verbosity, "level", 0)
-    dense = build("zoo:resnet20", in_channels=1).module
+    dense = build("zoo:resnet8", in_channels=1).module
     plan = pk.ChannelPlan.dense(pk.trace(dense, torch.zeros(1, 1, 8, 8)))
-    pk.save("again", dense, plan, "zoo:resnet20", {"num_classes": 10, "in_channels": 1})
+    pk.save("again", dense, plan, "zoo:resnet8", {"num_classes": 10, "in_channels": 1})
     save_weights(build("net.py:tiny").module, home / "dense.safetensors")
     settings = {"model": model, "input": "1x1x8x8", "target": "fake", "data": "digits"}
     capsys.readouterr()
@@ -401,11 +401,11 @@ def test_export(prunekit: Says, home: Path) -> None:
     status, out, _ = prunekit("export", "net.py:tiny", *SHAPE, "-o", "dense.onnx")
     assert status == 0
     assert out.startswith("dense.onnx (")
-    grey = ("export", "zoo:resnet20", "--input", "1x1x16x16", "-o", "grey.onnx")  # 3 by default
+    grey = ("export", "zoo:resnet8", "--input", "1x1x16x16", "-o", "grey.onnx")  # 3 by default
     assert prunekit(*grey)[0] == 0
     status, out, err = prunekit(*grey, "--base", "net.py:tiny", "--overwrite")
     assert (status, out) == (2, "")
-    assert "`base` is for a MODEL that is a run folder, and zoo:resnet20 is none" in err
+    assert "`base` is for a MODEL that is a run folder, and zoo:resnet8 is none" in err
 
 
 def test_prune_a_run_again(prunekit: Says, home: Path) -> None:
@@ -414,10 +414,10 @@ def test_prune_a_run_again(prunekit: Says, home: Path) -> None:
     import prunekit as pk
     from prunekit.models import build
 
-    dense = build("zoo:resnet20").module
+    dense = build("zoo:resnet8").module
     graph = pk.trace(dense, torch.zeros(1, 3, 8, 8))
     plan = pk.ChannelPlan.from_widths(graph, {graph.groups[0].id: 8})
-    pk.save("one", pk.slim(dense, plan), plan, base="zoo:resnet20")
+    pk.save("one", pk.slim(dense, plan), plan, base="zoo:resnet8")
     settings = ("--epochs", 0, "--profile-nets", 4, "--target-latency", "80%", "-o", "two")
     model = ("--input", "1x3x8x8", "--target", "fake")
     assert prunekit("prune", "one", *model, *settings)[0] == 0

@@ -155,7 +155,7 @@ def test_what_may_go_in_the_zoo_and_in_torchvision():
 
 def test_prune_with_depth(prunekit: Says, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shape = ("--input", "1x3x16x16", *ON_FAKE[2:])
+    shape = ("--input", "1x3x8x8", *ON_FAKE[2:])
     command = ("prune", "zoo:resnet20", *shape, "--epochs", 0, "--depth", "--profile-nets", 6)
     status, out, err = prunekit(*command, "--target-latency", "20%", "--json", "-o", "run")
     assert status == 0, err

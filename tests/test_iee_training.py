@@ -25,7 +25,7 @@ from core_nets import (
 )
 from iee_loop import SHORT, Loop, batch, copied, tensors
 from test_resume import EPOCHS as SLOW_EPOCHS
-from test_resume import interrupted
+from test_resume import interrupted_here
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
@@ -697,7 +697,7 @@ def test_an_interrupted_prune_ends_in_the_same_plan_and_weights(prunekit, home):
     command = (*PRUNE, "--from-scratch", "--epochs", 6, *QUICK)
     assert prunekit(*command, "-o", "whole")[0] == 0
     checkpoint = home / "new" / "work" / "iee" / "checkpoint.safetensors"
-    err = interrupted(home, SLOW_EPOCHS, (*command, "-o", "new"), checkpoint.is_file)
+    err = interrupted_here(prunekit, SLOW_EPOCHS, (*command, "-o", "new"), checkpoint.is_file)
     assert "same command with --resume" in err
     before = log_of(home / "new") if (home / "new" / "log.jsonl").exists() else []
     assert sum(row["stage"] == "iee" for row in before) < 6

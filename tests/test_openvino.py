@@ -436,11 +436,11 @@ def test_environment_has_the_version_and_the_build():
 
 def test_a_run_from_profile_to_report(home, prunekit):
     on = ("--input", "1x1x8x8", "--target", "openvino:cpu")
-    nets = ("--nets", "4", "--rounds", "3", "-o", "ov.json")
+    nets = ("--nets", "4", "--rounds", "2", "--granularity", "16", "-o", "ov.json")
     status, _, err = prunekit("profile", "net.py:medium", *on, *nets)
     assert status == 0, err
     data = ("--data", "digits", "--epochs", "0", "--from-scratch", "--method", "oneshot")
-    target = ("--table", "ov.json", "--target-latency", "70%", "--measure-seconds", "0.5")
+    target = ("--table", "ov.json", "--target-latency", "70%", "--measure-seconds", "0.3")
     status, _, err = prunekit("prune", "net.py:medium", *on, *data, *target, "-o", "ov")
     assert status in (0, 1), err
     report = json.loads((home / "ov" / "report.json").read_text())

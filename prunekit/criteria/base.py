@@ -204,11 +204,16 @@ def alive(layers: Sequence[Tensor]) -> Tensor:
 def gradient(value: Tensor, name: str) -> Tensor:
     """The gradient of the parameter called ``name``."""
     if value.grad is None:
-        why = "it is not trained (`requires_grad` is off)"
-        if value.requires_grad:
-            why = "there was no backward pass, or it is computed from other parameters"
-        raise UsageError(f"no gradient for {name}, which Taylor scores need: {why}")
+        raise no_gradient(value, name)
     return value.grad
+
+
+def no_gradient(value: Tensor, name: str) -> UsageError:
+    """What to say where the parameter called ``name`` has none."""
+    why = "it is not trained (`requires_grad` is off)"
+    if value.requires_grad:
+        why = "there was no backward pass, or it is computed from other parameters"
+    return UsageError(f"no gradient for {name}, which Taylor scores need: {why}")
 
 
 def gates(group: ChannelGroup, modules: dict[str, nn.Module]) -> tuple[list[Member], float]:

@@ -16,6 +16,7 @@ from prunekit.criteria.base import (
     filters,
     gates,
     gradient,
+    no_gradient,
     normalise,
     per_channel,
     reduced,
@@ -112,7 +113,7 @@ class TaylorWeight:
 
 def _change(name: str, weight: Tensor, gradient: Tensor | None) -> Tensor:
     if gradient is None:
-        raise UsageError(f"no gradient for {name}; Taylor scores need a backward pass first")
+        raise no_gradient(weight, name)
     return weight.detach() * gradient
 
 

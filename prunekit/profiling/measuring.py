@@ -234,8 +234,10 @@ def speeds(rows: Sequence[Row]) -> NDArray[np.float64]:
     for _ in range(50 if rows else 0):
         levels = _medians((net, t - effect[number]) for net, number, t in times)
         found = _medians((number, t - levels[net]) for net, number, t in times)
-        effect = np.array([found.get(number, 0.0) for number in range(len(rows))])
+        before, effect = effect, np.array([found.get(number, 0.0) for number in range(len(rows))])
         effect -= np.median(effect)
+        if np.array_equal(before, effect):  # and so it would stay
+            break
     return np.exp(effect)
 
 
