@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -28,8 +28,9 @@ verbosity = Verbosity()
 def say(message: str, level: int = 0) -> None:
     """One line on stderr, unless quieter than ``level``."""
     if verbosity.level >= level:
-        sys.stderr.write(message.rstrip() + "\n")
-        sys.stderr.flush()
+        with suppress(BrokenPipeError):  # nobody reads it; the work goes on
+            sys.stderr.write(message.rstrip() + "\n")
+            sys.stderr.flush()
 
 
 @contextmanager

@@ -136,6 +136,18 @@ def _load(run: Path, model: nn.Module | str | None, opened: tuple[Path, ...]) ->
     return small.eval()
 
 
+def base_runs(run: str | Path) -> list[Path]:
+    """``run`` and the runs that it was made from, the nearest first; empty if it is none."""
+    here, found = Path(run).resolve(), list[Path]()
+    while is_run(here) and here not in found:
+        found.append(here)
+        base = ChannelPlan.load(here / PLAN).base
+        if base is None or not base.spec.startswith(_RUN):
+            break
+        here = (here / base.spec.removeprefix(_RUN)).resolve()
+    return found
+
+
 def _from_run(run: Path, base: str) -> str:
     path = os.path.relpath(Path(base).resolve(), run.resolve())
     return f"{_RUN}{Path(path).as_posix()}"

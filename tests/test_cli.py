@@ -618,7 +618,7 @@ def test_long_work_says_where_it_is_on_a_pipe(
     assert capsys.readouterr().err == ""
 
 
-def test_a_closed_pipe_is_no_error(made: Path) -> None:
+def test_a_closed_pipe_is_quiet_and_no_success(made: Path) -> None:
     code = "from prunekit.cli.main import main; main()"
     with subprocess.Popen(
         [sys.executable, "-c", code, "table", "show", str(made / "table.json")],
@@ -629,4 +629,34 @@ def test_a_closed_pipe_is_no_error(made: Path) -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
-    assert process.returncode == 0
+    assert process.returncode == 141
+
+
+def test_streams_that_are_closed_do_not_change_the_answer(home: Path) -> None:
+    program = f"{sys.executable} -m prunekit"
+    slower = "check run/dense.onnx --baseline run/model.onnx --target fake"
+    for command, status in (
+        (f"{program} {slower} 2>&-", 1),
+        (f"{program} {slower} --json | true; exit ${{PIPESTATUS[0]}}", 141),
+        (f"{program} report run --json > /dev/full", 2),
+    ):
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=home, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == status, (command, done.stderr)
+        assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_says_so(prunekit: Says, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prunekit.cli import inspect as command
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("prunekit.tracing.trace", interrupt)
+    monkeypatch.setattr("prunekit.trace", interrupt, raising=False)
+    assert command
+    status, out, err = prunekit("inspect", "net.py:tiny", *SHAPE, "--json")
+    assert status == 130
+    assert err.splitlines()[-1] == "prunekit: interrupted"
+    assert json.loads(out) == {"error": "interrupted", "exit_code": 130}

@@ -776,3 +776,63 @@ def test_a_bug_is_no_answer(prunekit: Says, home: Path, monkeypatch: pytest.Monk
     assert status == 2
     assert err.startswith("prunekit: unexpected KeyError at test_cli_bad_input.py:")
     assert err.count("\n") == 1
+
+
+def test_overwriting_keeps_what_is_there_until_the_new_run_comes_to_something(
+    refuses: Refuses, prunekit: Says, home: Path
+) -> None:
+    before = tree(home / "run")
+    again = ("prune", "net.py:tiny", *ON_FAKE, *TABLE, "--epochs", 0, "-o", "run", "--overwrite")
+    assert "is met already" in refuses(*again, "--target-latency", "100ms", work=True)
+    assert tree(home / "run") == before
+    assert prunekit(*again, "--target-latency", "1%")[0] == 1
+    assert tree(home / "run") == before
+    assert prunekit(*again, "--target-latency", "70%")[0] == 0
+    assert not (home / "run" / ".replaced").exists()
+    assert (home / "run" / "plan.json").is_file()
+
+
+def test_a_run_is_not_pruned_into_the_run_it_was_made_from(
+    refuses: Refuses, prunekit: Says, home: Path
+) -> None:
+    base = ("--base", "net.py:tiny", "--epochs", 0, "--profile-nets", 4)
+    target = ("--target-latency", "95%")
+    assert prunekit("prune", "run", *ON_FAKE, *base, *target, "-o", "second")[0] == 0
+    line = refuses("prune", "second", *ON_FAKE, *base, *target, "-o", "run", "--overwrite")
+    assert line == "second was made from run, which --overwrite removes; give another -o"
+
+
+def test_data_that_a_run_names_is_run_only_when_trusted(refuses: Refuses, home: Path) -> None:
+    (home / "data.py").write_text("open('ran', 'w')\n")
+    report = json.loads((home / "run" / "report.json").read_text())
+    report["recipe"]["data"] = "data.py:data"
+    (home / "run" / "report.json").write_text(json.dumps(report))
+    line = refuses("export", "run", "--model", "net.py:tiny", "--precision", "fp16")
+    assert line.startswith("run took its data from data.py:data, which is code that a file may not")
+    assert "add --data data.py:data" in line
+    assert not (home / "ran").exists()
+
+
+def test_from_scratch_of_a_run(refuses: Refuses, home: Path) -> None:
+    base = ("--base", "net.py:tiny", "--data", "digits", "--from-scratch")
+    line = refuses("prune", "run", *ON_FAKE, *base, "--target-latency", "90%", "-o", "new")
+    assert line.startswith("--from-scratch begins with random weights, and run is a run")
+
+
+def test_sparse_networks_are_timed_in_fp32(refuses: Refuses, home: Path) -> None:
+    sparse = ("sparsify", "net.py:tiny", *SHAPE, "--sparsity", "50%", "--method", "static")
+    line = refuses(*sparse, "--target", "onnxruntime:cpu:int8", "-o", "new")
+    assert line.startswith("sparse networks are written and timed in fp32")
+
+
+def test_more_classes_than_outputs(refuses: Refuses, home: Path) -> None:
+    (home / "many.py").write_text(
+        "import torch\n"
+        "from torch.utils.data import TensorDataset\n"
+        "def data(input_shape, seed):\n"
+        "    found = TensorDataset(torch.rand(24, *input_shape), torch.arange(24) % 12)\n"
+        "    return found, found\n"
+    )
+    export = ("export", "run", "--model", "net.py:tiny", "--precision", "fp16", "-o", "a.onnx")
+    line = refuses(*export, "--data", "many.py:data")
+    assert line.startswith("the model has 10 outputs but the data has 12 classes")

@@ -808,3 +808,26 @@ def test_a_criterion_is_made_from_text_with_its_options():
         criteria.make("taylor:beauty=1")
     with pytest.raises(UsageError, match="write taylor:option=value"):
         criteria.make("taylor:normalize")
+
+
+@pytest.mark.parametrize("widths", [(16, 8), (12, 12), (8, 16)])
+@pytest.mark.parametrize(
+    "criterion",
+    [pk.Magnitude(), pk.LAMP(), pk.FPGM(), pk.Taylor(), pk.TaylorWeight(), pk.Random()],
+)
+def test_a_dead_output_of_a_transposed_convolution_scores_least(widths, criterion):
+    into, out = widths
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, into, 3), nn.ReLU(), nn.ConvTranspose2d(into, out, 2, 2), nn.Conv2d(out, 4, 3)
+    ).eval()
+    with torch.no_grad():
+        model[2].weight[:, 3] = 0
+        model[2].bias[3] = 0
+    images = torch.randn(2, 3, 8, 8)
+    graph = pk.trace(model, images)
+    found = pk.score(model, graph, criterion, lambda m, b: m(b).square().mean(), [images])
+    scores = found.by_group["2"]
+    assert len(scores) == out
+    assert scores[3] == 0
+    assert (np.delete(scores, 3) > 0).all()

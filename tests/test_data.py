@@ -9,7 +9,7 @@ from PIL import Image
 from torch.utils.data import Subset, TensorDataset
 
 from prunekit.errors import DataError
-from prunekit.train import Data, load_data
+from prunekit.train import Data, load_data, loader
 from prunekit.train.factory import labels_of
 from prunekit.train.images import TensorImages, split
 
@@ -362,3 +362,57 @@ def test_factory_faults_are_named(tmp_path: Path, body: str, message: str) -> No
 def test_labels_of_a_subset_of_a_tensor_dataset() -> None:
     whole = TensorDataset(torch.zeros(3, 1), torch.tensor([4, 5, 6]))
     assert labels_of(Subset(whole, [2, 0]), "x") == [6, 4]
+
+
+@pytest.mark.parametrize("shape", [(8, 1), (8,)])
+@pytest.mark.parametrize("kind", [torch.int32, torch.int64, torch.uint8])
+def test_labels_are_made_one_whole_number_each(shape, kind):
+    labels = torch.arange(8, dtype=kind).reshape(shape)
+    ((_, found),) = loader(TensorDataset(torch.rand(8, 1, 4, 4), labels), 8)
+    assert found.dtype == torch.int64
+    assert found.tolist() == list(range(8))
+
+
+def test_batches_that_make_no_sense_are_named():
+    images = torch.rand(4, 1, 4, 4)
+    for labels, problem in (
+        (torch.zeros(4, 3, dtype=torch.int64), "one whole number for each image"),
+        (torch.tensor([0, 1, -100, 1]), "a label is -100; labels count from 0"),
+    ):
+        with pytest.raises(DataError, match=problem):
+            list(loader(TensorDataset(images, labels), 4))
+    mixed = [(torch.rand(1, size, size), 0) for size in (4, 5)]
+    with pytest.raises(DataError, match="different shapes: 1x4x4, 1x5x5; resize"):
+        list(loader(mixed, 2))
+
+
+@pytest.mark.parametrize("parts", [("training", "validation"), ("Train", "Val")])
+def test_parts_of_a_data_set_are_no_classes(tmp_path, parts):
+    for part in parts:
+        for kind in ("cat", "dog"):
+            (tmp_path / part / kind).mkdir(parents=True)
+            for number in range(2):
+                Image.new("L", (4, 4)).save(tmp_path / part / kind / f"{number}.png")
+    with pytest.raises(DataError, match=r"which all hold the folders cat, dog; .* rename them"):
+        load_data(f"imagefolder:{tmp_path}", (1, 4, 4))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_images_of_16_bits(tmp_path, suffix):
+    grey = np.linspace(0, 65535, 64).reshape(8, 8)
+    for kind, bits in (("deep", grey.astype(np.uint16)), ("plain", (grey / 257).astype(np.uint8))):
+        (tmp_path / kind).mkdir()
+        for number in range(5):
+            Image.fromarray(bits).save(tmp_path / kind / f"{number}.{suffix}")
+    data = load_data(f"imagefolder:{tmp_path}", (1, 8, 8))
+    by_class = {label: image for image, label in (data.val[0], data.val[1])}
+    assert (by_class[0] - by_class[1]).abs().max() < 0.02
+
+
+def test_images_of_floats_are_refused(tmp_path):
+    for kind in ("a", "b"):
+        (tmp_path / kind).mkdir()
+        for number in range(2):
+            Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path / kind / f"{number}.tif")
+    with pytest.raises(DataError, match="pixels are of mode F; 8 or 16 bits are read"):
+        load_data(f"imagefolder:{tmp_path}", (1, 8, 8))

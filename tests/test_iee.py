@@ -1005,3 +1005,45 @@ def test_the_log_tells_what_the_structures_were():
     assert any(0 < row["iou"] < 1 for row in rows)
     assert any(0 < (row["survival"] or 0) < 1 for row in rows)
     assert json.loads(json.dumps(rows)) == rows
+
+
+@pytest.mark.parametrize("norm", ["batch", "running"])
+def test_a_validation_while_exploring_leaves_the_next_network_in_training_mode(norm):
+    torch.manual_seed(0)
+    model = randomise(Residual(12)).train().float()
+    graph = pk.trace(model, image().float())
+    schedule = pk.IEESchedule(30, warmup=2, estimate=3, improve=2, explore=3, norm=norm)
+    iee = pk.IEE(model, graph, None, pk.Budget.parse("macs=50%"), schedule=schedule)
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+    seen = set()
+    for step in range(30):
+        if iee.stage == "explore":
+            iee.slim.eval()
+        assert iee.model.training
+        norms = [m for m in iee.model.modules() if isinstance(m, nn.BatchNorm2d)]
+        frozen = norm == "running" and iee.stage == "explore"
+        assert {m.training for m in norms} == {not frozen}
+        seen.add(iee.stage)
+        inputs, labels = batch(step, dtype=torch.float32)
+        F.cross_entropy(iee.model(inputs), labels).backward()
+        iee.step(optimizer)
+    assert {"estimate", "explore"} <= seen
+
+
+def test_a_loss_of_another_network_is_named():
+    model = randomise(Residual(12)).train().float()
+    graph = pk.trace(model, image().float())
+    schedule = pk.IEESchedule(30, warmup=2, estimate=3, improve=2, explore=3)
+    iee = pk.IEE(model, graph, None, pk.Budget.parse("macs=50%"), schedule=schedule)
+    inputs, labels = batch(0, dtype=torch.float32)
+    stale = iee.model
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+
+    def train():
+        for _ in range(30):
+            F.cross_entropy(stale(inputs), labels).backward()
+            iee.step(optimizer)
+            stale.zero_grad(set_to_none=True)
+
+    with pytest.raises(UsageError, match=r"run the loss of every step on `iee\.model`"):
+        train()

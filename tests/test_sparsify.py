@@ -405,3 +405,53 @@ def test_scores_that_do_not_fit_are_named(scores, message):
     graph = pk.trace(Residual().eval(), image())
     with pytest.raises(UsageError, match=re.escape(message)):
         allocate(graph, one_per_channel(graph, **scores), None, pk.Budget.parse("macs=50%"))
+
+
+def test_halp_goes_on_with_norms_over_the_channels_that_are_left(tmp_path):
+    from torch import nn
+    from torch.utils.data import TensorDataset
+
+    from prunekit.train import Data, TrainConfig, fit
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.norm = nn.Conv2d(3, 24, 4, 4), nn.LayerNorm(24)
+            self.fc, self.head = nn.Linear(24, 32), nn.Linear(32, 10)
+
+        def forward(self, x):
+            x = self.norm(self.stem(x).flatten(2).transpose(1, 2))
+            return self.head(F.gelu(self.fc(x)).mean(1))
+
+    class StopError(Exception):
+        pass
+
+    draws = torch.Generator().manual_seed(3)
+    images = torch.randn(64, 3, 16, 16, generator=draws)
+    labels = torch.randint(10, (64,), generator=draws)
+    data = Data(TensorDataset(images, labels), TensorDataset(images, labels), 10, (3, 16, 16), "x")
+    config = TrainConfig(epochs=3, batch_size=16, lr=0.05)
+
+    def train(folder, stop=0, *, resume=False):
+        torch.manual_seed(0)
+        model = Net()
+        graph = pk.trace(model, images[:1])
+
+        def solve(scores, fraction, most, least):
+            budget = pk.Budget.parse(f"macs={100 * fraction}%")
+            return pk.allocate(graph, scores, None, budget, at_most=most, at_least=least)
+
+        def log(row):
+            if row.get("epoch") == stop:
+                raise StopError
+
+        rule = Halp(graph, pk.Taylor(), solve, 0.4, Schedule(3, 2))
+        fit(model, data, config, folder=folder, resume=resume, rule=rule, log=log)
+        return model.state_dict()
+
+    whole = train(tmp_path / "whole")
+    for stop in (1, 2):
+        with pytest.raises(StopError):
+            train(tmp_path / f"{stop}", stop)
+        again = train(tmp_path / f"{stop}", resume=True)
+        assert all(torch.equal(again[name], value) for name, value in whole.items()), stop

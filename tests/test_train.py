@@ -563,3 +563,28 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     assert first.split()[1] == "8"
     for rank in (0, 1):  # the group was there, and is let go before Python is taken down
         assert (tmp_path / f"rank{rank}.left").read_text() == "True False"
+
+
+class Viewed(nn.Module):
+    """As many networks are written: `view` wants what a convolution gives in the usual order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4 * 36, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).relu()
+        found: Tensor = self.head(x.view(x.shape[0], -1))
+        return found
+
+
+def test_a_network_that_views_is_trained_and_evaluated() -> None:
+    data = Data(stripes(70, 0), stripes(30, 1), 3, (1, 8, 8), "stripes")
+    model = Viewed()
+    found = fit(model, data, replace(CONFIG, epochs=2))
+    assert found.accuracy == evaluate(model, data.val)
+
+
+def test_a_label_above_the_outputs_is_named() -> None:
+    with pytest.raises(DataError, match="a label is 7, and the model has 3 outputs"):
+        loss_fn(Viewed(), (torch.rand(2, 1, 8, 8), torch.tensor([0, 7])))

@@ -91,14 +91,19 @@ def export(
 ) -> None:
     """Write a deployment artifact; its outputs are compared with PyTorch's before it counts."""
     set_verbosity(verbose, quiet)
+    import torch
+
     from prunekit.errors import UsageError
     from prunekit.folding import reparameterize as fold
+    from prunekit.modes import evaluating
     from prunekit.pipeline.deploy import Wanted, deploy, record
     from prunekit.pipeline.recipe import parse_shape
     from prunekit.pipeline.setup import example_input, open_data, say_folded
     from prunekit.runs import SPARSITY, is_run, is_sparse, load, open_model, saved_input
     from prunekit.serialize import read_object
     from prunekit.sparsity import SparsityPlan
+    from prunekit.train.data import is_code
+    from prunekit.train.evaluating import logits_of
 
     pattern = SparsityPlan.load(Path(run) / SPARSITY) if is_sparse(run) else None
     if sparse_initializers and (pattern is None or (format, precision) != ("onnx", "fp32")):
@@ -136,7 +141,15 @@ def export(
     example = example_input(shape)
     # the accuracy of a plain copy is the run's own, which its report has
     source = data or (told if wanted.precision != "fp32" or wanted.format != "onnx" else None)
+    if source is not None and data is None and is_code(str(source)):
+        raise UsageError(
+            f"{run} took its data from {source}, which is code that a file may not start by "
+            f"itself; add --data {source} to say that you trust it"
+        )
     found = None if source is None else open_data(source, parse_shape(shape))
+    if found is not None:
+        with evaluating(module), torch.no_grad():
+            logits_of(module(example), found.num_classes)
     if reparameterize and not is_run(run):
         whole, module = module, fold(module, example)
         say_folded(whole, module)

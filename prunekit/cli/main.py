@@ -6,6 +6,8 @@ import json
 import os
 import sys
 import traceback
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -65,6 +67,9 @@ def _main(
 
 def main() -> NoReturn:
     """Run the command line and exit with its status."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - until the end
     sys.exit(run(sys.argv[1:]))
 
 
@@ -73,11 +78,15 @@ def run(arguments: list[str]) -> int:
 
     def fail(message: str, status: int) -> int:
         line = " ".join(message.split())
-        if "--json" in arguments:
-            sys.stdout.write(json.dumps({"error": line, "exit_code": status}) + "\n")
-        sys.stderr.write(f"prunekit: {line}\n")
+        with suppress(OSError):
+            if "--json" in arguments:
+                sys.stdout.write(json.dumps({"error": line, "exit_code": status}) + "\n")
+                sys.stdout.flush()
+        with suppress(OSError):
+            sys.stderr.write(f"prunekit: {line}\n")
         return status
 
+    result: object = None
     try:
         result = app(args=arguments, prog_name="prunekit", standalone_mode=False)
         sys.stdout.flush()
@@ -90,12 +99,12 @@ def run(arguments: list[str]) -> int:
         command = error.ctx.command_path if getattr(error, "ctx", None) else "prunekit"
         return fail(f"{error.format_message().rstrip('.')}; see {command} --help", 2)
     except (KeyboardInterrupt, typer.Abort):
-        return fail("interrupted; nothing was written", 130)
+        return fail("interrupted", 130)
     except (BrokenPipeError, SystemExit) as error:
         # typer and rich turn a closed pipe into an exit
         if BrokenPipeError in (type(error), type(error.__context__)):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
+            return result if isinstance(result, int) and result else 141  # as shells have it
         code = error.code if isinstance(error, SystemExit) else None
         status = code if isinstance(code, int) and code else 2
         return fail(f"some code that ran has called sys.exit({code!r})", status)
@@ -105,6 +114,8 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         # never 1, which would say that the command ran and the answer is no
         return fail(_unexpected(error, arguments), 2)
+    if result == 130:  # typer makes a status of Ctrl-C
+        return fail("interrupted", 130)
     return result if isinstance(result, int) else 0
 
 

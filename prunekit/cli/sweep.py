@@ -76,7 +76,7 @@ def sweep(
     set_verbosity(verbose, quiet)
     from dataclasses import asdict
 
-    from prunekit.errors import PrunekitError, UsageError
+    from prunekit.errors import InterruptedRunError, PrunekitError, UsageError
     from prunekit.pipeline.recipe import make_recipe
     from prunekit.pipeline.setup import set_up
     from prunekit.pipeline.sweep import check
@@ -143,6 +143,10 @@ def sweep(
         if table is not None:
             raise
         raise type(error)(f"{error}; the profile is kept: --table {own}") from error
+    except KeyboardInterrupt:
+        if table is not None:
+            raise
+        raise InterruptedRunError(f"interrupted; the profile is kept: --table {own}") from None
     save_json(output, found, "sweep", 1)
     if plot is not None:
         write_text(plot, sweep_html(found))

@@ -185,15 +185,25 @@ def writers(group: ChannelGroup, modules: dict[str, nn.Module]) -> list[tuple[Me
     return found
 
 
-def filters(values: Tensor, member: Member) -> Tensor:
+def filters(values: Tensor, member: Member, module: nn.Module) -> Tensor:
     """All of a weight (or its gradient) that belongs to each channel, shape (size, elements)."""
     index = torch.from_numpy(member.index).to(values.device)
-    return values.detach().float().flatten(1)[index].flatten(1)
+    return outputs_first(values.detach().float(), module).flatten(1)[index].flatten(1)
+
+
+def outputs_first(values: Tensor, module: nn.Module) -> Tensor:
+    """The weight of ``module`` (or its gradient) with the axis of its outputs in front."""
+    if isinstance(module, nn.modules.conv._ConvTransposeNd) and module.groups == 1:
+        return values.transpose(0, 1)
+    return values
 
 
 def weights(group: ChannelGroup, modules: dict[str, nn.Module]) -> list[Tensor]:
     """The filters of every writer, each of shape (size, elements)."""
-    return [filters(weight, member) for member, weight in writers(group, modules)]
+    return [
+        filters(weight, member, modules[member.module])
+        for member, weight in writers(group, modules)
+    ]
 
 
 def alive(layers: Sequence[Tensor]) -> Tensor:

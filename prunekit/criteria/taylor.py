@@ -18,6 +18,7 @@ from prunekit.criteria.base import (
     gradient,
     no_gradient,
     normalise,
+    outputs_first,
     per_channel,
     reduced,
     writers,
@@ -94,7 +95,8 @@ class TaylorWeight:
         parts = []
         for member, weight in writers(group, modules):
             slope = gradient(weight, f"{member.module}.weight")
-            terms = filters(weight, member) * filters(slope, member)
+            module = modules[member.module]
+            terms = filters(weight, member, module) * filters(slope, member, module)
             if self.form == "joint":
                 parts.append(terms.sum(dim=1).square())
             else:
@@ -125,7 +127,7 @@ def _signed(module: nn.Module, member: Member) -> Tensor:
         if value is None:
             continue
         term = value.detach() * gradient(value, f"{member.module}.{name}")
-        term = term.flatten(1).sum(1) if term.ndim > 1 else term
+        term = outputs_first(term, module).flatten(1).sum(1) if term.ndim > 1 else term
         total = term if total is None else total + term
     if total is None:
         raise UsageError(f"{member.module} has no parameters to score")

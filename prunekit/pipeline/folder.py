@@ -13,8 +13,11 @@ from typing import Any
 
 from prunekit.errors import FileError, UsageError
 from prunekit.pipeline.recipe import TrainingRecipe, read_recipe
+from prunekit.runs import base_runs
 
 RECIPE = "config.toml"
+REPLACED = ".replaced"
+"""Where the run that is overwritten is, until the new one has come to something."""
 TABLE = "table.json"
 JOURNAL = "profile.jsonl"
 FILES = {
@@ -104,7 +107,7 @@ def open_folder(
     missing = [part for part in (path, *path.parents) if not part.exists()]
     try:
         if fresh:
-            _empty(path)
+            _set_aside(path)
         elif not folder.finished:
             _remove_unfinished(path)
         try:
@@ -117,10 +120,12 @@ def open_folder(
         interrupted = isinstance(error, KeyboardInterrupt)
         if fresh and not (folder.has_epochs or (interrupted and folder.has_rounds)):
             _empty(path)
+            _put_back(path)
             for part in missing:
                 with suppress(OSError):
                     part.rmdir()
         raise
+    shutil.rmtree(path / REPLACED, ignore_errors=True)
 
 
 def check_folder(path: Path, recipe: TrainingRecipe, *, overwrite: bool, resume: bool) -> None:
@@ -155,10 +160,39 @@ def check_folder(path: Path, recipe: TrainingRecipe, *, overwrite: bool, resume:
                 f"`{setting}` {value} lies in {path}, which --overwrite removes; give another -o"
             )
 
+    for spec in filter(None, (recipe.model, recipe.base)):
+        if path.resolve() in base_runs(spec):
+            raise UsageError(
+                f"{spec} was made from {path}, which --overwrite removes; give another -o"
+            )
+
+
+def _set_aside(path: Path) -> None:
+    """Keep what is there until the run that replaces it has come to something."""
+    if (path / REPLACED).exists():  # of a process that was killed
+        if not (path / "report.json").is_file():
+            _empty(path)  # what it had begun
+            return
+        shutil.rmtree(path / REPLACED)
+    if path.is_dir() and (children := [*path.iterdir()]):
+        (path / REPLACED).mkdir()
+        for child in children:
+            child.rename(path / REPLACED / child.name)
+
+
+def _put_back(path: Path) -> None:
+    """Undo :func:`_set_aside`, in a folder that is empty."""
+    if (path / REPLACED).is_dir():
+        for child in [*(path / REPLACED).iterdir()]:
+            child.rename(path / child.name)
+        (path / REPLACED).rmdir()
+
 
 def _empty(path: Path) -> None:
     """Remove what a run wrote, and keep the folder itself, which may be a link or a mount."""
     for child in path.iterdir() if path.is_dir() else ():
+        if child.name == REPLACED:
+            continue
         if child.is_dir() and not child.is_symlink():
             shutil.rmtree(child)
         else:
@@ -174,7 +208,7 @@ def _remove_unfinished(path: Path) -> None:
 
 def _own(path: Path) -> bool:
     """Whether a run or an export from it wrote a file."""
-    known = path.name in FILES or _EXPORTED.fullmatch(path.name) is not None
+    known = path.name in {*FILES, REPLACED} or _EXPORTED.fullmatch(path.name) is not None
     return known or _unfinished(path)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from prunekit.artifact import Artifact
@@ -34,6 +35,7 @@ from prunekit.serialize import sha256_file
 from prunekit.sparsify import explain
 from prunekit.target import Target, package_version, usable_cores
 from prunekit.train import Data, loader
+from prunekit.train.evaluating import logits_of
 
 if TYPE_CHECKING:
     from prunekit.pipeline.setup import Job
@@ -58,8 +60,9 @@ def file_accuracy(
     try:
         batches = loader(data.val, 256, workers=workers)
         for images, labels in track(batches, f"accuracy of {name}", len(batches)):
-            (logits, *_) = engine.run({"input": images.numpy()})
-            right += int((np.asarray(logits).argmax(1) == labels.numpy()).sum())
+            (found, *_) = engine.run({"input": images.numpy()})
+            logits = logits_of(torch.as_tensor(np.asarray(found)), data.num_classes)
+            right += int((logits.argmax(1) == labels).sum())
             seen += len(labels)
     finally:
         engine.close()

@@ -131,6 +131,11 @@ def open_dense(recipe: TrainingRecipe, data: Data | None = None) -> BuiltModel:
     Blocks with branches are folded once the weights are loaded, unless the recipe says not to, also
     where training comes later. The weights may be those of the folded network too.
     """
+    if recipe.from_scratch and is_run(recipe.model):
+        raise UsageError(
+            f"--from-scratch begins with random weights, and {recipe.model} is a run with trained "
+            "ones; leave it out"
+        )
     channels = recipe.shape[1]
     model = open_model(
         recipe.model,

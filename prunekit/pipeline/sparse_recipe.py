@@ -11,6 +11,7 @@ from prunekit.density import Pattern, parse_sparsity
 from prunekit.errors import UsageError
 from prunekit.pipeline.recipe import TrainingRecipe
 from prunekit.runtimes import runtime_for
+from prunekit.runtimes.base import file_precision
 from prunekit.sparsify.weights import METHODS, SparsitySchedule
 from prunekit.sparsify.weights.layers import FIRST
 from prunekit.target import Target
@@ -60,7 +61,12 @@ class SparseRecipe(TrainingRecipe):
         found = [Target.parse(text, batch=self.shape[0], threads=self.threads) for text in named]
         if self.target:
             for target in found:
-                runtime_for(target)
+                if (needed := file_precision(runtime_for(target), target)) != "fp32":
+                    raise UsageError(
+                        f"sparse networks are written and timed in fp32, and {target} needs a "
+                        f"file in {needed}; name its fp32 target, and `prunekit export "
+                        f"--precision {needed}` the run"
+                    )
         else:
             from prunekit.registry import runtimes
 

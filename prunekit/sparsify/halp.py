@@ -63,10 +63,13 @@ class Halp:
         self.total = Accumulator(graph, criterion)
         self.plan = ChannelPlan.dense(graph)
         self.last: Scores | None = None
+        self._model: nn.Module | None = None
         self._rows: list[dict[str, Any]] = []
 
     def begin(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Nothing to prepare: masks act on the model itself."""
+        """Masks act on the model itself."""
+        del optimizer
+        self._model = model
 
     def training_network(self, model: nn.Module) -> nn.Module:
         """The model itself, masked."""
@@ -149,3 +152,5 @@ class Halp:
         self.last = Scores(last, criterion, int(facts["last_batches"])) if last else None
         plan = ChannelPlan.from_keep(self.graph, facts["keep"])
         self.plan = replace(plan, predicted=dict(facts.get("predicted", {})))
+        if self._model is not None:  # norms over channels leave out those that are gone
+            mask_(self._model, self.plan)

@@ -110,6 +110,8 @@ class IEE:
         self._kept_scores = Scores({}, self.criterion.name)
         self._total: Accumulator | None = None
         self._frozen: Frozen | None = None
+        self._modes: dict[nn.Module, bool] = {}
+        """Of norms that use their running statistics while exploring, as they were."""
 
     # --- what a user of the class sees --------------------------------------------------------
 
@@ -149,6 +151,11 @@ class IEE:
         if optimizer is not self._optimizer:
             raise UsageError("IEE was begun with another optimizer; give it the same at each step")
         trained = self.model
+        if all(parameter.grad is None for parameter in trained.parameters()):
+            raise UsageError(
+                "no parameter of `iee.model` has a gradient; run the loss of every step on "
+                "`iee.model`, which is another network from time to time"
+            )
         take_step(self, trained, optimizer, self._done, clip_norm, scaler)
         self.model.zero_grad(set_to_none=True)
 
@@ -346,6 +353,7 @@ class IEE:
         if self.schedule.norm == "running":
             for module in wide.module.modules():
                 if isinstance(module, nn.modules.batchnorm._NormBase):
+                    self._modes[module] = module.training
                     module.eval()
         if self.schedule.freeze:
             self._frozen = Frozen(small, wide)
@@ -375,7 +383,10 @@ class IEE:
         self._record(small.plan, plan)
         self._plan = plan
         self._change_grown(small, plan)
-        self._small = self._like(small, self._store.open(plan))
+        for module, mode in self._modes.items():
+            module.training = mode
+        self._modes = {}
+        self._small = self._like(wide, self._store.open(plan))
         self._store.lend(self._small, self._store.state_for(self._small))
         self._small_state = {}
         self._cycle += 1
@@ -510,6 +521,7 @@ class IEE:
         for name, tensor in tensors(self._small.module).items():
             tensor.data.copy_(tensors_[f"small.{name}"])
         self._wide = self._frozen = None
+        self._modes = {}
         if facts["wide"] is not None:
             self._open_wide(ChannelPlan.from_keep(self.graph, facts["wide"]))
             for name, tensor in tensors(self._wide_network().module).items():

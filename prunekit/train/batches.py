@@ -7,7 +7,8 @@ from collections.abc import Sized
 from typing import Any, cast
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from prunekit.errors import DataError
 
@@ -76,4 +77,28 @@ def loader(
         num_workers=workers,
         pin_memory=pin,
         generator=generator,
+        collate_fn=together,
     )
+
+
+def together(samples: list[Any]) -> tuple[Tensor, Tensor]:
+    """A batch: images, and as many labels, of shape (N,) and of torch's usual integers."""
+    try:
+        images, labels = default_collate(samples)
+    except RuntimeError as error:
+        shapes = {"x".join(map(str, image.shape)) for image, _ in samples}
+        if len(shapes) < 2:
+            raise
+        raise DataError(
+            f"images of one batch have different shapes: {', '.join(sorted(shapes))}; "
+            "resize them alike in the data set"
+        ) from error
+    if labels.numel() != len(samples):
+        raise DataError(
+            f"labels have the shape {'x'.join(map(str, labels.shape[1:]))}; "
+            "one whole number for each image is needed"
+        )
+    labels = labels.reshape(-1).long()
+    if labels.min() < 0:
+        raise DataError(f"a label is {int(labels.min())}; labels count from 0")
+    return images, labels

@@ -68,6 +68,11 @@ def load_data(spec: str, input_shape: tuple[int, int, int], seed: int = 0) -> Da
     return data
 
 
+def is_code(spec: str) -> bool:
+    """Whether ``spec`` names a function of the user's, which runs when the data is opened."""
+    return spec != "digits" and spec.partition(":")[0] not in {"imagefolder", *SETS}
+
+
 def _checked_shape(shape: Any) -> tuple[int, int, int]:
     sizes = tuple(shape)
     if len(sizes) != 3 or any(not isinstance(n, int) or n < 1 for n in sizes):

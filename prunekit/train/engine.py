@@ -62,6 +62,8 @@ class Run:
     per_epoch: int
     shell: nn.Module
     stepper: Any  # accelerate's wrapper of the optimizer
+    layout: torch.memory_format | None = None
+    """Of batches of images, once the first has come."""
 
     @property
     def network(self) -> nn.Module:

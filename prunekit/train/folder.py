@@ -61,6 +61,7 @@ def _scan(folder: Path) -> tuple[list[Path], list[int], list[str]]:
         raise DataError(
             f"only one class folder in {folder}: {kinds[0].name}; at least two are needed"
         )
+    _refuse_splits(folder, kinds)
     paths: list[Path] = []
     labels: list[int] = []
     for label, kind in enumerate(kinds):
@@ -70,6 +71,18 @@ def _scan(folder: Path) -> tuple[list[Path], list[int], list[str]]:
         paths += found
         labels += [label] * len(found)
     return paths, labels, [kind.name for kind in kinds]
+
+
+def _refuse_splits(folder: Path, kinds: list[Path]) -> None:
+    """Folders that all hold the same folders, and no images, are parts of a data set."""
+    held = [{p.name for p in kind.iterdir() if p.is_dir()} for kind in kinds]
+    images = any(p.suffix.lower() in _SUFFIXES for kind in kinds for p in kind.iterdir())
+    if len(held[0]) > 1 and all(names == held[0] for names in held) and not images:
+        parts = ", ".join(f"{kind.name}/" for kind in kinds)
+        raise DataError(
+            f"{folder} has {parts} which all hold the folders {', '.join(sorted(held[0])[:5])}; "
+            "parts of a data set are called train/ and val/: rename them"
+        )
 
 
 def _same_classes(path: Path, train: list[str], val: list[str]) -> None:
@@ -100,6 +113,8 @@ def _fault(path: Path) -> str:
     try:
         with Image.open(path) as image:
             kind = image.format
+            if image.mode in ("I", "F") and kind not in ("PNG", "PPM"):
+                return f"its pixels are of mode {image.mode}; 8 or 16 bits are read"
             image.verify()
         # Pillow's check stops at a JPEG's header, and a cut-off download lacks the end marker:
         # only a file without it is worth the time of decoding.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from prunekit.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["ImageFiles", "TensorImages", "split"]
 
@@ -110,10 +113,19 @@ class ImageFiles(Dataset[tuple[Any, int]]):
         path = self.paths[index]
         try:
             with Image.open(path) as image:
-                pixels = image.convert(self.mode)
+                pixels = eight_bits(image).convert(self.mode)
         except (OSError, SyntaxError, ValueError) as error:
             raise DataError(f"cannot read image {path} ({error}); remove or replace it") from error
         return self.transform(pixels), self.targets[index]
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey in 8 bits, where Pillow's own conversion would make most of it white."""
+    if not image.mode.startswith("I"):
+        return image
+    from PIL import Image
+
+    return Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
 
 
 def split(

@@ -27,7 +27,7 @@ from prunekit.train.config import TrainConfig
 from prunekit.train.data import Data
 from prunekit.train.ema import put
 from prunekit.train.engine import Position, Run, prepare
-from prunekit.train.evaluating import count_right, layout, logits_of
+from prunekit.train.evaluating import accepted_layout, count_right, logits_of
 from prunekit.train.resuming import restore, save
 from prunekit.train.rule import Rule
 
@@ -183,7 +183,9 @@ def _epoch(run: Run, position: Position, progress: Bar) -> tuple[float, float]:
         lr = config.lr_at(position.step, run.per_epoch)
         for group in run.optimizer.param_groups:
             group["lr"] = lr
-        images = images.to(device, non_blocking=True, memory_format=layout(images))
+        if run.layout is None:
+            run.layout = accepted_layout(run.network, images.to(device))
+        images = images.to(device, non_blocking=True, memory_format=run.layout)
         labels = labels.to(device, non_blocking=True)
         network = run.network
         with _explained(run, images, first=position.step == 0):
