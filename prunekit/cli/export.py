@@ -149,7 +149,10 @@ def export(
     found = None if source is None else open_data(source, parse_shape(shape))
     if found is not None:
         with evaluating(module), torch.no_grad():
-            logits_of(module(example), found.num_classes)
+            output = module(example)
+        first = output[0] if isinstance(output, tuple) else output  # as of the file's outputs
+        if isinstance(first, torch.Tensor):
+            logits_of(first, found.num_classes)
     if reparameterize and not is_run(run):
         whole, module = module, fold(module, example)
         say_folded(whole, module)

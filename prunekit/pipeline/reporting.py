@@ -61,7 +61,7 @@ def file_accuracy(
         batches = loader(data.val, 256, workers=workers)
         for images, labels in track(batches, f"accuracy of {name}", len(batches)):
             (found, *_) = engine.run({"input": images.numpy()})
-            logits = logits_of(torch.as_tensor(np.asarray(found)), data.num_classes)
+            logits = logits_of(torch.as_tensor(np.asarray(found, np.float32)), data.num_classes)
             right += int((logits.argmax(1) == labels).sum())
             seen += len(labels)
     finally:
