@@ -75,8 +75,8 @@ def measure(name: str, folder: Path) -> None:
         os.dup2(file.fileno(), 2)
     with open(os.devnull, "w") as file:
         os.dup2(file.fileno(), 1)
-    loader = Loader(name, folder)
     resource.setrlimit(resource.RLIMIT_DATA, (int(MEMORY_GB * 1e9),) * 2)
+    loader = Loader(name, folder)
     import torch
 
     import prunekit as pk
@@ -440,7 +440,7 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=300.0, help="seconds for one model")
     parser.add_argument("--fresh", action="store_true", help="measure again what is cached")
     arguments = parser.parse_args()
-    sys.path.insert(0, str(HERE.parent))
+    os.environ["PYTHONPATH"] = os.pathsep.join((str(HERE.parent), os.environ.get("PYTHONPATH", "")))
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     FORKS.set_forkserver_preload([*PRELOADED])
     chosen = choose(parser, arguments)

@@ -156,7 +156,7 @@ def check_slim(model, graph, plan):
     assert weights == predicted
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(net=NETS, plan=PLANS)
 def test_the_slim_network_is_the_masked_one(net, plan):
     model = randomise(net)
@@ -167,7 +167,7 @@ def test_the_slim_network_is_the_masked_one(net, plan):
     check_slim(model, graph, pk.ChannelPlan.random(graph, *plan))
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(net=NETS, plan=PLANS)
 def test_slimming_twice_is_slimming_once(net, plan):
     """A slim network is a model like any other: traced anew, its groups are the narrower ones."""

@@ -32,7 +32,7 @@ from torch import nn
 
 import prunekit as pk
 
-NETS = int(os.environ.get("PRUNEKIT_NETS", "120"))
+NETS = int(os.environ.get("PRUNEKIT_NETS", "200"))
 FIRST = int(os.environ.get("PRUNEKIT_FIRST_NET", "0"))
 SEEDS = range(FIRST, FIRST + NETS)
 PLAIN_SEEDS = range(10_000 + FIRST, 10_000 + FIRST + max(1, NETS // 4))

@@ -10,8 +10,7 @@ from pydantic import Field
 from prunekit.density import Pattern, parse_sparsity
 from prunekit.errors import UsageError
 from prunekit.pipeline.recipe import TrainingRecipe
-from prunekit.runtimes import runtime_for
-from prunekit.runtimes.base import file_precision
+from prunekit.runtimes import file_precision, runtime_for
 from prunekit.sparsify.weights import METHODS, SparsitySchedule
 from prunekit.sparsify.weights.layers import FIRST
 from prunekit.target import Target

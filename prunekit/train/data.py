@@ -21,6 +21,7 @@ __all__ = ["Data", "load_data"]
 _KNOWN = "digits, imagefolder:PATH, {}, package.module:factory, path/file.py:factory".format(
     ", ".join(f"{name}:PATH" for name in sorted(SETS))
 )
+_ON_DISK = {"imagefolder", *SETS}
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def load_data(spec: str, input_shape: tuple[int, int, int], seed: int = 0) -> Da
     val: Dataset[Any]
     if spec == "digits":
         train, val, classes = open_digits(shape, seed)
-    elif kind == "imagefolder" or kind in SETS:
+    elif kind in _ON_DISK:
         if not rest:
             raise DataError(f"data {spec!r} lacks its folder; write {kind}:PATH")
         path = Path(rest).expanduser()
@@ -70,7 +71,7 @@ def load_data(spec: str, input_shape: tuple[int, int, int], seed: int = 0) -> Da
 
 def is_code(spec: str) -> bool:
     """Whether ``spec`` names a function of the user's, which runs when the data is opened."""
-    return spec != "digits" and spec.partition(":")[0] not in {"imagefolder", *SETS}
+    return spec != "digits" and spec.partition(":")[0] not in _ON_DISK
 
 
 def _checked_shape(shape: Any) -> tuple[int, int, int]:
