@@ -30,12 +30,20 @@ import torch
 from common import RESULTS, prunekit
 
 import prunekit as pk
-from prunekit.allocation import Allocator, Greedy, Joint, Knapsack, Problem, Solution, Uniform
-from prunekit.costs import CostModel, LatencyCost, total
-from prunekit.graph import ChannelGraph, Layer
+from prunekit.allocation.allocate import build_problem
+from prunekit.allocation.costs import CostModel, LatencyCost, total
+from prunekit.allocation.solvers import (
+    Allocator,
+    Greedy,
+    Joint,
+    Knapsack,
+    Problem,
+    Solution,
+    Uniform,
+)
+from prunekit.core.graph import ChannelGraph, Layer
+from prunekit.core.target import cpu_environment, package_version
 from prunekit.profiling.choosing import random_scores
-from prunekit.sparsify.solve import build_problem
-from prunekit.target import cpu_environment, package_version
 
 CACHE = Path(__file__).parent / ".cache" / "allocation"
 PROOFS = {
@@ -98,7 +106,7 @@ class Hard:
 
 def network(name: str) -> tuple[torch.nn.Module, ChannelGraph]:
     """An untrained network and its channel graph."""
-    from prunekit.runs import open_model
+    from prunekit.networks.saved import open_model
 
     torch.manual_seed(0)
     module = open_model(name, num_classes=None, in_channels=3, pretrained=False).module.eval()

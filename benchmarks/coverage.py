@@ -58,7 +58,10 @@ PRELOADED = (
     "prunekit.exporting.onnx",
 )
 """Imported once: every process of a model is a fork of one that has done nothing else."""
-FILES = ("graph", "plan", "surgery", "masks", "folding", "runs", "models", "exporting/onnx")
+FILES = (
+    *("core/graph", "core/plan", "networks/slimming", "networks/masking", "networks/folding"),
+    *("networks/saved", "networks/build", "exporting/onnx"),
+)
 """What of the package decides about the results, beside ``tracing``."""
 STEPS = ("trace", "slim", "load", "onnx")
 
@@ -80,7 +83,7 @@ def measure(name: str, folder: Path) -> None:
     import torch
 
     import prunekit as pk
-    from prunekit.folding import folded_blocks
+    from prunekit.networks.folding import folded_blocks
 
     torch.set_num_threads(1)
     case, row = CASES[name], Row()
@@ -177,7 +180,7 @@ def plan_of(graph: Any) -> Any:
     """A random plan that narrows every prunable group, by about the same share."""
     import numpy as np
 
-    from prunekit.plan import ChannelPlan
+    from prunekit.core.plan import ChannelPlan
 
     rng = np.random.default_rng(0)
     keep = {}
@@ -485,7 +488,7 @@ def choose(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> li
 
 def write(rows: list[Row], source: str) -> None:
     """``results/coverage.json`` and ``results/coverage.md``."""
-    from prunekit.target import cpu_environment, package_version
+    from prunekit.core.target import cpu_environment, package_version
 
     packages = {
         name: version

@@ -115,7 +115,7 @@ def build(case: Case, seed: int) -> nn.Module:
         import coverage_yolo
 
         return coverage_yolo.build(name).eval()
-    from prunekit.models import build as build_spec
+    from prunekit.networks.build import build as build_spec
 
     module: Any = build_spec(case.spec).module
     if case.part == "raw":

@@ -176,8 +176,8 @@ def carry_out(run: Run) -> None:
 
 def here() -> dict[str, Any]:
     """The machine that this run was carried out on."""
+    from prunekit.core.target import Target
     from prunekit.runtimes import runtime_for
-    from prunekit.target import Target
 
     target = Target.parse("onnxruntime:cpu", threads=1)
     return asdict(runtime_for(target).environment(target))

@@ -14,14 +14,14 @@ from iee_channels import MEASURE_SECONDS, Run, done
 from torch import nn
 
 import prunekit as pk
-from prunekit.costs import LatencyCost
+from prunekit.allocation import uniform
+from prunekit.allocation.costs import LatencyCost
 from prunekit.exporting import export
-from prunekit.pipeline.setup import example_input
-from prunekit.pipeline.tables import make_table
+from prunekit.networks.saved import open_model, save_weights
+from prunekit.pipeline.job import example_input
+from prunekit.pipeline.table import make_table
 from prunekit.profiling import HarvestPlan
-from prunekit.runs import open_model, save_weights
 from prunekit.runtimes import runtime_for
-from prunekit.sparsify import uniform
 from prunekit.train import Data, TrainConfig, evaluate, fit, load_data, loader
 
 

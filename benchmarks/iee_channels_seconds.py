@@ -36,7 +36,7 @@ def one(name: str, method: str, epochs: int, core: int) -> dict[str, float]:
     from iee_channels_others import data_of, network
 
     import prunekit as pk
-    from prunekit.pipeline.setup import example_input
+    from prunekit.pipeline.job import example_input
     from prunekit.train import TrainConfig, fit
 
     torch.set_num_threads(1)
@@ -99,7 +99,7 @@ def main() -> None:
     if asked.one:
         print(json.dumps(one(asked.cases[0], asked.one, asked.epochs, asked.core)))
         return
-    from prunekit.target import cpu_environment, package_version
+    from prunekit.core.target import cpu_environment, package_version
 
     environment = asdict(cpu_environment(f"torch {package_version('torch')}"))
     kept = RESULTS / "iee_channels_seconds.json"

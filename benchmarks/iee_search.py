@@ -20,12 +20,12 @@ from iee_channels import CASES, Run, dense_weights, table_of
 from iee_channels_others import data_of, network
 
 import prunekit as pk
-from prunekit.models import load_weights
-from prunekit.pipeline.recipe import pairs
-from prunekit.pipeline.setup import example_input
-from prunekit.registry import criteria
-from prunekit.sparsify import uniform
-from prunekit.sparsify.solve import cost_model
+from prunekit.allocation import uniform
+from prunekit.allocation.allocate import cost_model
+from prunekit.networks.build import load_weights
+from prunekit.pipeline.job import example_input
+from prunekit.pipeline.recipes.base import pairs
+from prunekit.support.registry import criteria
 from prunekit.train import TrainConfig, fit
 
 RESULTS = Path(__file__).parent / "results" / "iee_search.jsonl"

@@ -30,7 +30,7 @@ from common import RESULTS
 from scipy.stats import spearmanr
 
 import prunekit as pk
-from prunekit.budget import Budget
+from prunekit.core.budget import Budget
 from prunekit.latency import Entry, LatencyTable, Sample
 from prunekit.latency.transfer import layers_us
 from prunekit.profiling import HarvestPlan, grid, harvest, sample_plans

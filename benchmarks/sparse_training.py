@@ -370,8 +370,8 @@ def carry_out(run: Run) -> dict[str, Any]:
     import torch
     from bf16 import emulate_where_slow
 
-    from prunekit.progress import verbosity
     from prunekit.sparsify import verify
+    from prunekit.support.progress import verbosity
     from prunekit.train import TrainConfig, evaluate, fit, loader
 
     verbosity.level = -1
@@ -444,8 +444,8 @@ def inputless(rule: Any) -> float:
 
 def environment() -> dict[str, Any]:
     """The machine, and what is installed."""
+    from prunekit.core.target import Target, package_version
     from prunekit.runtimes import runtime_for
-    from prunekit.target import Target, package_version
 
     target = Target.parse("onnxruntime:cpu", threads=1)
     return {**asdict(runtime_for(target).environment(target)), "torch": package_version("torch")}

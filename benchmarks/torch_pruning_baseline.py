@@ -12,8 +12,8 @@ import torch_pruning as tp
 from iee_channels_others import measured, scores, train
 from torch import nn
 
-from prunekit.models import load_weights
-from prunekit.pipeline.setup import example_input
+from prunekit.networks.build import load_weights
+from prunekit.pipeline.job import example_input
 from prunekit.train import Data, loader, loss_fn
 
 BATCHES = 8

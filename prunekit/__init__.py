@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from prunekit import sparsify
-    from prunekit.allocation import Joint, Knapsack
-    from prunekit.artifact import Artifact
-    from prunekit.benching import BenchResult, bench
-    from prunekit.budget import Budget
-    from prunekit.costs import predict
+    from prunekit.allocation import allocate, explain
+    from prunekit.allocation.costs import predict
+    from prunekit.allocation.solvers import Joint, Knapsack
+    from prunekit.core.artifact import Artifact
+    from prunekit.core.budget import Budget
+    from prunekit.core.graph import ChannelGraph
+    from prunekit.core.plan import ChannelPlan
+    from prunekit.core.scores import Scores
+    from prunekit.core.sparsity import SparsityPlan
+    from prunekit.core.target import Environment, Target
+    from prunekit.core.timing import Measurement
     from prunekit.criteria import (
         FPGM,
         LAMP,
@@ -25,62 +31,56 @@ if TYPE_CHECKING:
         TaylorWeight,
         score,
     )
-    from prunekit.errors import PrunekitError
     from prunekit.exporting import export
-    from prunekit.folding import reparameterize
-    from prunekit.graph import ChannelGraph
     from prunekit.latency import LatencyTable
-    from prunekit.masks import mask_
-    from prunekit.plan import ChannelPlan
+    from prunekit.measuring.bench import BenchResult, bench
+    from prunekit.networks.folding import reparameterize
+    from prunekit.networks.masking import mask_
+    from prunekit.networks.saved import load, save
+    from prunekit.networks.slimming import slim
     from prunekit.profiling import harvest
+    from prunekit.pruning import IEE, IEESchedule
     from prunekit.report import Report
-    from prunekit.runs import load, save
-    from prunekit.scores import Scores
-    from prunekit.sparsify import IEESchedule, allocate, explain
-    from prunekit.sparsify.iee import IEE
-    from prunekit.sparsity import SparsityPlan
-    from prunekit.surgery import slim
-    from prunekit.target import Environment, Target
-    from prunekit.timing import Measurement
+    from prunekit.support.errors import PrunekitError
     from prunekit.tracing import trace
 
 _WHERE = {
-    "Artifact": "artifact",
+    "Artifact": "core.artifact",
     "BNScale": "criteria",
-    "BenchResult": "benching",
-    "Budget": "budget",
-    "ChannelGraph": "graph",
-    "ChannelPlan": "plan",
-    "Environment": "target",
+    "BenchResult": "measuring.bench",
+    "Budget": "core.budget",
+    "ChannelGraph": "core.graph",
+    "ChannelPlan": "core.plan",
+    "Environment": "core.target",
     "FPGM": "criteria",
-    "IEE": "sparsify.iee",
-    "IEESchedule": "sparsify",
-    "Joint": "allocation",
-    "Knapsack": "allocation",
+    "IEE": "pruning",
+    "IEESchedule": "pruning",
+    "Joint": "allocation.solvers",
+    "Knapsack": "allocation.solvers",
     "LAMP": "criteria",
     "LatencyTable": "latency",
     "Magnitude": "criteria",
-    "Measurement": "timing",
-    "PrunekitError": "errors",
+    "Measurement": "core.timing",
+    "PrunekitError": "support.errors",
     "Random": "criteria",
     "Report": "report",
-    "Scores": "scores",
-    "SparsityPlan": "sparsity",
-    "Target": "target",
+    "Scores": "core.scores",
+    "SparsityPlan": "core.sparsity",
+    "Target": "core.target",
     "Taylor": "criteria",
     "TaylorWeight": "criteria",
-    "allocate": "sparsify",
-    "bench": "benching",
-    "explain": "sparsify",
+    "allocate": "allocation",
+    "bench": "measuring.bench",
+    "explain": "allocation",
     "export": "exporting",
     "harvest": "profiling",
-    "load": "runs",
-    "mask_": "masks",
-    "predict": "costs",
-    "reparameterize": "folding",
-    "save": "runs",
+    "load": "networks.saved",
+    "mask_": "networks.masking",
+    "predict": "allocation.costs",
+    "reparameterize": "networks.folding",
+    "save": "networks.saved",
     "score": "criteria",
-    "slim": "surgery",
+    "slim": "networks.slimming",
     "sparsify": "sparsify",
     "trace": "tracing",
 }

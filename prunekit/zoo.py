@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from prunekit.errors import ModelError
+from prunekit.support.errors import ModelError
 
 __all__ = [
     "ZOO",

@@ -57,8 +57,8 @@ def pytest_runtest_setup() -> None:
     if "prunekit.runtimes.fake" in sys.modules:
         # the fake target's noise counts the loads of a file: no test depends on those before it
         sys.modules["prunekit.runtimes.fake"]._loads.clear()
-    if "prunekit.progress" in sys.modules:  # a test before it may have been told to be quiet
-        sys.modules["prunekit.progress"].verbosity.level = 0
+    if "prunekit.support.progress" in sys.modules:  # a test may have made it quiet
+        sys.modules["prunekit.support.progress"].verbosity.level = 0
 
 
 @pytest.fixture(scope="session")
@@ -94,8 +94,8 @@ def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sets what the fake device is like; without noise unless asked."""
-    from prunekit.registry import runtimes
     from prunekit.runtimes.fake import Fake
+    from prunekit.support.registry import runtimes
 
     def be(kind: type[Fake] = Fake, slower: float = 1.0, **settings: float) -> None:
         usual = Fake()

@@ -11,7 +11,7 @@ from core_nets import (
 )
 
 import prunekit as pk
-from prunekit.costs import total
+from prunekit.allocation.costs import total
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, nesterov=True, weight_decay=1e-2),

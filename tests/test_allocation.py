@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunekit.allocation import (
+from prunekit.allocation.solvers import (
     Greedy,
     Joint,
     Knapsack,
@@ -26,12 +26,12 @@ from prunekit.allocation import (
     Uniform,
     Variable,
 )
-from prunekit.allocation.elimination import Elimination
-from prunekit.allocation.factors import compile_graph
-from prunekit.allocation.joint import _Search
-from prunekit.allocation.knapsack import marginal_prices
-from prunekit.allocation.problem import relative_gap
-from prunekit.errors import UsageError
+from prunekit.allocation.solvers.elimination import Elimination
+from prunekit.allocation.solvers.factors import compile_graph
+from prunekit.allocation.solvers.joint import _Search
+from prunekit.allocation.solvers.knapsack import marginal_prices
+from prunekit.allocation.solvers.problem import relative_gap
+from prunekit.support.errors import UsageError
 
 # eighths add up without rounding, so that budgets met exactly are met exactly
 EIGHTH = 0.125
@@ -496,7 +496,7 @@ def test_a_group_bound_by_two_sums_at_once():
 
 
 def test_groups_too_entangled_for_memory_are_refused(monkeypatch):
-    monkeypatch.setattr("prunekit.allocation.elimination.LARGEST_TABLE", 1000)
+    monkeypatch.setattr("prunekit.allocation.solvers.elimination.LARGEST_TABLE", 1000)
     with pytest.raises(UsageError, match="use a coarser granularity"):
         Joint().solve(resnet50(0.5))
 

@@ -5,14 +5,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from prunekit import benching
-from prunekit.artifact import Artifact
-from prunekit.benching import bench, check_ratio, check_regression
-from prunekit.errors import RuntimeUnavailableError, UsageError
-from prunekit.registry import runtimes
-from prunekit.runtimes import racing
-from prunekit.target import Environment
-from prunekit.timing import PairedRatio
+from prunekit.core.artifact import Artifact
+from prunekit.core.target import Environment
+from prunekit.core.timing import PairedRatio
+from prunekit.measuring import bench as benching
+from prunekit.measuring import interleaved as racing
+from prunekit.measuring.bench import bench, check_ratio, check_regression
+from prunekit.support.errors import RuntimeUnavailableError, UsageError
+from prunekit.support.registry import runtimes
 
 
 class Machine:

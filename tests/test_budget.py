@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunekit.budget import Budget
-from prunekit.errors import UsageError
+from prunekit.core.budget import Budget
+from prunekit.support.errors import UsageError
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,8 @@ def test_help(prunekit: Says, command: str) -> None:
 
 @pytest.mark.parametrize("command", ["prune", "sparsify"])
 def test_help_of_many_flags_has_sections(prunekit: Says, command: str) -> None:
-    from prunekit.pipeline.recipe import Recipe
-    from prunekit.pipeline.sparse_recipe import SparseRecipe
+    from prunekit.pipeline.recipes.prune import Recipe
+    from prunekit.pipeline.recipes.sparsify import SparseRecipe
 
     _, out, _ = prunekit(command, "--help")
     sections = re.findall(r"^(\w.*):$", out, re.M)
@@ -330,11 +330,11 @@ def test_an_untrained_network_is_noted(
     import torch
 
     import prunekit as pk
-    from prunekit.models import build
-    from prunekit.pipeline.recipe import make_recipe
-    from prunekit.pipeline.setup import set_up
-    from prunekit.progress import verbosity
-    from prunekit.runs import save_weights
+    from prunekit.networks.build import build
+    from prunekit.networks.saved import save_weights
+    from prunekit.pipeline.job import set_up
+    from prunekit.pipeline.recipes.prune import make_recipe
+    from prunekit.support.progress import verbosity
 
     monkeypatch.setattr(verbosity, "level", 0)
     dense = build("zoo:resnet8", in_channels=1).module
@@ -412,7 +412,7 @@ def test_prune_a_run_again(prunekit: Says, home: Path) -> None:
     import torch
 
     import prunekit as pk
-    from prunekit.models import build
+    from prunekit.networks.build import build
 
     dense = build("zoo:resnet8").module
     graph = pk.trace(dense, torch.zeros(1, 3, 8, 8))
@@ -429,7 +429,7 @@ def test_runs_of_the_users_own_code_go_on_with_it(prunekit: Says, home: Path) ->
     import torch
 
     import prunekit as pk
-    from prunekit.models import build
+    from prunekit.networks.build import build
 
     dense = build("net.py:medium", in_channels=1).module
     graph = pk.trace(dense, torch.zeros(1, 1, 8, 8))
@@ -499,8 +499,8 @@ def test_check(prunekit: Says, home: Path) -> None:
 
 
 def test_a_live_network_goes_by_its_run(home: Path) -> None:
+    from prunekit.core.target import Target
     from prunekit.pipeline.artifacts import open_artifact
-    from prunekit.target import Target
 
     assert open_artifact("run", Target("torch"), "net.py:tiny").path == "run"
 
@@ -536,7 +536,8 @@ def test_report(prunekit: Says, home: Path) -> None:
 
 
 def test_config_and_flags(prunekit: Says, home: Path) -> None:
-    from prunekit.pipeline.recipe import Recipe, read_toml
+    from prunekit.pipeline.recipes.base import read_toml
+    from prunekit.pipeline.recipes.prune import Recipe
 
     (home / "recipe.toml").write_text(
         'model = "net.py:tiny"\ninput = "1x1x8x8"\ntarget = "fake"\ntable = "table.json"\n'
@@ -602,7 +603,7 @@ def test_halp_masks_an_embedding_behind_a_layer_norm_step_after_step(
 def test_long_work_says_where_it_is_on_a_pipe(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prunekit import progress
+    from prunekit.support import progress
 
     monkeypatch.setattr(progress.verbosity, "level", 0)
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)

@@ -154,8 +154,8 @@ def test_precision_without_gpu(refuses: Refuses) -> None:
 
 
 def test_gpu_without_a_gpu(refuses: Refuses) -> None:
-    from prunekit.errors import RuntimeUnavailableError
-    from prunekit.runtimes.gpu import best_gpu
+    from prunekit.runtimes.nvidia.gpu import best_gpu
+    from prunekit.support.errors import RuntimeUnavailableError
 
     try:
         best_gpu()
@@ -254,8 +254,8 @@ def test_table_of_something_else(refuses: Refuses, home: Path) -> None:
 def test_table_of_another_device(
     refuses: Refuses, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from prunekit.core.target import Environment
     from prunekit.runtimes.fake import Fake
-    from prunekit.target import Environment
 
     there = Environment(device_name="another device", runtime_version="1")
     monkeypatch.setattr(Fake, "environment", lambda self, target: there)
@@ -368,7 +368,7 @@ def test_damaged_onnx(refuses: Refuses, home: Path) -> None:
 
 def test_a_plan_may_not_start_code(refuses: Refuses, home: Path) -> None:
     import prunekit as pk
-    from prunekit.errors import UsageError
+    from prunekit.support.errors import UsageError
 
     (home / "net.py").write_text("raise SystemExit('code has run')\n")
     with pytest.raises(UsageError, match="pass `model`"):
@@ -629,7 +629,7 @@ def test_room_ends_while_training(
     def full(path: Path, data: bytes) -> None:
         calls.append(path)
         if len(calls) == 2:
-            from prunekit.serialize import replacing
+            from prunekit.support.files import replacing
 
             with replacing(path):
                 raise OSError(errno.ENOSPC, "No space left on device")

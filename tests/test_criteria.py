@@ -29,12 +29,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 import prunekit as pk
-from prunekit import registry
+from prunekit.core.graph import ChannelGroup, Member
 from prunekit.criteria import Accumulator, MagnitudeL1, fpgm
 from prunekit.criteria.base import normalise
-from prunekit.errors import UsageError
-from prunekit.graph import ChannelGroup, Member
-from prunekit.registry import Registry, criteria
+from prunekit.support import registry
+from prunekit.support.errors import UsageError
+from prunekit.support.registry import Registry, criteria
 
 
 def loss_fn(model, batch):

@@ -24,7 +24,7 @@ def attributes(source, bases):
 def test_cuda_bindings_have_what_is_called():
     api = pytest.importorskip("cuda.bindings.runtime", reason="pip install cuda-bindings")
     bases = ("self._api", "cudart", "api")
-    found = [*attributes("cuda.py", bases), *attributes("gpu.py", bases)]
+    found = [*attributes("nvidia/cuda.py", bases), *attributes("nvidia/gpu.py", bases)]
     assert len({node.attr for node in found}) > 20
     assert [node.attr for node in found if not hasattr(api, node.attr)] == []
 
@@ -32,7 +32,7 @@ def test_cuda_bindings_have_what_is_called():
 def test_members_of_cuda_enumerations_exist():
     api = pytest.importorskip("cuda.bindings.runtime", reason="pip install cuda-bindings")
     names = ("cudaMemcpyKind", "cudaStreamCaptureMode", "cudaDeviceAttr", "cudaError_t")
-    tree = ast.parse((RUNTIMES / "cuda.py").read_text())
+    tree = ast.parse((RUNTIMES / "nvidia" / "cuda.py").read_text())
     members = [
         (ast.unparse(node.value).rpartition(".")[2], node.attr)
         for node in ast.walk(tree)
@@ -49,7 +49,7 @@ def test_cuda_functions_are_given_as_many_arguments_as_they_take():
     """``call(self._api.function, ...)`` against the parameters that docstrings begin with."""
     api = pytest.importorskip("cuda.bindings.runtime", reason="pip install cuda-bindings")
     checked = []
-    for source in ("cuda.py", "gpu.py"):
+    for source in ("nvidia/cuda.py", "nvidia/gpu.py"):
         for node in ast.walk(ast.parse((RUNTIMES / source).read_text())):
             if not isinstance(node, ast.Call) or not node.args:
                 continue
@@ -70,14 +70,14 @@ def test_cuda_functions_are_given_as_many_arguments_as_they_take():
 
 def test_the_management_library_has_what_is_called():
     pynvml = pytest.importorskip("pynvml", reason="pip install nvidia-ml-py")
-    from prunekit.runtimes.gpu import _SLOWED
+    from prunekit.runtimes.nvidia.gpu import _SLOWED
 
-    found = attributes("gpu.py", ("pynvml",))
+    found = attributes("nvidia/gpu.py", ("pynvml",))
     assert len({node.attr for node in found}) >= 12
     assert [node.attr for node in found if not hasattr(pynvml, node.attr)] == []
     for name in _SLOWED:
         assert isinstance(getattr(pynvml, f"nvmlClocksEventReason{name}"), int)
-    for node in ast.walk(ast.parse((RUNTIMES / "gpu.py").read_text())):
+    for node in ast.walk(ast.parse((RUNTIMES / "nvidia" / "gpu.py").read_text())):
         if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("pynvml.nvml"):
             function = getattr(pynvml, ast.unparse(node.func).partition(".")[2])
             inspect.signature(function).bind(*node.args)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Subset, TensorDataset
 
-from prunekit.errors import DataError
+from prunekit.support.errors import DataError
 from prunekit.train import Data, load_data, loader
 from prunekit.train.factory import labels_of
 from prunekit.train.images import TensorImages, split

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunekit.density import Pattern, WeightShape, counts, densities, parse_sparsity
-from prunekit.errors import FileError, UsageError
-from prunekit.sparsity import SparseLayer, SparsityPlan
+from prunekit.core.density import Pattern, WeightShape, counts, densities, parse_sparsity
+from prunekit.core.sparsity import SparseLayer, SparsityPlan
+from prunekit.support.errors import FileError, UsageError
 
 SHAPES = st.one_of(
     st.tuples(st.integers(1, 60), st.integers(1, 60)),

@@ -14,11 +14,11 @@ from torch import nn
 
 import prunekit as pk
 from prunekit import zoo
-from prunekit.errors import FileError, InfeasibleError, UsageError
+from prunekit.core.target import Target
 from prunekit.profiling import HarvestPlan
 from prunekit.runtimes import runtime_for
-from prunekit.serialize import dump_json, load_json
-from prunekit.target import Target
+from prunekit.support.errors import FileError, InfeasibleError, UsageError
+from prunekit.support.files import dump_json, load_json
 
 IMAGE = torch.zeros(1, 3, 16, 16)
 FAKE = Target("fake")

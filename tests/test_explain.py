@@ -12,10 +12,10 @@ from core_nets import Residual, image
 from test_report import SMALL, make_report
 
 import prunekit as pk
-from prunekit.costs import MacsCost
+from prunekit.allocation.costs import MacsCost
+from prunekit.core.scores import Scores
 from prunekit.report import to_html, to_markdown
 from prunekit.report.schema import GroupPart
-from prunekit.scores import Scores
 
 
 @pytest.fixture(scope="module")

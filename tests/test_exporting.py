@@ -29,9 +29,9 @@ from onnx import numpy_helper
 from torch import nn
 
 import prunekit as pk
-from prunekit.errors import FileError, ModelError, UsageError
 from prunekit.exporting import live_artifact, narrow_onnx
 from prunekit.exporting import onnx as exporting
+from prunekit.support.errors import FileError, ModelError, UsageError
 
 
 def run(path, **inputs):

@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import prunekit as pk
-from prunekit.errors import UsageError
-from prunekit.plan import Scaled as Scaling
-from prunekit.surgery import cut_axes
+from prunekit.core.plan import Scaled as Scaling
+from prunekit.networks.slimming import cut_axes
+from prunekit.support.errors import UsageError
 
 TOKENS = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(1))
 

@@ -23,8 +23,8 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.utils.checkpoint import checkpoint
 
 import prunekit as pk
-from prunekit.errors import PrunekitError
-from prunekit.modes import each
+from prunekit.networks.running import each
+from prunekit.support.errors import PrunekitError
 from prunekit.tracing.values import comparable
 
 OUTPUT = "it is the model's output"

@@ -27,14 +27,14 @@ from iee_loop import Loop, batch, belongs, copied, lifted, tensors
 from torch import nn
 
 import prunekit as pk
-from prunekit.allocation import Uniform
-from prunekit.costs import MacsCost, ParamsCost
+from prunekit.allocation.costs import MacsCost, ParamsCost
+from prunekit.allocation.solvers import Uniform
+from prunekit.core.plan import narrowed
 from prunekit.criteria import Accumulator
-from prunekit.errors import InfeasibleError, UsageError
-from prunekit.plan import narrowed
-from prunekit.registry import criteria
-from prunekit.sparsify.iee import overlap
-from prunekit.surgery import WHOLE, kept
+from prunekit.networks.slimming import WHOLE, kept
+from prunekit.pruning.iee import overlap
+from prunekit.support.errors import InfeasibleError, UsageError
+from prunekit.support.registry import criteria
 
 # --- what belongs to the active structure
 

@@ -30,7 +30,7 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 import prunekit as pk
-from prunekit.errors import TrainingError, UsageError
+from prunekit.support.errors import TrainingError, UsageError
 from prunekit.train import Data, TrainConfig, evaluate, fit
 
 # --- stopping and going on
@@ -634,9 +634,9 @@ QUICK = ("--iee", "explore=2", "--iee", "improve=1", "--iee", "estimate=3", "--i
 
 def agrees(run):
     """The plan, the weights and the exported network are one; gives the plan."""
-    from prunekit.artifact import Artifact
+    from prunekit.core.artifact import Artifact
+    from prunekit.core.target import Target
     from prunekit.runtimes import runtime_for
-    from prunekit.target import Target
 
     plan, small = pk.ChannelPlan.load(run / "plan.json"), pk.load(run, "net.py:tiny").eval()
     assert not plan.is_dense
@@ -677,8 +677,8 @@ def test_prune_from_scratch_without_a_dense_training(prunekit, home):
 
 
 def test_prune_a_trained_network(prunekit, home):
-    from prunekit.models import build
-    from prunekit.runs import save_weights
+    from prunekit.networks.build import build
+    from prunekit.networks.saved import save_weights
 
     save_weights(build("net.py:tiny", num_classes=10, in_channels=1).module, home / "w.safetensors")
     options = ("--epochs", 3, "--iee", "omega=0.3", "--iee", "explore=4", "-o", "new")

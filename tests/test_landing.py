@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from prunekit.errors import InfeasibleError
+from prunekit.allocation import Allocation
+from prunekit.core.plan import ChannelPlan
+from prunekit.core.timing import PairedRatio
 from prunekit.pipeline.landing import MAX_ROUNDS, Attempt, Landing, confirm, land
-from prunekit.plan import ChannelPlan
-from prunekit.sparsify import Allocation
-from prunekit.timing import PairedRatio
+from prunekit.support.errors import InfeasibleError
 
 
 class Device:

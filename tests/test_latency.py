@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 import prunekit as pk
 from prunekit import zoo
-from prunekit.costs import LatencyCost, total
-from prunekit.errors import FileError, TableError
-from prunekit.graph import LayerShape
+from prunekit.allocation.costs import LatencyCost, total
+from prunekit.core.graph import LayerShape
+from prunekit.core.target import Environment, Target
 from prunekit.latency import Entry, LatencyTable, Network, Protocol, Sample, Surface
 from prunekit.latency.calibration import LEAST_SHARE, Calibration
 from prunekit.latency.surface import pad
 from prunekit.profiling import HarvestPlan
-from prunekit.target import Environment, Target
+from prunekit.support.errors import FileError, TableError
 
 HERE = Environment("fake device", "1")
 

@@ -17,10 +17,10 @@ from torch import nn
 
 import prunekit as pk
 from prunekit import zoo
-from prunekit.costs import MacsCost
-from prunekit.errors import InfeasibleError, UsageError
-from prunekit.scores import Scores
-from prunekit.sparsify import allocate
+from prunekit.allocation import allocate
+from prunekit.allocation.costs import MacsCost
+from prunekit.core.scores import Scores
+from prunekit.support.errors import InfeasibleError, UsageError
 
 MAP = 8 * 8 * 4
 """Bytes of one channel of the tiny networks' full maps."""

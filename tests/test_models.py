@@ -8,9 +8,9 @@ import pytest
 import torch
 from core_nets import randomise
 
-from prunekit import progress
-from prunekit.errors import ModelError
-from prunekit.models import _take_over, build, rebuild
+from prunekit.networks.build import _take_over, build, rebuild
+from prunekit.support import progress
+from prunekit.support.errors import ModelError
 
 models = pytest.importorskip("torchvision").models
 

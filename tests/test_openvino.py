@@ -27,15 +27,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 import prunekit as pk
-from prunekit.artifact import Artifact
-from prunekit.errors import FileError, ModelError, RuntimeUnavailableError, UsageError
+from prunekit.core.artifact import Artifact
+from prunekit.core.target import Target, usable_cores
 from prunekit.exporting import export_openvino
-from prunekit.runtimes import openvino as ov_runtime
 from prunekit.runtimes import runtime_for
 from prunekit.runtimes.onnx_graph import Anchor, OnnxGraph, read
-from prunekit.runtimes.openvino import OpenVino, OvEngine
-from prunekit.runtimes.openvino_nodes import Executed, Owners, layer_times, owners, single_runs
-from prunekit.target import Target, usable_cores
+from prunekit.runtimes.openvino import runtime as ov_runtime
+from prunekit.runtimes.openvino.nodes import Executed, Owners, layer_times, owners, single_runs
+from prunekit.runtimes.openvino.runtime import OpenVino, OvEngine
+from prunekit.support.errors import FileError, ModelError, RuntimeUnavailableError, UsageError
 
 pytest.importorskip("openvino", reason="openvino is not installed: pip install openvino")
 
@@ -456,7 +456,7 @@ def test_a_run_from_profile_to_report(home, prunekit):
 
 def test_accuracy_is_that_of_the_precision_deployed(home):
     needs_bf16()
-    from prunekit.pipeline.reporting import file_accuracy
+    from prunekit.pipeline.report_parts import file_accuracy
     from prunekit.train import load_data
 
     data = load_data("digits", (1, 8, 8))

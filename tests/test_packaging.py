@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from prunekit.allocation import Allocator
+from prunekit.allocation.solvers import Allocator
 from prunekit.criteria import Criterion
-from prunekit.registry import Registry
 from prunekit.runtimes import Runtime
+from prunekit.support.registry import Registry
 
 if sys.version_info >= (3, 11):
     import tomllib

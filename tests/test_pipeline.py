@@ -8,11 +8,11 @@ import pytest
 
 import prunekit as pk
 from prunekit.exporting import onnx as exporting
+from prunekit.pipeline.against_dense import Stopwatch
+from prunekit.pipeline.job import set_up
 from prunekit.pipeline.prune import prune
-from prunekit.pipeline.recipe import make_recipe
-from prunekit.pipeline.setup import set_up
-from prunekit.pipeline.stopwatch import Stopwatch
-from prunekit.serialize import sha256_file
+from prunekit.pipeline.recipes.prune import make_recipe
+from prunekit.support.files import sha256_file
 from prunekit.zoo import _ResNet
 
 pytestmark = pytest.mark.usefixtures("device")  # without noise

@@ -16,16 +16,16 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import prunekit as pk
-from prunekit import target as target_module
-from prunekit.errors import ModelError, UsageError
+from prunekit.core import target as target_module
+from prunekit.core.target import Target
 from prunekit.exporting import live_artifact
 from prunekit.exporting.half import LARGEST, peaks_of, to_half
 from prunekit.exporting.int8 import Quantiser, quantise
-from prunekit.pipeline.reporting import file_accuracy
+from prunekit.pipeline.report_parts import file_accuracy
 from prunekit.report import Report
 from prunekit.runtimes import runtime_for
 from prunekit.runtimes.onnx_graph import check_precision, load_model, precision_of, read
-from prunekit.target import Target
+from prunekit.support.errors import ModelError, UsageError
 from prunekit.train import Data
 
 NETS = {net.__name__: net for net in (Concat, Depthwise, Residual, SqueezeExcite, Tokens)}

@@ -21,10 +21,10 @@ from test_tables import EXAMPLE, FAKE, Small
 from torch import nn
 
 import prunekit as pk
-from prunekit.artifact import Artifact
-from prunekit.errors import NoLayerTimesError, TableError, UsageError
+from prunekit.core.artifact import Artifact
+from prunekit.core.graph import ChannelGraph, LayerShape
+from prunekit.core.target import Target
 from prunekit.exporting import narrow_onnx
-from prunekit.graph import ChannelGraph, LayerShape
 from prunekit.latency import LatencyTable, merge
 from prunekit.latency.probe import BLOCKS, block_of, read_probe
 from prunekit.profiling import (
@@ -43,10 +43,10 @@ from prunekit.profiling.journal import Journal
 from prunekit.profiling.measuring import Rounds, end_to_end_us, speeds, typical_us
 from prunekit.profiling.operators import operator
 from prunekit.profiling.probing import WIDTHS, probe
-from prunekit.registry import runtimes
 from prunekit.runtimes import runtime_for
 from prunekit.runtimes.fake import Fake, FakeEngine
-from prunekit.target import Target
+from prunekit.support.errors import NoLayerTimesError, TableError, UsageError
+from prunekit.support.registry import runtimes
 
 Be = Callable[..., None]
 
@@ -499,7 +499,7 @@ def test_a_round_that_only_the_dense_network_knows_is_told(net, graph):
 
 
 def test_a_model_too_entangled_to_allocate_is_profiled_all_the_same(net, graph, monkeypatch):
-    monkeypatch.setattr("prunekit.allocation.elimination.LARGEST_TABLE", 0)
+    monkeypatch.setattr("prunekit.allocation.solvers.elimination.LARGEST_TABLE", 0)
     table = harvest(net, graph, EXAMPLE, FAKE, plan=HarvestPlan(nets=7, rounds=1, turns=1))
     assert len(table.networks) == 7
 

@@ -146,7 +146,7 @@ def _text() -> str:
 
 
 def test_recipes_load(tmp_path: Path) -> None:
-    from prunekit.pipeline.recipe import make_recipe
+    from prunekit.pipeline.recipes.prune import make_recipe
 
     recipes = [block for block in BLOCKS if block.language == "toml"]
     assert recipes

@@ -8,10 +8,10 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from prunekit import registry
 from prunekit.criteria import Magnitude, Taylor
-from prunekit.errors import UsageError
-from prunekit.registry import Registry
+from prunekit.support import registry
+from prunekit.support.errors import UsageError
+from prunekit.support.registry import Registry
 
 
 def pretend(monkeypatch, *entries):
@@ -72,7 +72,7 @@ def test_a_third_partys_package(tmp_path):
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: thirdparty\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text("[prunekit.criteria]\nmine = thirdparty:Mine\n")
     code = (
-        "from prunekit.registry import criteria; import sys\n"
+        "from prunekit.support.registry import criteria; import sys\n"
         "assert 'thirdparty' not in sys.modules\n"
         "print(criteria.names(), criteria.get('mine').name)"
     )

@@ -18,12 +18,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import prunekit as pk
-from prunekit import serialize, zoo
-from prunekit.errors import ModelError, UsageError
-from prunekit.folding import folded_blocks
-from prunekit.pipeline.recipe import make_recipe
-from prunekit.pipeline.setup import open_dense
-from prunekit.plan import ChannelPlan
+from prunekit import zoo
+from prunekit.core.plan import ChannelPlan
+from prunekit.networks.folding import folded_blocks
+from prunekit.pipeline.job import open_dense
+from prunekit.pipeline.recipes.prune import make_recipe
+from prunekit.support import files as serialize
+from prunekit.support.errors import ModelError, UsageError
 from prunekit.tracing.trace import model_fingerprint
 
 BLOCKS = ("stem", "body.0", "body.1")

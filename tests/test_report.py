@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from prunekit.errors import FileError
+from prunekit.core.target import Environment, Target
 from prunekit.report import REPORT_VERSION, Report, read_log, to_html, to_markdown
 from prunekit.report.schema import (
     AccuracyPart,
@@ -19,8 +19,8 @@ from prunekit.report.schema import (
     TrainingPart,
     UpdatePart,
 )
-from prunekit.serialize import dump_json
-from prunekit.target import Environment, Target
+from prunekit.support.errors import FileError
+from prunekit.support.files import dump_json
 
 SMALL = {
     "layer1.0.conv1": (64, 32),

@@ -15,11 +15,12 @@ from core_nets import image, randomise
 from safetensors.torch import load_file, save_file
 
 import prunekit as pk
-from prunekit import runs, zoo
-from prunekit.errors import FileError, ModelError, UsageError
-from prunekit.models import is_library
-from prunekit.plan import ChannelPlan
-from prunekit.serialize import sha256_file
+from prunekit import zoo
+from prunekit.core.plan import ChannelPlan
+from prunekit.networks import saved as runs
+from prunekit.networks.build import is_library
+from prunekit.support.errors import FileError, ModelError, UsageError
+from prunekit.support.files import sha256_file
 
 SPEC, ARGUMENTS = "zoo:resnet20", {"num_classes": 4, "in_channels": 3}
 FACTORY = """

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from prunekit.artifact import Artifact
-from prunekit.errors import FileError, ModelError, RuntimeUnavailableError, UsageError
+from prunekit.core.artifact import Artifact
+from prunekit.core.target import Target, cpu_isa
 from prunekit.runtimes import onnxruntime as ort_runtime
 from prunekit.runtimes import runtime_for
 from prunekit.runtimes.base import timing_inputs
 from prunekit.runtimes.fake import Fake
 from prunekit.runtimes.onnx_graph import read
 from prunekit.runtimes.onnxruntime import OnnxRuntime, layer_of_kernel, layer_times
-from prunekit.runtimes.torch import Torch
-from prunekit.target import Target, cpu_isa
+from prunekit.runtimes.torch.runtime import Torch
+from prunekit.support.errors import FileError, ModelError, RuntimeUnavailableError, UsageError
 
 
 class Block(nn.Module):

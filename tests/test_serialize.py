@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunekit.errors import FileError
-from prunekit.serialize import (
+from prunekit.support.errors import FileError
+from prunekit.support.files import (
     dump_json,
     load_json,
     read_object,

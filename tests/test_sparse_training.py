@@ -19,12 +19,12 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 import prunekit as pk
-from prunekit.density import Pattern
-from prunekit.errors import ModelError, TrainingError, UsageError
-from prunekit.sparsify import SparsitySchedule, verify
-from prunekit.sparsify.weights import choose
-from prunekit.sparsify.weights.layers import find_layers, layer_macs
-from prunekit.sparsify.weights.scoring import finite
+from prunekit.core.density import Pattern
+from prunekit.networks import zeros
+from prunekit.networks.weight_layers import find_layers, layer_macs
+from prunekit.sparsify import SparsitySchedule, choose, verify
+from prunekit.sparsify.scoring import finite
+from prunekit.support.errors import ModelError, TrainingError, UsageError
 from prunekit.train import Data, TrainConfig, fit
 
 ALL = sorted(METHODS)
@@ -48,17 +48,17 @@ def test_top_is_exact_and_prefers_earlier_ones(values, data):
 def test_blocks_lie_along_the_inputs(seed, nm):
     pattern = Pattern(*nm)
     scores = torch.rand(3, 16, 2, 3, generator=torch.Generator().manual_seed(seed))
-    chosen = choose.top_of_blocks(scores, pattern)
+    chosen = zeros.top_of_blocks(scores, pattern)
     for out, i, j in [(o, i, j) for o in range(3) for i in range(2) for j in range(3)]:
         for start in range(0, 16, pattern.m):
             block = chosen[out, start : start + pattern.m, i, j]
             values = scores[out, start : start + pattern.m, i, j]
             assert block.sum() == pattern.n
             assert values[block].min() >= values[~block].max()
-    assert choose.fits(chosen, pattern)
+    assert zeros.fits(chosen, pattern)
     one_more = chosen.clone()
     one_more[0, :, 0, 0] = True
-    assert not choose.fits(one_more, pattern)
+    assert not zeros.fits(one_more, pattern)
 
 
 # --- what holds at every step
@@ -80,7 +80,7 @@ def test_counts_are_conserved_and_zeros_exact_at_every_step(method, ranking, pat
         if sparse.stage in ("train", "final") and method != "gmp":
             assert sum(kept.values()) == total
             assert ranking == "global" or [*kept.values()] == sparse.target
-            assert all(choose.fits(mask, sparse.pattern) for mask in masks.values())
+            assert all(zeros.fits(mask, sparse.pattern) for mask in masks.values())
         if method == "gmp":
             assert sum(kept.values()) >= total
         assert min(kept.values()) >= 1

@@ -15,16 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prunekit as pk
-from prunekit.costs import LatencyCost, MacsCost, ParamsCost, total
+from prunekit.allocation import allocate
+from prunekit.allocation.costs import LatencyCost, MacsCost, ParamsCost, total
+from prunekit.core.plan import geometric_budgets
+from prunekit.core.scores import Scores
+from prunekit.core.target import Environment, Target
 from prunekit.criteria import Accumulator
-from prunekit.errors import InfeasibleError, UsageError
 from prunekit.latency import Entry, LatencyTable, Protocol, Sample
-from prunekit.plan import geometric_budgets
-from prunekit.registry import criteria
-from prunekit.scores import Scores
-from prunekit.sparsify import Halp, allocate
-from prunekit.sparsify.halp import Schedule
-from prunekit.target import Environment, Target
+from prunekit.pruning import Halp
+from prunekit.pruning.halp import Schedule
+from prunekit.support.errors import InfeasibleError, UsageError
+from prunekit.support.registry import criteria
 
 
 def table_for(graph, granularity=1):

@@ -11,10 +11,10 @@ from conftest import ON_FAKE, Says
 
 import prunekit as pk
 from prunekit import zoo
-from prunekit.errors import InfeasibleError, UsageError
 from prunekit.latency import LatencyTable
 from prunekit.report.sweep import Sweep
-from prunekit.serialize import load_json
+from prunekit.support.errors import InfeasibleError, UsageError
+from prunekit.support.files import load_json
 
 
 def test_a_sweep_refuses_before_it_measures(prunekit: Says, home: Path):

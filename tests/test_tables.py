@@ -28,9 +28,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prunekit as pk
-from prunekit.artifact import Artifact
-from prunekit.errors import TableError, UsageError
-from prunekit.graph import ChannelGraph, LayerShape
+from prunekit.core.artifact import Artifact
+from prunekit.core.graph import ChannelGraph, LayerShape
+from prunekit.core.target import Environment, Target
 from prunekit.latency import Entry, LatencyTable, Network, Protocol, Sample, diff, merge
 from prunekit.latency.pooling import structures
 from prunekit.latency.shipped import shipped_tables
@@ -39,8 +39,8 @@ from prunekit.profiling import HarvestPlan, harvest, sample_plans, transfer
 from prunekit.profiling.locking import locked
 from prunekit.profiling.sharding import parse_shard, share_of
 from prunekit.runtimes.fake import Fake
-from prunekit.serialize import dump_json
-from prunekit.target import Environment, Target
+from prunekit.support.errors import TableError, UsageError
+from prunekit.support.files import dump_json
 
 FAKE = Target("fake")
 EXAMPLE = torch.zeros(1, 3, 16, 16)
@@ -281,7 +281,7 @@ def test_merge_on_the_command_line(prunekit: Says, tmp_path: Path, monkeypatch):
 
 
 def test_a_table_from_before_sessions_is_read(tmp_path: Path):
-    from prunekit.serialize import _digest
+    from prunekit.support.files import _digest
 
     table = made(0, 4)
     raw = json.loads(text(table))
@@ -774,7 +774,7 @@ def test_a_second_profile_is_refused_and_a_killed_one_gone_on_with(prunekit: Say
 def test_a_table_that_another_profile_has_finished_meanwhile_stays(
     prunekit: Says, home: Path, monkeypatch
 ):
-    from prunekit.pipeline import tables
+    from prunekit.pipeline import table as tables
 
     def after_another(path, output):
         output.write_text("another's")

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prunekit import target as target_module
-from prunekit.errors import UsageError
-from prunekit.target import (
+from prunekit.core import target as target_module
+from prunekit.core.target import (
     DEVICES,
     PRECISIONS,
     Environment,
@@ -23,6 +22,7 @@ from prunekit.target import (
     package_version,
     usable_cores,
 )
+from prunekit.support.errors import UsageError
 
 
 @pytest.mark.parametrize(

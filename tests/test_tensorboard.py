@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from prunekit.errors import FileError, UsageError
 from prunekit.pipeline.tensorboard import Board
+from prunekit.support.errors import FileError, UsageError
 
 EPOCHS = [
     {

@@ -19,17 +19,19 @@ import torch
 from core_nets import Residual, image, randomise
 
 import prunekit as pk
-from prunekit.artifact import Artifact
-from prunekit.errors import FileError, ModelError, RuntimeUnavailableError, UsageError
+from prunekit.core.artifact import Artifact
+from prunekit.core.target import Target
 from prunekit.report import Report
-from prunekit.runtimes import gpu, runtime_for, tensorrt_build
-from prunekit.runtimes import tensorrt as runtime_module
-from prunekit.runtimes.described import facts_path
+from prunekit.runtimes import runtime_for
+from prunekit.runtimes.nvidia import gpu
 from prunekit.runtimes.onnx_graph import read
-from prunekit.runtimes.tensorrt import TensorRt, TrtEngine, export_engine, place_of
-from prunekit.runtimes.tensorrt_build import Build, build_engine, cache_path
-from prunekit.runtimes.tensorrt_files import load_engine
-from prunekit.target import Target
+from prunekit.runtimes.sidecar import facts_path
+from prunekit.runtimes.tensorrt import build as tensorrt_build
+from prunekit.runtimes.tensorrt import runtime as runtime_module
+from prunekit.runtimes.tensorrt.build import Build, build_engine, cache_path
+from prunekit.runtimes.tensorrt.files import load_engine
+from prunekit.runtimes.tensorrt.runtime import TensorRt, TrtEngine, export_engine, place_of
+from prunekit.support.errors import FileError, ModelError, RuntimeUnavailableError, UsageError
 
 FP32 = Target("tensorrt", "cuda", batch=2)
 

@@ -17,8 +17,8 @@ import pytest
 
 HERE = Path(__file__).parent
 SOURCES = tuple(
-    str(HERE.parent / "prunekit" / "runtimes" / name)
-    for name in ("tensorrt.py", "tensorrt_build.py")
+    str(HERE.parent / "prunekit" / "runtimes" / "tensorrt" / name)
+    for name in ("runtime.py", "build.py")
 )
 STUB = """
 void *createInferBuilder_INTERNAL(void *logger, int version) { return 0; }

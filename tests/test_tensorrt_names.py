@@ -3,7 +3,7 @@
 import pytest
 
 from prunekit.runtimes.onnx_graph import Anchor, OnnxGraph
-from prunekit.runtimes.tensorrt_names import Stands, layer_times, stands_for
+from prunekit.runtimes.tensorrt.names import Stands, layer_times, stands_for
 
 ORDER = [
     *("node_Conv_1", "node_relu", "node_Conv_2", "node_add", "node_relu_1", "node_mul"),

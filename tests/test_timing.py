@@ -5,9 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prunekit.benching import FEWEST_ROUNDS, LOOKS
-from prunekit.errors import UsageError
-from prunekit.timing import (
+from prunekit.core.timing import (
     Measurement,
     effective_count,
     interleaved_order,
@@ -15,6 +13,8 @@ from prunekit.timing import (
     median_interval,
     paired_ratio,
 )
+from prunekit.measuring.bench import FEWEST_ROUNDS, LOOKS
+from prunekit.support.errors import UsageError
 
 
 def machine(rng, rounds, *, ratio=1.0, dwell=20, slow=1.2, slow_ratio=1.0, drift=0.0, noise=0.02):

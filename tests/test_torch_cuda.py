@@ -12,17 +12,18 @@ import pytest
 import torch
 from core_nets import Residual, image, randomise
 
-from prunekit.artifact import Artifact
-from prunekit.errors import FileError, RuntimeUnavailableError, UsageError
+from prunekit.core.artifact import Artifact
+from prunekit.core.target import Target
 from prunekit.exporting import live_artifact
 from prunekit.exporting.package import export_package
 from prunekit.latency.probe import block_of
 from prunekit.profiling.probing import GPU_WIDTHS
-from prunekit.runtimes import runtime_for, torch_cuda
-from prunekit.runtimes.described import facts_path
-from prunekit.runtimes.torch import Torch
-from prunekit.runtimes.torch_module import spans
-from prunekit.target import Target
+from prunekit.runtimes import runtime_for
+from prunekit.runtimes.sidecar import facts_path
+from prunekit.runtimes.torch import cuda as torch_cuda
+from prunekit.runtimes.torch.module import spans
+from prunekit.runtimes.torch.runtime import Torch
+from prunekit.support.errors import FileError, RuntimeUnavailableError, UsageError
 
 CPU = Target("torch")
 

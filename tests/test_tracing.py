@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 import prunekit as pk
-from prunekit.errors import ModelError
+from prunekit.support.errors import ModelError
 from prunekit.tracing.values import tensors
 
 OUTPUT = "it is the model's output"

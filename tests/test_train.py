@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from prunekit import zoo
-from prunekit.errors import DataError, FileError, ModelError, TrainingError, UsageError
+from prunekit.support.errors import DataError, FileError, ModelError, TrainingError, UsageError
 from prunekit.train import Data, TrainConfig, evaluate, fit, load_data, loader, loss_fn
 from prunekit.train.batches import epoch_batches
 from prunekit.train.checkpoint import CHECKPOINT

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from prunekit import zoo
-from prunekit.errors import ModelError
+from prunekit.support.errors import ModelError
 
 # At one class fewer than usual, so that a class count that is ignored shows.
 MILLIONS = {

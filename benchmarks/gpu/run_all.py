@@ -30,18 +30,18 @@ import torch
 from torch import nn
 
 import prunekit as pk
-from prunekit.errors import PrunekitError
+from prunekit.core.plan import ChannelPlan
+from prunekit.core.target import Target
+from prunekit.core.timing import interleaved_order, paired_ratio
 from prunekit.exporting import live_artifact
-from prunekit.plan import ChannelPlan
+from prunekit.networks.saved import open_model
 from prunekit.profiling import HarvestPlan
 from prunekit.profiling.probing import probe
-from prunekit.registry import runtimes
-from prunekit.runs import open_model
 from prunekit.runtimes import Engine, runtime_for
-from prunekit.runtimes.gpu import best_gpu
-from prunekit.runtimes.torch import Torch
-from prunekit.target import Target
-from prunekit.timing import interleaved_order, paired_ratio
+from prunekit.runtimes.nvidia.gpu import best_gpu
+from prunekit.runtimes.torch.runtime import Torch
+from prunekit.support.errors import PrunekitError
+from prunekit.support.registry import runtimes
 
 RESULTS = Path(__file__).parents[1] / "results"
 TOTAL_SECONDS = 25 * 60

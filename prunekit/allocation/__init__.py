@@ -1,22 +1,6 @@
-"""Choosing widths under a budget. NumPy and SciPy only."""
+"""Which widths a budget allows: from a graph, scores and a latency table to a plan."""
 
-from prunekit.allocation.greedy import Greedy
-from prunekit.allocation.joint import Joint
-from prunekit.allocation.knapsack import Knapsack
-from prunekit.allocation.milp import Milp
-from prunekit.allocation.problem import Allocator, Limit, Problem, Solution, Term, Variable
-from prunekit.allocation.uniform import Uniform
+from prunekit.allocation.allocate import Allocation, allocate, uniform
+from prunekit.allocation.explain import GroupChange, explain
 
-__all__ = [
-    "Allocator",
-    "Greedy",
-    "Joint",
-    "Knapsack",
-    "Limit",
-    "Milp",
-    "Problem",
-    "Solution",
-    "Term",
-    "Uniform",
-    "Variable",
-]
+__all__ = ["Allocation", "GroupChange", "allocate", "explain", "uniform"]

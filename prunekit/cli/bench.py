@@ -43,9 +43,9 @@ def bench(
 ) -> None:
     """Time artifacts interleaved in one run; each ratio to the first comes with its interval."""
     set_verbosity(verbose, quiet)
-    from prunekit.benching import bench as measure
+    from prunekit.core.target import Target
+    from prunekit.measuring.bench import bench as measure
     from prunekit.pipeline.artifacts import open_artifact
-    from prunekit.target import Target
 
     where = Target.parse(target, batch=batch, threads=threads)
     opened = [open_artifact(path, where, base) for path in artifacts]

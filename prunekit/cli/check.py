@@ -63,10 +63,10 @@ def check(
     with the recorded one.
     """
     set_verbosity(verbose, quiet)
-    from prunekit.errors import UsageError
-    from prunekit.pipeline.gate import Limits, check_against_artifact, check_against_report
-    from prunekit.reading import parse_share
-    from prunekit.target import Target
+    from prunekit.core.target import Target
+    from prunekit.pipeline.check import Limits, check_against_artifact, check_against_report
+    from prunekit.support.errors import UsageError
+    from prunekit.support.parsing import parse_share
 
     if baseline is None:
         raise UsageError("check needs --baseline FILE, an artifact or a report.json")

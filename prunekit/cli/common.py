@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from prunekit.progress import verbosity
+from prunekit.support.progress import verbosity
 
 Model = Annotated[
     str,
@@ -118,9 +118,9 @@ def sections(**headings: str) -> type[TyperCommand]:
 
 def target_of(gpu: bool, target: str | None, precision: str | None) -> str | None:
     """What ``--gpu``, ``--precision`` and ``--target`` say together; None where none is given."""
-    from prunekit.errors import UsageError
-    from prunekit.runtimes.gpu import best_gpu
-    from prunekit.target import PRECISIONS
+    from prunekit.core.target import PRECISIONS
+    from prunekit.runtimes.nvidia.gpu import best_gpu
+    from prunekit.support.errors import UsageError
 
     if gpu and target is not None:
         raise UsageError("--gpu and --target exclude each other; keep one")
@@ -167,7 +167,7 @@ def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) 
 
 def refuse_existing(path: Path, overwrite: bool, resume: bool = False) -> None:
     """An output file that exists is an error unless it may be replaced."""
-    from prunekit.errors import UsageError
+    from prunekit.support.errors import UsageError
 
     if path.is_dir():
         raise UsageError(f"output {path} is a folder; give a file")
@@ -179,7 +179,7 @@ def refuse_existing(path: Path, overwrite: bool, resume: bool = False) -> None:
 
 def refuse_same(**files: Path | None) -> None:
     """Files that a command reads or writes must be different ones; they go by their flags."""
-    from prunekit.errors import UsageError
+    from prunekit.support.errors import UsageError
 
     known: dict[Path, str] = {}
     for name, path in files.items():
@@ -193,8 +193,8 @@ def refuse_same(**files: Path | None) -> None:
 @contextmanager
 def resumable(output: Path) -> Iterator[None]:
     """What stops a run inside the block says what is kept in ``output`` and how to go on."""
-    from prunekit.errors import FileError, InterruptedRunError
-    from prunekit.pipeline.folder import RECIPE
+    from prunekit.pipeline.output_folder import RECIPE
+    from prunekit.support.errors import FileError, InterruptedRunError
 
     try:
         yield

@@ -93,15 +93,15 @@ def export(
     set_verbosity(verbose, quiet)
     import torch
 
-    from prunekit.errors import UsageError
-    from prunekit.folding import reparameterize as fold
-    from prunekit.modes import evaluating
-    from prunekit.pipeline.deploy import Wanted, deploy, record
-    from prunekit.pipeline.recipe import parse_shape
-    from prunekit.pipeline.setup import example_input, open_data, say_folded
-    from prunekit.runs import SPARSITY, is_run, is_sparse, load, open_model, saved_input
-    from prunekit.serialize import read_object
-    from prunekit.sparsity import SparsityPlan
+    from prunekit.core.sparsity import SparsityPlan
+    from prunekit.networks.folding import reparameterize as fold
+    from prunekit.networks.running import evaluating
+    from prunekit.networks.saved import SPARSITY, is_run, is_sparse, load, open_model, saved_input
+    from prunekit.pipeline.export import Wanted, deploy, record
+    from prunekit.pipeline.job import example_input, open_data, say_folded
+    from prunekit.pipeline.recipes.base import parse_shape
+    from prunekit.support.errors import UsageError
+    from prunekit.support.files import read_object
     from prunekit.train.data import is_code
     from prunekit.train.evaluating import logits_of
 
@@ -171,7 +171,7 @@ def export(
 
 def _batches(text: str) -> tuple[int, int, int]:
     """``1,8,32``, or one number for all three."""
-    from prunekit.errors import UsageError
+    from prunekit.support.errors import UsageError
 
     parts = text.split(",")
     try:

@@ -37,9 +37,9 @@ def inspect(
 ) -> None:
     """Show channel groups, layers, MACs, and what is not prunable and why."""
     set_verbosity(verbose, quiet)
-    from prunekit.folding import folded_blocks
-    from prunekit.pipeline.recipe import make_recipe
-    from prunekit.pipeline.setup import example_input, open_dense
+    from prunekit.networks.folding import folded_blocks
+    from prunekit.pipeline.job import example_input, open_dense
+    from prunekit.pipeline.recipes.prune import make_recipe
     from prunekit.tracing import trace
 
     recipe = make_recipe(

@@ -25,7 +25,7 @@ from prunekit.cli import (
     table,
     targets,
 )
-from prunekit.errors import PrunekitError
+from prunekit.support.errors import PrunekitError
 
 # typer carries its own copy of click in some versions and uses the package in others
 _ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -50,7 +50,7 @@ table.register(app)
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from prunekit.target import package_version
+        from prunekit.core.target import package_version
 
         sys.stdout.write(f"prunekit {package_version('prunekit')}\n")
         raise typer.Exit

@@ -107,21 +107,22 @@ def profile(
 ) -> None:
     """Build a latency table for MODEL on a target, by measuring whole networks."""
     set_verbosity(verbose, quiet)
-    from prunekit.errors import InterruptedRunError, UsageError
+    from prunekit.core.target import Target
     from prunekit.latency import LatencyTable
     from prunekit.latency.shipped import find_table
-    from prunekit.pipeline.folder import rounds_in
-    from prunekit.pipeline.recipe import Recipe, make_recipe, parse_shape
-    from prunekit.pipeline.setup import set_up
-    from prunekit.pipeline.tables import SOURCES, finished_table, make_table
+    from prunekit.networks.saved import saved_input
+    from prunekit.pipeline.job import set_up
+    from prunekit.pipeline.output_folder import rounds_in
+    from prunekit.pipeline.recipes.base import parse_shape
+    from prunekit.pipeline.recipes.prune import Recipe, make_recipe
+    from prunekit.pipeline.table import SOURCES, finished_table, make_table
     from prunekit.profiling import HarvestPlan
     from prunekit.profiling.differences import LEAST_NETS
     from prunekit.profiling.sharding import parse_shard, shard_path
     from prunekit.profiling.transferring import TRANSFER_NETS
-    from prunekit.ranks import world
-    from prunekit.reading import parse_percent
-    from prunekit.runs import saved_input
-    from prunekit.target import Target
+    from prunekit.support.errors import InterruptedRunError, UsageError
+    from prunekit.support.parsing import parse_percent
+    from prunekit.support.processes import world
 
     asked = target_of(gpu, target, precision)
     wanted = "onnxruntime:cpu" if asked is None else asked

@@ -169,12 +169,13 @@ def prune(
     The target is met only by a measurement of the exported artifact against the dense one.
     """
     set_verbosity(verbose, quiet)
-    from prunekit.pipeline.folder import check_folder
+    from prunekit.pipeline.job import set_up
+    from prunekit.pipeline.output_folder import check_folder
     from prunekit.pipeline.prune import prune as run_pipeline
-    from prunekit.pipeline.recipe import Recipe, make_recipe, pairs
-    from prunekit.pipeline.setup import set_up
-    from prunekit.ranks import from_main, rank
+    from prunekit.pipeline.recipes.base import pairs
+    from prunekit.pipeline.recipes.prune import Recipe, make_recipe
     from prunekit.report.markdown import GROUP_HEAD, group_rows, summary_rows, verdict
+    from prunekit.support.processes import on_rank_zero, rank
 
     flags = {name: context.params.get(name) for name in Recipe.model_fields}
     flags["target"] = target_of(gpu, target, precision)
@@ -185,7 +186,7 @@ def prune(
     recipe = make_recipe(flags, config)
     if rank() > 0:
         set_verbosity(verbose=False, quiet=True)
-    from_main(lambda: check_folder(output, recipe, overwrite=overwrite, resume=resume))
+    on_rank_zero(lambda: check_folder(output, recipe, overwrite=overwrite, resume=resume))
     with resumable(output):
         job = set_up(recipe)
         report = run_pipeline(job, output, overwrite=overwrite, resume=resume)

@@ -20,7 +20,7 @@ def report(
     json: Json = False,
 ) -> None:
     """Show a finished run's report as Markdown (or JSON), and write report.html beside it."""
-    from prunekit.errors import UsageError
+    from prunekit.networks.saved import is_sparse
     from prunekit.report import (
         Report,
         SparsityReport,
@@ -29,8 +29,8 @@ def report(
         to_html,
         to_markdown,
     )
-    from prunekit.runs import is_sparse
-    from prunekit.serialize import write_text
+    from prunekit.support.errors import UsageError
+    from prunekit.support.files import write_text
 
     path = run / "report.json"
     if run.is_dir() and not path.is_file():

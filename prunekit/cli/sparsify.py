@@ -154,13 +154,13 @@ def sparsify(
     The result is a plain network whose zeros are exact. The report says which runtimes gain.
     """
     set_verbosity(verbose, quiet)
-    from prunekit.pipeline.folder import check_folder
-    from prunekit.pipeline.recipe import pairs, read_recipe
-    from prunekit.pipeline.sparse_recipe import SparseRecipe
+    from prunekit.pipeline.output_folder import check_folder
+    from prunekit.pipeline.recipes.base import pairs, read_recipe
+    from prunekit.pipeline.recipes.sparsify import SparseRecipe
     from prunekit.pipeline.sparsify import set_up_sparse
     from prunekit.pipeline.sparsify import sparsify as run_pipeline
-    from prunekit.ranks import from_main, rank
     from prunekit.report.sparsity import sparsity_rows, sparsity_verdict, speed_verdict
+    from prunekit.support.processes import on_rank_zero, rank
 
     flags = {name: context.params.get(name) for name in SparseRecipe.model_fields}
     for several in ("dense", "target"):
@@ -169,7 +169,7 @@ def sparsify(
     recipe = read_recipe(SparseRecipe, flags, config)
     if rank() > 0:
         set_verbosity(verbose=False, quiet=True)
-    from_main(lambda: check_folder(output, recipe, overwrite=overwrite, resume=resume))
+    on_rank_zero(lambda: check_folder(output, recipe, overwrite=overwrite, resume=resume))
     with resumable(output):
         job = set_up_sparse(recipe)
         report = run_pipeline(job, output, overwrite=overwrite, resume=resume)

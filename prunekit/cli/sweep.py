@@ -76,15 +76,15 @@ def sweep(
     set_verbosity(verbose, quiet)
     from dataclasses import asdict
 
-    from prunekit.errors import InterruptedRunError, PrunekitError, UsageError
-    from prunekit.pipeline.recipe import make_recipe
-    from prunekit.pipeline.setup import set_up
+    from prunekit.pipeline.job import set_up
+    from prunekit.pipeline.recipes.prune import make_recipe
     from prunekit.pipeline.sweep import check
     from prunekit.pipeline.sweep import sweep as run_sweep
-    from prunekit.pipeline.tables import load_table, make_table
+    from prunekit.pipeline.table import load_table, make_table
     from prunekit.profiling import HarvestPlan
     from prunekit.report.sweep import cells, sweep_html
-    from prunekit.serialize import save_json, write_text
+    from prunekit.support.errors import InterruptedRunError, PrunekitError, UsageError
+    from prunekit.support.files import save_json, write_text
 
     if plot is not None and plot.suffix != ".html":
         raise UsageError(f"cannot draw {plot}; use a .html file")

@@ -17,7 +17,7 @@ from prunekit.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from prunekit.graph import LayerShape
+    from prunekit.core.graph import LayerShape
     from prunekit.latency import LatencyTable, TableDiff
 
 PLOTTED = 4
@@ -86,9 +86,9 @@ def merge(
 ) -> None:
     """Join tables of one target and device: shards of a profile, or profiles of several models."""
     from prunekit import latency
-    from prunekit.errors import UsageError
     from prunekit.latency.shipped import find_table
-    from prunekit.progress import say
+    from prunekit.support.errors import UsageError
+    from prunekit.support.progress import say
 
     if len(paths) < 2:
         raise UsageError("merge takes two tables or more")
@@ -228,7 +228,7 @@ def show(
     from prunekit.latency import LatencyTable
     from prunekit.latency.shipped import find_table
     from prunekit.latency.staircase import dearest, find_shapes
-    from prunekit.progress import say
+    from prunekit.support.progress import say
 
     if plot is not None:
         refuse_existing(plot, overwrite)
@@ -315,9 +315,9 @@ def show(
 
 
 def _plot(table: LatencyTable, shapes: list[LayerShape], path: Path) -> None:
-    from prunekit.progress import say
     from prunekit.report.staircase import plot
-    from prunekit.serialize import write_bytes
+    from prunekit.support.files import write_bytes
+    from prunekit.support.progress import say
 
     write_bytes(path, plot(table, shapes, path.suffix.lower()))
     say(f"staircases: {path}")

@@ -17,9 +17,9 @@ def register(app: typer.Typer) -> None:
 def targets(json: Json = False, verbose: Verbose = False, quiet: Quiet = False) -> None:
     """List runtimes and devices here; why one is unavailable."""
     set_verbosity(verbose, quiet)
-    from prunekit.registry import runtimes
+    from prunekit.core.target import Target
     from prunekit.runtimes import Runtime
-    from prunekit.target import Target
+    from prunekit.support.registry import runtimes
 
     rows = []
     for name in runtimes.names():

@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from prunekit.errors import UsageError
-from prunekit.graph import ChannelGraph, ChannelGroup, Member
-from prunekit.modes import evaluating
-from prunekit.plan import check_same
-from prunekit.scores import Scores
-from prunekit.surgery import model_fingerprint
+from prunekit.core.graph import ChannelGraph, ChannelGroup, Member
+from prunekit.core.plan import check_same
+from prunekit.core.scores import Scores
+from prunekit.networks.running import evaluating
+from prunekit.networks.slimming import model_fingerprint
+from prunekit.support.errors import UsageError
 
 
 class Criterion(Protocol):

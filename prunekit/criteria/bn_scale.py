@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from prunekit.core.graph import ChannelGroup
 from prunekit.criteria.base import (
     NORMALIZE,
     REDUCE,
@@ -19,7 +20,6 @@ from prunekit.criteria.base import (
     reduced,
     weights,
 )
-from prunekit.graph import ChannelGroup
 
 
 @dataclass(frozen=True)

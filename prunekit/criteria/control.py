@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from prunekit.core.graph import ChannelGroup
 from prunekit.criteria.base import alive, weights, writers
-from prunekit.errors import UsageError
-from prunekit.graph import ChannelGroup
+from prunekit.support.errors import UsageError
 
 
 @dataclass(frozen=True)

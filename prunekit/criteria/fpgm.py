@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from prunekit.core.graph import ChannelGroup
+from prunekit.core.scores import PRESENT
 from prunekit.criteria.base import (
     NORMALIZE,
     REDUCE,
@@ -18,8 +20,6 @@ from prunekit.criteria.base import (
     reduced,
     weights,
 )
-from prunekit.graph import ChannelGroup
-from prunekit.scores import PRESENT
 
 BLOCK = 2**23
 """Distances held at a time (64 MB)."""

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from prunekit.core.graph import ChannelGroup
 from prunekit.criteria.base import (
     NORMALIZE,
     REDUCE,
@@ -18,7 +19,6 @@ from prunekit.criteria.base import (
     shares,
     weights,
 )
-from prunekit.graph import ChannelGroup
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from prunekit.core.graph import ChannelGroup
 from prunekit.criteria.base import NORMALIZE, REDUCE, check_option, normalise, reduced, weights
-from prunekit.graph import ChannelGroup
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from prunekit.core.graph import ChannelGroup, Member
 from prunekit.criteria.base import (
     NORMALIZE,
     REDUCE,
@@ -23,8 +24,7 @@ from prunekit.criteria.base import (
     reduced,
     writers,
 )
-from prunekit.errors import UsageError
-from prunekit.graph import ChannelGroup, Member
+from prunekit.support.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from prunekit.errors import ModelError
 from prunekit.runtimes.base import Arrays
+from prunekit.support.errors import ModelError
 
 LARGEST = 65504.0
 """The largest number of fp16."""

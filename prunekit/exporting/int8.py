@@ -11,9 +11,9 @@ from pathlib import Path
 
 import onnx
 
-from prunekit.errors import ModelError, UsageError
+from prunekit.core.target import cpu_flags
 from prunekit.runtimes.base import Arrays
-from prunekit.target import cpu_flags
+from prunekit.support.errors import ModelError, UsageError
 
 _WIDE_SUMS = {"avx512_vnni", "avx_vnni", "amx_int8"}
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")

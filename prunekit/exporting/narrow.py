@@ -15,9 +15,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
-from prunekit.artifact import Artifact
-from prunekit.plan import ChannelPlan, Cut
-from prunekit.serialize import write_bytes
+from prunekit.core.artifact import Artifact
+from prunekit.core.plan import ChannelPlan, Cut
+from prunekit.support.files import write_bytes
 
 Shape = tuple[int | str, ...]
 

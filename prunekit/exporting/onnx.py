@@ -24,15 +24,15 @@ from onnx.helper import set_model_props
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from prunekit.artifact import Artifact
-from prunekit.errors import ModelError, UsageError
+from prunekit.core.artifact import Artifact
+from prunekit.core.target import Target
 from prunekit.exporting.precision import check_known, lower
-from prunekit.modes import refusing
+from prunekit.networks.running import refusing
+from prunekit.networks.slimming import named_tensors
 from prunekit.runtimes import runtime_for
 from prunekit.runtimes.base import Arrays
-from prunekit.serialize import replacing
-from prunekit.surgery import named_tensors
-from prunekit.target import Target
+from prunekit.support.errors import ModelError, UsageError
+from prunekit.support.files import replacing
 
 TOLERANCES = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 2e-2, "bf16": 6e-2, "int8": 0.3}
 """How far outputs may be apart: the largest difference relative to the largest output, of int8 the

@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import nn
 
-from prunekit.artifact import Artifact
-from prunekit.errors import FileError, UsageError
+from prunekit.core.artifact import Artifact
+from prunekit.core.target import Target
 from prunekit.exporting.onnx import compare_outputs, export
 from prunekit.runtimes import runtime_for
-from prunekit.serialize import replacing
-from prunekit.target import Target
+from prunekit.support.errors import FileError, UsageError
+from prunekit.support.files import replacing
 
 
 def export_openvino(
@@ -31,7 +31,7 @@ def export_openvino(
     appear only after OpenVINO gave PyTorch's outputs; otherwise a `ModelError` says how far they
     are apart. The artifact's checksum is that of the ``.xml``.
     """
-    from prunekit.runtimes.openvino import write_ir
+    from prunekit.runtimes.openvino.runtime import write_ir
 
     path = Path(path)
     if path.suffix != ".xml":

@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunekit.artifact import Artifact
-from prunekit.errors import ModelError
+from prunekit.core.artifact import Artifact
+from prunekit.core.target import Target
 from prunekit.exporting.onnx import bound, compare_outputs, named_inputs
 from prunekit.runtimes import runtime_for
-from prunekit.runtimes.described import save_described
-from prunekit.runtimes.torch_cuda import settings
-from prunekit.runtimes.torch_module import DTYPES
-from prunekit.runtimes.torch_package import KIND, PackageFacts
-from prunekit.serialize import sha256_file
-from prunekit.target import Target
+from prunekit.runtimes.sidecar import save_described
+from prunekit.runtimes.torch.cuda import settings
+from prunekit.runtimes.torch.module import DTYPES
+from prunekit.runtimes.torch.package import KIND, PackageFacts
+from prunekit.support.errors import ModelError
+from prunekit.support.files import sha256_file
 
 
 def export_package(

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import onnx
 
-from prunekit.artifact import Artifact
-from prunekit.errors import UsageError
+from prunekit.core.artifact import Artifact
+from prunekit.core.target import Target
 from prunekit.exporting.half import peaks_of, to_half
 from prunekit.exporting.int8 import Quantiser, quantise
 from prunekit.runtimes.base import Arrays, Runtime, file_precision, timing_inputs
-from prunekit.serialize import replacing
-from prunekit.target import Target
+from prunekit.support.errors import UsageError
+from prunekit.support.files import replacing
 
 PRECISIONS = ("fp32", "fp16", "int8")
 """What ONNX files can be written in."""

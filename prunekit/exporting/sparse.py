@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, SparseTensorProto, TensorProto, numpy_helper
 from torch import nn
 
-from prunekit.artifact import Artifact
-from prunekit.density import Pattern
-from prunekit.errors import ModelError
+from prunekit.core.artifact import Artifact
+from prunekit.core.density import Pattern
+from prunekit.core.sparsity import SparsityPlan
 from prunekit.exporting.onnx import bound, export, prepared
-from prunekit.sparsify.weights.layers import layer_macs
-from prunekit.sparsity import SparsityPlan
+from prunekit.networks.weight_layers import layer_macs
+from prunekit.support.errors import ModelError
 
 PATTERN_KEY = "prunekit.pattern"
 """Metadata that says which pattern the weights of the file have: ``2:4``, or ``unstructured``."""
@@ -54,7 +54,7 @@ def export_sparse(
         proto = onnx.load(file)
         check_pattern(proto, model, plan, idle)
         onnx.helper.set_model_props(
-            proto, {PATTERN_KEY: plan.pattern, "prunekit.sparsity": f"{plan.sparsity:.6g}"}
+            proto, {PATTERN_KEY: plan.pattern, "prunekit.core.sparsity": f"{plan.sparsity:.6g}"}
         )
         if sparse_initializers:
             _leave_zeros_out(proto)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
-from prunekit.graph import LayerShape
+from prunekit.core.graph import LayerShape
 from prunekit.latency.records import Entry, Network
 from prunekit.latency.surface import Surface
 

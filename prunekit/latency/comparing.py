@@ -8,7 +8,7 @@ from statistics import median
 
 import numpy as np
 
-from prunekit.graph import LayerShape
+from prunekit.core.graph import LayerShape
 from prunekit.latency.pooling import Structure, structures
 from prunekit.latency.records import Entry, Network
 from prunekit.latency.surface import pad

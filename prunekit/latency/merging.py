@@ -8,11 +8,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from prunekit.errors import TableError
-from prunekit.graph import LayerShape
+from prunekit.core.graph import LayerShape
+from prunekit.core.target import Environment, Target
 from prunekit.latency.records import Entry, Network, Sample
 from prunekit.latency.table import LatencyTable, Protocol
-from prunekit.target import Environment, Target
+from prunekit.support.errors import TableError
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from dataclasses import replace
 from statistics import median
 
-from prunekit.graph import LayerShape
+from prunekit.core.graph import LayerShape
 from prunekit.latency.records import Entry, Network, Sample
 
 Structure = frozenset[tuple[tuple[LayerShape, int, int, int], int]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prunekit.graph import LayerShape
+from prunekit.core.graph import LayerShape
 
 
 @dataclass(frozen=True)

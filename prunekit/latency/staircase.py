@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from prunekit.errors import UsageError
-from prunekit.graph import LayerShape
+from prunekit.core.graph import LayerShape
 from prunekit.latency.records import Entry
 from prunekit.latency.table import LatencyTable
+from prunekit.support.errors import UsageError
 
 MOST_NAMES = 3
 """So many shapes are listed where none matches."""

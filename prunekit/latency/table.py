@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from prunekit.errors import TableError
-from prunekit.graph import ChannelGraph, Layer, LayerShape
+from prunekit.core.graph import ChannelGraph, Layer, LayerShape
+from prunekit.core.target import Environment, Target
 from prunekit.latency.calibration import Calibration, calibrate, fit_surfaces, recalibrate
 from prunekit.latency.pooling import pooled
 from prunekit.latency.probe import Probe
 from prunekit.latency.records import Entry, Network
 from prunekit.latency.surface import Surface
-from prunekit.serialize import load_json, save_json
-from prunekit.target import Environment, Target
+from prunekit.support.errors import TableError
+from prunekit.support.files import load_json, save_json
 
 TABLE_VERSION = 1
 

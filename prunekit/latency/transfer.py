@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from prunekit.errors import TableError
-from prunekit.graph import ChannelGraph
+from prunekit.core.graph import ChannelGraph
+from prunekit.core.target import Environment, Target
 from prunekit.latency.calibration import Calibration
 from prunekit.latency.records import Network
 from prunekit.latency.table import LatencyTable, Protocol
-from prunekit.target import Environment, Target
+from prunekit.support.errors import TableError
 
 
 def check_transfer(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from prunekit.artifact import Artifact
-from prunekit.errors import FileError, UsageError
+from prunekit.core.artifact import Artifact
+from prunekit.core.plan import ChannelPlan
+from prunekit.core.target import Target
 from prunekit.exporting import live_artifact
-from prunekit.pipeline.setup import example_input
-from prunekit.plan import ChannelPlan
-from prunekit.runs import PLAN, is_run, load
+from prunekit.networks.saved import PLAN, is_run, load
+from prunekit.pipeline.job import example_input
 from prunekit.runtimes import runtime_for
-from prunekit.target import Target
+from prunekit.support.errors import FileError, UsageError
 
 
 def open_artifact(path: str | Path, target: Target, base: str | None = None) -> Artifact:

@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from prunekit.artifact import Artifact
-from prunekit.benching import BenchResult
-from prunekit.pipeline.folder import RunFolder
+from prunekit.core.artifact import Artifact
+from prunekit.measuring.bench import BenchResult
+from prunekit.networks.saved import save
+from prunekit.networks.slimming import slim
+from prunekit.pipeline.against_dense import Stopwatch
+from prunekit.pipeline.job import Job
 from prunekit.pipeline.landing import BAND, MAX_AGAIN, Again, Landing, land_again
-from prunekit.pipeline.setup import Job
-from prunekit.pipeline.stopwatch import Stopwatch
-from prunekit.progress import say
-from prunekit.runs import save
-from prunekit.surgery import slim
+from prunekit.pipeline.output_folder import RunFolder
+from prunekit.support.progress import say
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from prunekit.errors import InfeasibleError
-from prunekit.plan import ChannelPlan
-from prunekit.progress import say
-from prunekit.sparsify import Allocation
-from prunekit.timing import PairedRatio
+from prunekit.allocation import Allocation
+from prunekit.core.plan import ChannelPlan
+from prunekit.core.timing import PairedRatio
+from prunekit.support.errors import InfeasibleError
+from prunekit.support.progress import say
 
 AIM = 0.985
 """The measured ratio aimed at, as a share of the one asked for: room for the noise of timing."""

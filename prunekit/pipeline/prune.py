@@ -13,39 +13,40 @@ from typing import Any
 
 from torch import nn
 
-from prunekit.allocation import Allocator
-from prunekit.artifact import Artifact
-from prunekit.budget import Budget
+from prunekit.allocation import Allocation
+from prunekit.allocation.solvers import Allocator
+from prunekit.core.artifact import Artifact
+from prunekit.core.budget import Budget
+from prunekit.core.plan import ChannelPlan
+from prunekit.core.scores import Scores
+from prunekit.core.target import usable_cores
 from prunekit.criteria import Criterion
-from prunekit.errors import UsageError
 from prunekit.exporting import live_artifact
 from prunekit.exporting.precision import PRECISIONS
 from prunekit.latency import LatencyTable
+from prunekit.networks.saved import save_weights
+from prunekit.networks.slimming import slim
+from prunekit.pipeline.against_dense import Stopwatch
 from prunekit.pipeline.delivery import Delivery
-from prunekit.pipeline.folder import JOURNAL, TABLE, RunFolder, open_folder
+from prunekit.pipeline.job import Job, fine_tune_lr, train_config
 from prunekit.pipeline.landing import Landing, Measure, confirm, land
-from prunekit.pipeline.planning import UNSCORED, Planner
-from prunekit.pipeline.reporting import file_accuracy, make_report
+from prunekit.pipeline.output_folder import JOURNAL, TABLE, RunFolder, open_folder
+from prunekit.pipeline.planner import UNSCORED, Planner
+from prunekit.pipeline.report_parts import file_accuracy, make_report
 from prunekit.pipeline.scoring import check_gradients, criterion_of, dense_scores
-from prunekit.pipeline.setup import Job, fine_tune_lr, train_config
-from prunekit.pipeline.stopwatch import Stopwatch
-from prunekit.pipeline.tables import check_prunable, load_table, make_table
+from prunekit.pipeline.table import check_prunable, load_table, make_table
 from prunekit.pipeline.tensorboard import Board
 from prunekit.pipeline.trainer import Trainer
-from prunekit.plan import ChannelPlan
 from prunekit.profiling import HarvestPlan
-from prunekit.progress import say
-from prunekit.ranks import from_main, rank
-from prunekit.registry import allocators
+from prunekit.pruning import Halp, IEESchedule
+from prunekit.pruning.halp import Schedule
+from prunekit.pruning.iee import IEE, Update
 from prunekit.report import Report, to_html
-from prunekit.runs import save_weights
-from prunekit.scores import Scores
-from prunekit.serialize import load_json, read_object, save_json, write_text
-from prunekit.sparsify import Allocation, Halp, IEESchedule
-from prunekit.sparsify.halp import Schedule
-from prunekit.sparsify.iee import IEE, Update
-from prunekit.surgery import slim
-from prunekit.target import usable_cores
+from prunekit.support.errors import UsageError
+from prunekit.support.files import load_json, read_object, save_json, write_text
+from prunekit.support.processes import on_rank_zero, rank
+from prunekit.support.progress import say
+from prunekit.support.registry import allocators
 from prunekit.train import FitResult, TrainConfig, loader
 
 
@@ -88,10 +89,10 @@ def prune(job: Job, output: Path, *, overwrite: bool = False, resume: bool = Fal
         else nullcontext(RunFolder(output))
     )
     with opened as folder:
-        if from_main(lambda: folder.finished):
+        if on_rank_zero(lambda: folder.finished):
             say(f"{output} is finished already")
             return Report.load(folder.report)
-        from_main(lambda: folder.work.mkdir(exist_ok=True))
+        on_rank_zero(lambda: folder.work.mkdir(exist_ok=True))
         pipeline = _Pipeline(job, folder, criterion, solver, table, resume)
         try:
             return pipeline.run()
@@ -142,7 +143,7 @@ class _Pipeline:
 
         With several processes rank 0 measures, chooses and writes, and all train.
         """
-        table, target = from_main(self.prepare)
+        table, target = on_rank_zero(self.prepare)
         planner = Planner(self.job, table, self.solver, self.watch)
         if self.recipe.dense_training:
             self.train_dense()
@@ -151,9 +152,9 @@ class _Pipeline:
             small, landing = self.explore(planner, target)
         else:
             halp = self.iterate(planner, target) if self.iterative else None
-            landing = from_main(lambda: self.choose(halp, planner, target))
+            landing = on_rank_zero(lambda: self.choose(halp, planner, target))
             small = self.fine_tune(slim(self.job.module, landing.allocation.plan))
-        return from_main(lambda: self.finish(small, landing, planner, target))
+        return on_rank_zero(lambda: self.finish(small, landing, planner, target))
 
     def prepare(self) -> tuple[LatencyTable, float]:
         """The table, the target as a share of the dense latency, and that it can be reached."""
@@ -188,7 +189,7 @@ class _Pipeline:
             save_weights(self.job.module, self.folder.path / "dense.safetensors")
             self.watch.export_dense()
 
-        from_main(keep)
+        on_rank_zero(keep)
 
     @property
     def fine_tune_lr(self) -> float:
@@ -292,7 +293,7 @@ class _Pipeline:
     def explore(self, planner: Planner, target: float) -> tuple[nn.Module, Landing]:
         """IEE over all epochs; its last update is the measured landing."""
         recipe, schedule = self.recipe, iee_schedule(self.job)
-        share = from_main(lambda: self.corrected(planner, target))
+        share = on_rank_zero(lambda: self.corrected(planner, target))
         kept = self.folder.work / "landing.json"
 
         def settle(update: Update, smallest: Update) -> ChannelPlan:
@@ -309,7 +310,7 @@ class _Pipeline:
                 save_json(kept, landing, "landing", 1)
                 return landing
 
-            return from_main(found).allocation.plan
+            return on_rank_zero(found).allocation.plan
 
         rule = IEE(
             self.job.module,
@@ -329,7 +330,7 @@ class _Pipeline:
         took = read_object(self.folder.work / "measuring.json", "measuring")["seconds"]
         self.trained.pruning = replace(found, seconds=max(0.0, found.seconds - float(took)))
         self.trained.work = rule.work / self.per_epoch
-        return rule.slim, from_main(lambda: load_json(kept, Landing, "landing", 1))
+        return rule.slim, on_rank_zero(lambda: load_json(kept, Landing, "landing", 1))
 
     def corrected(self, planner: Planner, target: float) -> float:
         """The predicted share to train towards; a resumed run keeps to it."""

@@ -6,12 +6,12 @@ import copy
 
 import torch
 
+from prunekit.core.scores import Scores
 from prunekit.criteria import Accumulator, Criterion, score
-from prunekit.errors import UsageError
-from prunekit.modes import evaluating
-from prunekit.pipeline.setup import Job
-from prunekit.registry import criteria
-from prunekit.scores import Scores
+from prunekit.networks.running import evaluating
+from prunekit.pipeline.job import Job
+from prunekit.support.errors import UsageError
+from prunekit.support.registry import criteria
 from prunekit.train import loader, loss_fn
 
 

@@ -11,15 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunekit.artifact import Artifact
-from prunekit.benching import bench
+from prunekit.core.artifact import Artifact
+from prunekit.core.sparsity import SparsityPlan
+from prunekit.core.target import Target
 from prunekit.criteria import WeightCriterion
 from prunekit.exporting import export, live_artifact
 from prunekit.exporting.sparse import export_sparse
-from prunekit.models import BuiltModel
-from prunekit.pipeline.folder import RunFolder, open_folder
-from prunekit.pipeline.reporting import file_accuracy, versions
-from prunekit.pipeline.setup import (
+from prunekit.measuring.bench import bench
+from prunekit.networks.build import BuiltModel
+from prunekit.networks.saved import save, save_weights
+from prunekit.networks.weight_layers import layer_macs
+from prunekit.pipeline.job import (
     check_training,
     example_input,
     fine_tune_lr,
@@ -28,22 +30,20 @@ from prunekit.pipeline.setup import (
     recipe_data,
     train_config,
 )
-from prunekit.pipeline.sparse_recipe import SparseRecipe
+from prunekit.pipeline.output_folder import RunFolder, open_folder
+from prunekit.pipeline.recipes.sparsify import SparseRecipe
+from prunekit.pipeline.report_parts import file_accuracy, versions
 from prunekit.pipeline.tensorboard import Board
 from prunekit.pipeline.trainer import Trainer
-from prunekit.progress import quietly, say
-from prunekit.ranks import from_main, rank
-from prunekit.registry import criteria
 from prunekit.report import SparsityReport, read_log, sparsity_html
 from prunekit.report.schema import AccuracyPart, Pair, TrainingPart
 from prunekit.report.sparsity import SpeedPart
-from prunekit.runs import save, save_weights
 from prunekit.runtimes import runtime_for
-from prunekit.serialize import sha256_file, write_text
 from prunekit.sparsify import METHODS, Sparsifier, SparsitySchedule
-from prunekit.sparsify.weights.layers import layer_macs
-from prunekit.sparsity import SparsityPlan
-from prunekit.target import Target
+from prunekit.support.files import sha256_file, write_text
+from prunekit.support.processes import on_rank_zero, rank
+from prunekit.support.progress import quietly, say
+from prunekit.support.registry import criteria
 from prunekit.train import Data, FitResult, loader
 
 FILES = {
@@ -128,10 +128,10 @@ def sparsify(
         else nullcontext(RunFolder(output))
     )
     with opened as folder:
-        if from_main(lambda: folder.finished):
+        if on_rank_zero(lambda: folder.finished):
             say(f"{output} is finished already")
             return SparsityReport.load(folder.report)
-        from_main(lambda: folder.work.mkdir(exist_ok=True))
+        on_rank_zero(lambda: folder.work.mkdir(exist_ok=True))
         wanted = job.recipe.tensorboard and rank() == 0
         board = Board(folder.path / "tensorboard") if wanted else None
         try:
@@ -156,7 +156,7 @@ def _run(job: SparseJob, folder: RunFolder, trainer: Trainer) -> SparsityReport:
         config = train_config(recipe, recipe.epochs, lr)
         teacher = whole if recipe.distill else None
         found = trainer.fit(module, "sparse-training", config, rule=rule, teacher=teacher)
-    return from_main(lambda: _finish(job, folder, rule, whole, dense, found))
+    return on_rank_zero(lambda: _finish(job, folder, rule, whole, dense, found))
 
 
 def _finish(

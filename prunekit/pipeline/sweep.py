@@ -6,19 +6,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from prunekit.allocation import Allocator
-from prunekit.budget import Budget
-from prunekit.costs import ParamsCost, predict, total
-from prunekit.errors import InfeasibleError, UsageError
-from prunekit.graph import ChannelGraph
+from prunekit.allocation import Allocation, allocate
+from prunekit.allocation.costs import ParamsCost, predict, total
+from prunekit.allocation.solvers import Allocator
+from prunekit.core.budget import Budget
+from prunekit.core.graph import ChannelGraph
+from prunekit.core.plan import ChannelPlan
 from prunekit.latency import LatencyTable
+from prunekit.pipeline.job import Job
 from prunekit.pipeline.scoring import criterion_of, dense_scores
-from prunekit.pipeline.setup import Job
-from prunekit.plan import ChannelPlan
-from prunekit.progress import track
-from prunekit.registry import allocators
 from prunekit.report.sweep import Sweep, SweepPoint
-from prunekit.sparsify import Allocation, allocate
+from prunekit.support.errors import InfeasibleError, UsageError
+from prunekit.support.progress import track
+from prunekit.support.registry import allocators
 
 
 def check(job: Job) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prunekit.errors import FileError, UsageError
+from prunekit.support.errors import FileError, UsageError
 
 SCALARS = {"loss": "train/loss", "lr": "train/lr", "accuracy": "val/accuracy"}
 """Of an epoch, by the log's names."""

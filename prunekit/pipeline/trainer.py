@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from prunekit.errors import UsageError
-from prunekit.pipeline.folder import RunFolder
+from prunekit.pipeline.output_folder import RunFolder
 from prunekit.pipeline.tensorboard import Board
+from prunekit.support.errors import UsageError
 from prunekit.train import Data, FitResult, TrainConfig, fit
 
 

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from prunekit.allocation import Joint
-from prunekit.budget import Budget
-from prunekit.errors import InfeasibleError, UsageError
-from prunekit.graph import ChannelGraph, ChannelGroup, LayerShape
+from prunekit.allocation import allocate
+from prunekit.allocation.solvers import Joint
+from prunekit.core.budget import Budget
+from prunekit.core.graph import ChannelGraph, ChannelGroup, LayerShape
+from prunekit.core.plan import ChannelPlan
+from prunekit.core.scores import Scores
 from prunekit.latency import LatencyTable, Surface
-from prunekit.plan import ChannelPlan
-from prunekit.scores import Scores
-from prunekit.sparsify import allocate
+from prunekit.support.errors import InfeasibleError, UsageError
 
 ALLOCATED = 4
 """Candidates that an allocator chose for random scores, each time some are chosen."""

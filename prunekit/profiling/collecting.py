@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from prunekit.artifact import Artifact
+from prunekit.core.artifact import Artifact
+from prunekit.core.graph import ChannelGraph
+from prunekit.core.plan import ChannelPlan
+from prunekit.core.target import Target
 from prunekit.exporting import export, live_artifact, lowered_for, narrow_onnx
-from prunekit.graph import ChannelGraph
-from prunekit.plan import ChannelPlan
+from prunekit.networks.slimming import slim
 from prunekit.profiling.journal import Journal
 from prunekit.profiling.measuring import HarvestPlan, Rounds, Row, calm_rounds, speeds
-from prunekit.progress import bar, say, track
 from prunekit.runtimes import Runtime, runtime_for
-from prunekit.surgery import slim
-from prunekit.target import Target
+from prunekit.support.progress import bar, say, track
 
 ROW: dict[str, type | tuple[type, ...]] = {
     "nets": list,

@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 from torch import nn
 
-from prunekit.artifact import Artifact
-from prunekit.graph import ChannelGraph, LayerShape
+from prunekit.core.artifact import Artifact
+from prunekit.core.graph import ChannelGraph, LayerShape
+from prunekit.core.plan import ChannelPlan
+from prunekit.core.target import Target
 from prunekit.latency import Entry, LatencyTable, Sample
 from prunekit.latency.calibration import Calibration, deviation_of
-from prunekit.plan import ChannelPlan
 from prunekit.profiling.choosing import sample_plans
 from prunekit.profiling.collecting import collect
 from prunekit.profiling.harvest import entries_of, networks_of, protocol
 from prunekit.profiling.measuring import HarvestPlan, end_to_end_us, speeds, typical_us
 from prunekit.runtimes import runtime_for
-from prunekit.target import Target
 
 Array = NDArray[np.float64]
 LEAST_NETS = 24

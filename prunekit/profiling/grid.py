@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from prunekit.artifact import Artifact
+from prunekit.core.artifact import Artifact
+from prunekit.core.graph import ChannelGraph, Layer, LayerShape
+from prunekit.core.target import Target
+from prunekit.core.timing import lower_mean
 from prunekit.exporting import lowered_for
-from prunekit.graph import ChannelGraph, Layer, LayerShape
 from prunekit.latency import Entry, LatencyTable, Sample
 from prunekit.latency.calibration import fit_surfaces
 from prunekit.latency.transfer import layers_us
@@ -33,10 +35,8 @@ from prunekit.profiling.measuring import HarvestPlan, runs_per_turn, speeds
 from prunekit.profiling.operators import operator
 from prunekit.profiling.probing import probe, started_with
 from prunekit.profiling.transferring import TRANSFER_NETS
-from prunekit.progress import bar, say
 from prunekit.runtimes import Runtime, runtime_for
-from prunekit.target import Target
-from prunekit.timing import lower_mean
+from prunekit.support.progress import bar, say
 
 AT_ONCE = 24
 """Operators that are loaded together and take turns."""

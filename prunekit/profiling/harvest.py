@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from prunekit.artifact import Artifact
-from prunekit.errors import NoLayerTimesError
-from prunekit.graph import ChannelGraph, LayerShape
+from prunekit.core.artifact import Artifact
+from prunekit.core.graph import ChannelGraph, LayerShape
+from prunekit.core.plan import ChannelPlan
+from prunekit.core.target import Environment, Target
 from prunekit.latency import Entry, LatencyTable, Network, Protocol, Sample
-from prunekit.plan import ChannelPlan
 from prunekit.profiling.choosing import choose, sample_plans
 from prunekit.profiling.collecting import Collection, collect
 from prunekit.profiling.measuring import (
@@ -34,9 +34,9 @@ from prunekit.profiling.measuring import (
 )
 from prunekit.profiling.probing import probe, started_with
 from prunekit.profiling.sharding import profile_text, share_of
-from prunekit.progress import say
 from prunekit.runtimes import Runtime, runtime_for
-from prunekit.target import Environment, Target
+from prunekit.support.errors import NoLayerTimesError
+from prunekit.support.progress import say
 
 CHOSEN_AT_ONCE = 2
 LEAST_RANDOM = 5

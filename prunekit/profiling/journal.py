@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prunekit.errors import FileError, TableError
+from prunekit.support.errors import FileError, TableError
 
 JOURNAL_VERSION = 2
 
@@ -85,7 +85,7 @@ class Journal:
         return row
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
-        from prunekit.serialize import write_text
+        from prunekit.support.files import write_text
 
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 

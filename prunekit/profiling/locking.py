@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from prunekit.errors import FileError, UsageError
-from prunekit.progress import say
+from prunekit.support.errors import FileError, UsageError
+from prunekit.support.progress import say
 
 _UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prunekit.artifact import Artifact
-from prunekit.errors import NoLayerTimesError, UsageError
+from prunekit.core.artifact import Artifact
+from prunekit.core.target import Target
+from prunekit.core.timing import lower_mean
+from prunekit.measuring.interleaved import switch_counter
 from prunekit.runtimes import Engine, Profiler, Runtime
-from prunekit.runtimes.racing import switch_counter
-from prunekit.target import Target
-from prunekit.timing import lower_mean
+from prunekit.support.errors import NoLayerTimesError, UsageError
 
 WARM_UP_RUNS = 3
 FEWEST_RUNS = 2

@@ -15,11 +15,11 @@ import torch
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import nn
 
-from prunekit.artifact import Artifact
+from prunekit.core.artifact import Artifact
+from prunekit.core.graph import LayerShape
+from prunekit.core.target import Target
 from prunekit.exporting import live_artifact
-from prunekit.graph import LayerShape
-from prunekit.serialize import write_bytes
-from prunekit.target import Target
+from prunekit.support.files import write_bytes
 
 OPSET = 18
 STACK = ("dense", "pointwise", "depthwise")

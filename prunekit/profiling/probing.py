@@ -9,15 +9,15 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from prunekit.errors import NoLayerTimesError, PrunekitError
+from prunekit.core.target import Target
 from prunekit.exporting import lowered_for
 from prunekit.latency.probe import Probe, read_probe
 from prunekit.profiling.journal import damaged, head_of
 from prunekit.profiling.measuring import HarvestPlan, Rounds, layers_us, speeds, typical_us
 from prunekit.profiling.operators import STACK, stack
-from prunekit.progress import say, track
 from prunekit.runtimes import Runtime, runtime_for
-from prunekit.target import Target
+from prunekit.support.errors import NoLayerTimesError, PrunekitError
+from prunekit.support.progress import say, track
 
 WIDTHS = (
     *(4, 8, 12, 15, 16, 17, 20, 23, 24, 28, 31, 32, 34, 36, 40, 44, 47, 48, 49, 52, 56, 60, 63, 64),

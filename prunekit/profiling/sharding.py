@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from prunekit.errors import UsageError
-from prunekit.graph import ChannelGraph
+from prunekit.core.graph import ChannelGraph
 from prunekit.profiling.measuring import HarvestPlan
-from prunekit.ranks import leave_the_group
+from prunekit.support.errors import UsageError
+from prunekit.support.processes import leave_the_group
 
 T = TypeVar("T")
 Shard = tuple[int, int]

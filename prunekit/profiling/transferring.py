@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from prunekit.graph import ChannelGraph
+from prunekit.core.graph import ChannelGraph
+from prunekit.core.target import Target
 from prunekit.latency import LatencyTable
 from prunekit.latency.transfer import check_transfer, layers_us, transferred
 from prunekit.profiling.choosing import sample_plans
@@ -15,7 +16,6 @@ from prunekit.profiling.collecting import collect
 from prunekit.profiling.harvest import networks_of, protocol
 from prunekit.profiling.measuring import HarvestPlan, speeds
 from prunekit.runtimes import runtime_for
-from prunekit.target import Target
 
 TRANSFER_NETS = 5
 """The dense network, the smallest and three between: two numbers are fitted to them."""

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from prunekit.errors import FileError
 from prunekit.report.schema import EpochPart, UpdatePart
+from prunekit.support.errors import FileError
 
 _P = TypeVar("_P", EpochPart, UpdatePart)
 

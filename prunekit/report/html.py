@@ -14,7 +14,7 @@ from urllib.parse import quote
 import tomli_w
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from prunekit import target
+from prunekit.core import target
 from prunekit.report.markdown import export_grid, summary_rows, verdict
 from prunekit.report.scale import Scale, scale_around, tick_texts
 from prunekit.report.schema import GroupPart, Report, TrainingPart

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from prunekit.serialize import load_json, save_json
-from prunekit.target import Environment, Target
+from prunekit.core.target import Environment, Target
+from prunekit.support.files import load_json, save_json
 
 REPORT_VERSION = 1
 

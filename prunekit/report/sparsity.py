@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from prunekit.core.sparsity import SparsityPlan
+from prunekit.core.target import Environment, Target
 from prunekit.report.html import (
     artifact_links,
     cost_facts,
@@ -24,9 +26,7 @@ from prunekit.report.schema import (
 )
 from prunekit.report.training import charts, epoch_grid, few, update_grid
 from prunekit.report.words import duration
-from prunekit.serialize import load_json, save_json
-from prunekit.sparsity import SparsityPlan
-from prunekit.target import Environment, Target
+from prunekit.support.files import load_json, save_json
 
 KIND = "sparsity report"
 SPARSITY_REPORT_VERSION = 1

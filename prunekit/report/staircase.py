@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from prunekit.errors import UsageError
-from prunekit.graph import LayerShape
+from prunekit.core.graph import LayerShape
 from prunekit.latency import LatencyTable
 from prunekit.latency.staircase import Staircase, staircases
 from prunekit.report.scale import Scale
 from prunekit.report.words import plural
+from prunekit.support.errors import UsageError
 
 MOST_RISES = 48
 """With more blocks than this across a chart, their borders are not drawn."""

@@ -8,11 +8,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from prunekit.artifact import Artifact
-from prunekit.errors import RuntimeUnavailableError, UsageError
-from prunekit.progress import say
-from prunekit.registry import runtimes
-from prunekit.target import Environment, Target, cpu_isa
+from prunekit.core.artifact import Artifact
+from prunekit.core.target import Environment, Target, cpu_isa
+from prunekit.support.errors import RuntimeUnavailableError, UsageError
+from prunekit.support.progress import say
+from prunekit.support.registry import runtimes
 
 Arrays = Mapping[str, NDArray[Any]]
 

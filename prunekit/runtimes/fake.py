@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prunekit.artifact import Artifact
-from prunekit.errors import UsageError
+from prunekit.core.artifact import Artifact
+from prunekit.core.target import PRECISIONS, Environment, Target
 from prunekit.runtimes.base import Arrays
-from prunekit.serialize import sha256_file
-from prunekit.target import PRECISIONS, Environment, Target
+from prunekit.support.errors import UsageError
+from prunekit.support.files import sha256_file
 
 if TYPE_CHECKING:
     from prunekit.runtimes.onnx_graph import Anchor, OnnxGraph

@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 from onnx import NodeProto
 
-from prunekit.errors import FileError, UsageError
+from prunekit.support.errors import FileError, UsageError
 
 ANCHORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _THROUGH = ("Transpose", "Identity", "Cast", "DequantizeLinear")

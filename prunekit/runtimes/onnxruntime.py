@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prunekit.artifact import Artifact
-from prunekit.errors import FileError, RuntimeUnavailableError, UsageError
+from prunekit.core.artifact import Artifact
+from prunekit.core.target import Environment, Target, cpu_environment
 from prunekit.runtimes.base import (
     Arrays,
     check_batch,
@@ -28,8 +28,8 @@ from prunekit.runtimes.base import (
     of_kind,
     timing_inputs,
 )
-from prunekit.runtimes.gpu import device_number, gpu_environment, watch
-from prunekit.target import Environment, Target, cpu_environment
+from prunekit.runtimes.nvidia.gpu import device_number, gpu_environment, watch
+from prunekit.support.errors import FileError, RuntimeUnavailableError, UsageError
 
 if TYPE_CHECKING:
     from prunekit.runtimes.onnx_graph import OnnxGraph

@@ -1,42 +1,29 @@
-"""Pruning methods as rules that a training loop calls; none has a training loop of its own.
+"""Sparse weights: masks that act on the model itself, in one loop for all methods.
 
-`IEE`, `RigL`, `SET`, `GMP` and `Static` here are the methods for single weights; IEE for channels
-is `prunekit.IEE`.
+`IEE` here is the method for single weights; for channels it is `prunekit.IEE`.
 """
 
-from prunekit.sparsify.explain import GroupChange, explain
-from prunekit.sparsify.halp import Halp
-from prunekit.sparsify.schedule import IEESchedule
-from prunekit.sparsify.solve import Allocation, allocate, uniform
-from prunekit.sparsify.weights import (
-    GMP,
-    IEE,
-    METHODS,
-    SET,
-    RigL,
-    Sparsifier,
-    SparsitySchedule,
-    Static,
-    semi_structured,
-    verify,
-)
+from prunekit.networks.zeros import verify
+from prunekit.sparsify.iee import IEE
+from prunekit.sparsify.methods import GMP, SET, RigL, Static
+from prunekit.sparsify.schedule import SparsitySchedule
+from prunekit.sparsify.semi_structured import semi_structured
+from prunekit.sparsify.sparsifier import Sparsifier
+
+METHODS: dict[str, type[Sparsifier]] = {
+    method.name: method for method in (IEE, RigL, SET, GMP, Static)
+}
+"""By the names that the command line takes."""
 
 __all__ = [
     "GMP",
     "IEE",
     "METHODS",
     "SET",
-    "Allocation",
-    "GroupChange",
-    "Halp",
-    "IEESchedule",
     "RigL",
     "Sparsifier",
     "SparsitySchedule",
     "Static",
-    "allocate",
-    "explain",
     "semi_structured",
-    "uniform",
     "verify",
 ]

@@ -1,39 +1,42 @@
-"""What became of a structure that changes: overlap, growth and survival, update by update."""
+"""What became of a sparse structure: overlap, growth and survival, exchange by exchange."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from prunekit.plan import ChannelPlan
+import torch
+from torch import Tensor
 
-Channels = dict[str, list[int]]
 
-
-class History:
-    """Records one row per update of the structure."""
+class Record:
+    """One row per exchange; structures are lists of boolean tensors."""
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
         self.told = 0
         """Rows that were handed out already."""
-        self.grown: Channels = {}
-        """What the last update added."""
-        self.ever_grown: Channels = {}
+        self.grown: list[Tensor] = []
+        """What the last exchange added."""
+        self.ever: list[Tensor] = []
+        """What any exchange added."""
 
-    def record(
-        self, before: ChannelPlan, pruned: ChannelPlan, plan: ChannelPlan, facts: dict[str, Any]
-    ) -> None:
-        """Note the step from ``before`` to ``plan`` by way of ``pruned``."""
-        survived = None
-        if count := _count(self.grown):
-            survived = _still(self.grown, pruned) / count
-        self.grown = {
-            group: sorted({*kept} - {*pruned.keep[group]}) for group, kept in plan.keep.items()
-        }
-        for group, channels in self.grown.items():
-            self.ever_grown[group] = sorted({*self.ever_grown.get(group, ()), *channels})
-        found = {"iou": overlap(before, plan), "grown": _count(self.grown), "survival": survived}
+    def note(
+        self,
+        before: list[Tensor],
+        left: list[Tensor],
+        after: list[Tensor],
+        facts: dict[str, Any],
+    ) -> float:
+        """Note the step from ``before`` to ``after`` by way of ``left``; gives the overlap."""
+        survived = share(self.grown, left)
+        self.grown = [now & ~held for now, held in zip(after, left, strict=True)]
+        self.ever = [
+            old | new for old, new in zip(self.ever or self.grown, self.grown, strict=True)
+        ]
+        iou = overlap(before, after)
+        found = {"iou": iou, "grown": count(self.grown), "survival": survived}
         self.rows.append({"stage": "update", **facts, **found})
+        return iou
 
     def new(self) -> list[dict[str, Any]]:
         """The rows since the last call."""
@@ -41,31 +44,32 @@ class History:
         self.told = len(self.rows)
         return found
 
-    def survival(self, plan: ChannelPlan) -> float | None:
-        """The share of all channels ever grown that are in ``plan``; None before any."""
-        count = _count(self.ever_grown)
-        return _still(self.ever_grown, plan) / count if count else None
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and JSON facts."""
+        tensors = {f"grown.{i}": t for i, t in enumerate(self.grown)}
+        return tensors | {f"ever.{i}": t for i, t in enumerate(self.ever)}, {"rows": self.rows}
 
-    def state(self) -> dict[str, Any]:
-        """As JSON."""
-        return {"rows": self.rows, "grown": self.grown, "ever_grown": self.ever_grown}
-
-    def load_state(self, facts: dict[str, Any]) -> None:
+    def load_state(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Take up where :meth:`state` left off; what it had was told."""
         self.rows, self.told = list(facts["rows"]), len(facts["rows"])
-        self.grown, self.ever_grown = dict(facts["grown"]), dict(facts["ever_grown"])
+        for name in ("grown", "ever"):
+            held = [key for key in tensors if key.startswith(f"{name}.")]
+            setattr(self, name, [tensors[f"{name}.{i}"].bool() for i in range(len(held))])
 
 
-def overlap(one: ChannelPlan, other: ChannelPlan) -> float:
-    """Intersection over union of two structures, counted in channels of all groups."""
-    both = sum(len({*kept} & {*other.keep[g]}) for g, kept in one.keep.items())
-    either = sum(len({*kept} | {*other.keep[g]}) for g, kept in one.keep.items())
-    return both / either
+def count(parts: list[Tensor]) -> int:
+    """How many are set."""
+    return sum(int(torch.count_nonzero(part)) for part in parts)
 
 
-def _count(channels: Channels) -> int:
-    return sum(map(len, channels.values()))
+def share(of: list[Tensor], inside: list[Tensor]) -> float | None:
+    """The share of ``of`` that is in ``inside`` too; None of nothing."""
+    if not (whole := count(of)):
+        return None
+    return count([a & b for a, b in zip(of, inside, strict=True)]) / whole
 
 
-def _still(channels: Channels, plan: ChannelPlan) -> int:
-    return sum(len({*c} & {*plan.keep[g]}) for g, c in channels.items())
+def overlap(one: list[Tensor], other: list[Tensor]) -> float:
+    """Intersection over union."""
+    both = count([a & b for a, b in zip(one, other, strict=True)])
+    return both / (count(one) + count(other) - both)

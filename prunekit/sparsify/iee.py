@@ -1,539 +1,342 @@
-"""Iterative exploitation and exploration (IEE, arXiv 2502.03658) for channels, under a budget."""
+"""IEE for weights (arXiv 2502.03658): explore with the active weights frozen, then grow."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, replace
+import copy
+from dataclasses import fields
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from prunekit.allocation import Allocator
-from prunekit.budget import Budget
-from prunekit.costs import CostModel
-from prunekit.criteria import Accumulator, Criterion, Taylor
-from prunekit.errors import InfeasibleError, TrainingError, UsageError
-from prunekit.graph import ChannelGraph
-from prunekit.latency import LatencyTable
-from prunekit.masks import zero_
-from prunekit.plan import ChannelPlan, Cut, narrowed
-from prunekit.ranks import average_, from_main
-from prunekit.scores import PRESENT, Scores
-from prunekit.sparsify.history import History, overlap
-from prunekit.sparsify.resuming import check_settings, named, pack, unpack
-from prunekit.sparsify.schedule import STRETCH, IEESchedule
-from prunekit.sparsify.solve import Allocation, cost_model
-from prunekit.sparsify.stepping import take_step
-from prunekit.sparsify.store import Frozen, Network, State, Store, tensors
-from prunekit.sparsify.updates import Updates
-from prunekit.surgery import cut_axes
+from prunekit.networks import zeros
+from prunekit.sparsify import choose
+from prunekit.sparsify.masks import factors
+from prunekit.sparsify.schedule import SparsitySchedule
+from prunekit.sparsify.sparsifier import Sparsifier, numbered, packed
+from prunekit.support.errors import UsageError
 
-Update = Callable[[float], Allocation]
-"""An update of the structure as a function of the budget, a share of dense."""
-Settle = Callable[[Update, Update], ChannelPlan]
-"""Given the last update, and the smallest structure (for any budget), the plan to end with."""
-
-PATIENCE = 16
-"""Further steps that a stage waits for finite scores."""
-SETTLED = 0.95
-"""Overlap of two structures in a row from which ``adaptive`` lengthens the next cycle."""
+State = list[dict[str, Any]]
+"""An optimizer's state of each sparse weight."""
 
 
-class IEE:
-    """Trains a network while it moves to the budget: exploit, prune, train, explore, grow.
+class IEE(Sparsifier):
+    """Iterative exploitation and exploration: what grows was trained before it is chosen.
 
-    Exploitation trains a physically slim network; only exploration runs the wide one, with the
-    active structure frozen. :attr:`model` is the network of the next step. In a loop of one's own,
-    with an optimizer over ``model``'s parameters::
-
-        for batch in loader:
-            loss_fn(iee.model, batch).backward()
-            iee.step(optimizer)
-
-    ``schedule.steps`` steps end with the slim network in :attr:`model` and :attr:`plan`.
-    ``costs`` is a latency table, or None for a MACs or parameters budget. With several processes
-    gradients are averaged here: give every process the same model and its share of the batch.
-    ``settle`` has the last word on the widths, to land on a measured latency for example.
+    While it explores, the model holds the inactive weights too, and :attr:`active` is a copy
+    without them. Active weights, all other parameters, buffers (the running statistics of norms)
+    and the optimizer's state are the same after an exploration as before it, bit by bit.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        graph: ChannelGraph,
-        costs: LatencyTable | CostModel | None,
-        budget: Budget,
-        criterion: Criterion | None = None,
-        schedule: IEESchedule | None = None,
-        *,
-        solver: Allocator | None = None,
-        granularity: int | None = None,
-        settle: Settle | None = None,
-    ) -> None:
-        if schedule is None:
-            raise UsageError("IEE needs a schedule: pk.IEESchedule(steps=epochs * len(loader))")
-        if any(m.role == "~out" for g in graph.groups if g.prunable for m in g.members):
+    name = "iee"
+    explores = True
+    reads = tuple(field.name for field in fields(SparsitySchedule) if field.name != "steps")
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._asleep: list[Tensor] = []
+        """What inactive weights begin to explore from."""
+        self._recent: list[Tensor] = []
+        """What they were when last active, where that is asked for."""
+        super().__init__(*arguments, **options)
+        if self._lengths[2] == 0 and self.criterion.needs_gradients:
             raise UsageError(
-                "IEE removes whole heads of attentions only; trace the model with heads='whole'"
+                f"`explore` of 0 leaves {self.criterion.name} no gradients of inactive weights to "
+                "score them by; use 1 or more, or criterion magnitude"
             )
-        self.graph, self.schedule = graph, schedule
-        self.criterion: Criterion = criterion or Taylor()
-        prices, block = cost_model(costs, budget, granularity)
-        self.updates = Updates(graph, prices, budget.kind, schedule, solver, block)
-        self.fraction = budget.limit(self.updates.dense_cost) / self.updates.dense_cost
-        if self.fraction >= 1:
-            raise UsageError(f"{budget} is met by the dense network; there is nothing to prune")
-        self.settle = settle
-        self.work = 0.0
-        """Training so far, in steps of the dense network."""
-        self._store = Store(model)
-        self._optimizer: Optimizer | None = None
-        self._history = History()
-        self._dense_macs = graph.macs({})
-        self._paced: tuple[Network, float] | None = None
-        self._done = 0
-        self._cycle = 0
-        self._stage = "warm-up" if schedule.warm else "estimate"
-        self._left = schedule.warm or schedule.lengths[0]
-        self._stretch = 1
-        self._scoreless = 0
-        self._small: Network | None = None
-        self._wide: Network | None = None
-        self._small_state: State = {}
-        self._mru: dict[str, Tensor] = {}
-        self._plan: ChannelPlan | None = None
-        self._before: ChannelPlan | None = None
-        """The structure at the start of the cycle."""
-        self._kept_scores = Scores({}, self.criterion.name)
-        self._total: Accumulator | None = None
-        self._frozen: Frozen | None = None
-        self._modes: dict[nn.Module, bool] = {}
-        """Of norms that use their running statistics while exploring, as they were."""
+        self._awake: list[Tensor] = []
+        """Inactive weights that are back; empty unless exploring."""
+        self._free: list[Tensor] = []
+        """The same as factors: 1 for what the exploration trains."""
+        self._values: list[Tensor] = []
+        """The active weights, zero elsewhere."""
+        self._wide_counts: list[int] = []
+        self._buffers: dict[str, Tensor] = {}
+        self._held: State = []
+        """The optimizer's state of the active weights, put by while exploring."""
+        self._slept: State = []
+        """Its state of the inactive weights, from their last exploration, where that is kept."""
+        self._explored: list[Tensor] = []
 
-    # --- what a user of the class sees --------------------------------------------------------
+    def remember(self) -> None:
+        """Weights that were never active have the values they were given as most recent ones."""
+        if self._keeps_recent:
+            self._recent = [weight.detach().clone() for weight in self._weights]
+        if self.schedule.source == "mru":
+            self._asleep = self._recent
+        else:
+            self._asleep = [torch.zeros_like(weight) for weight in self._weights]
 
     @property
-    def model(self) -> nn.Module:
-        """The network to run next."""
-        return (self._wide or self._opened()).module
+    def _keeps_recent(self) -> bool:
+        return "mru" in (self.schedule.source, self.schedule.grow)
 
     @property
-    def slim(self) -> nn.Module:
-        """The active structure as a physically slim network."""
-        return self._opened().module
-
-    @property
-    def plan(self) -> ChannelPlan:
-        """The active structure."""
-        if self._plan is None:
-            self._plan = from_main(lambda: self.updates.first(self.fraction))
-        return self._plan
-
-    @property
-    def stage(self) -> str:
-        """``warm-up``, ``estimate``, ``improve``, ``explore`` or ``final``."""
-        return self._stage
-
-    def step(
-        self, optimizer: Optimizer, clip_norm: float = 0.0, scaler: GradScaler | None = None
-    ) -> None:
-        """One optimizer step after a backward pass of :attr:`model`, which may change it.
-
-        ``clip_norm`` above 0 limits the norm of the gradients of what is trained; clipped before,
-        those of what is frozen while exploring would count. ``scaler`` is the one that scaled the
-        loss, in mixed precision; it is unscaled, stepped and updated here.
-        """
-        if self._optimizer is None:
-            self._attach(optimizer)
-        if optimizer is not self._optimizer:
-            raise UsageError("IEE was begun with another optimizer; give it the same at each step")
-        trained = self.model
-        if all(parameter.grad is None for parameter in trained.parameters()):
-            raise UsageError(
-                "no parameter of `iee.model` has a gradient; run the loss of every step on "
-                "`iee.model`, which is another network from time to time"
-            )
-        take_step(self, trained, optimizer, self._done, clip_norm, scaler)
-        self.model.zero_grad(set_to_none=True)
-
-    # --- the training loop's calls ------------------------------------------------------------
+    def active(self) -> nn.Module:
+        """The network of the active weights: the model itself, or a copy while it explores."""
+        if self._stage != "explore":
+            return self.model
+        network = copy.deepcopy(self.model)
+        modules = dict(network.named_modules())
+        with torch.no_grad():
+            for name, on in self.masks.items():
+                modules[name].get_parameter("weight").mul_(on)
+            for name, buffer in network.named_buffers():
+                if name in self._buffers:
+                    buffer.copy_(self._buffers[name])
+        return network
 
     def begin(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Before the first step: ``optimizer`` is over the dense ``model``'s parameters."""
-        if model is not self._store.model:
-            raise UsageError("IEE was made for another model; give it the same one")
-        if not self._done:  # what was opened before may have other values, modes or devices
-            self._small = self._total = None
-        self._attach(optimizer)
-
-    def _attach(self, optimizer: Optimizer) -> None:
-        self._store.attach(optimizer)
-        self._optimizer = optimizer
-        network = self._wide or self._opened()
-        self._store.lend(network, self._store.gathered(network))
-
-    def training_network(self, model: nn.Module) -> nn.Module:
-        """The network of the next step."""
-        del model
-        return self.model
-
-    def inference_network(self, model: nn.Module) -> nn.Module:
-        """The active structure."""
-        del model
-        return self.slim
-
-    def after_backward(self, model: nn.Module, step: int) -> None:
-        """Add this batch's scores; while exploring, leave the active structure no gradient."""
-        del step
-        if self._total is not None and self.criterion.needs_gradients:
-            self._total.add(model)
-        if self._stage != "explore":
-            return
-        if not self.schedule.exploring:
-            model.zero_grad(set_to_none=True)
-        elif self._frozen is not None:
-            self._frozen.clear_gradients_()
-
-    @torch.no_grad()
-    def after_step(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
-        """Put the active structure back while exploring, and go to the next stage when due."""
-        del model, optimizer, step
-        if self._frozen is not None:
-            self._frozen.put_back_()
-        self.work += self._pace()
-        self._done += 1
-        self._left -= 1
-        if self._left == 0 and self._stage != "final":
-            total = self._total
-            if total is not None and self.criterion.needs_gradients and not total.batches:
-                # mixed precision lets gradients overflow now and then
-                self._scoreless += 1
-                self._left = int(self._scoreless <= PATIENCE)
-            if self._left == 0:
-                self._scoreless = 0
-                self._next()
-
-    def _pace(self) -> float:
-        """A step's work in steps of the dense network, counted once per network."""
-        network = self._wide or self._opened()
-        if self._paced is None or self._paced[0] is not network:
-            self._paced = network, self.graph.macs(network.plan.widths) / self._dense_macs
-        return self._paced[1]
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One record per update of the structure since the last call, for the log."""
-        return self._history.new()
-
-    @property
-    def history(self) -> list[dict[str, Any]]:
-        """One record per update of the structure so far."""
-        return self._history.rows
+        """Before the first step: ``optimizer`` is over ``model``'s parameters."""
+        super().begin(model, optimizer)
+        # to the weights' device and type
+        recent = [part.to(w) for part, w in zip(self._recent, self._weights, strict=False)]
+        slept = [part.to(w) for part, w in zip(self._asleep, self._weights, strict=True)]
+        self._recent = recent
+        self._asleep = recent if self.schedule.source == "mru" else slept
 
     # --- stages -------------------------------------------------------------------------------
 
     def _next(self) -> None:
         """Leave this stage for the next that has any steps."""
-        _, improve, explore = self.schedule.lengths
-        if self._stage == "warm-up":
-            self._enter("estimate")
-        elif self._stage == "estimate":
-            self._prune()
+        _, improve, explore = self._lengths
+        if self._stage == "train":
+            self._drop()
             if improve:
-                self._enter("improve", improve * self._stretch)
-            else:
-                self._explore(explore)
-        elif self._stage == "improve":
-            self._explore(explore)
-        else:
-            self._grow()
+                self._enter("improve", improve)
+                return
+        if self._stage != "explore":
+            self._wake()
+            if explore:
+                self._enter("explore", explore)
+                return
+        self._sleep()
+        self._grow()
 
-    def _enter(self, stage: str, steps: int | None = None) -> None:
-        self._stage = stage
-        self._left = self.schedule.lengths[0] * self._stretch if steps is None else steps
-        if stage == "estimate":
-            self._total = Accumulator(narrowed(self.graph, self.plan), self.criterion)
+    @property
+    def reads_gradients(self) -> bool:
+        """At the step before an exploration, where that samples by gradient."""
+        last = "improve" if self._lengths[1] else "train"
+        sampled = self.schedule.sample == "gradient" and self.schedule.reactivate < 1
+        return sampled and self._stage == last
 
-    def _opened(self) -> Network:
-        """The active structure, cut on first use."""
-        if self._small is None:
-            self._small = self._store.open(self.plan)
-            if self._stage == "estimate" and self._total is None:
-                self._total = Accumulator(narrowed(self.graph, self.plan), self.criterion)
-        return self._small
+    def _drop(self) -> None:
+        kept = self._keeps_recent
+        values = [weight.detach().clone() for weight in self._weights] if kept else []
+        super()._drop()
+        for held, value, before, left in zip(
+            self._recent, values, self._before, self._left_over, strict=kept
+        ):
+            held.copy_(torch.where(before & ~left, value, held))
 
-    def _scores(self, of: ChannelPlan, module: nn.Module) -> Scores:
-        """What was accumulated on a network of structure ``of``, in the dense network's channels.
-
-        Channels that it lacks score zero, and less than any that it has.
-        """
-        total, self._total = self._total, None
-        if total is None:
-            raise UsageError("no scores were accumulated")
-        if not total.batches and self.criterion.needs_gradients:
-            raise TrainingError(
-                f"no step of IEE's cycle {self._cycle} had finite {self.criterion.name} scores; "
-                "lower the learning rate or set `clip_norm`"
-            )
-        if not total.batches:  # weights alone are scored once, as they are at the stage's end
-            total.add(module)
-        found = total.scores()
-        device = next(module.parameters()).device
-        values = {g: torch.from_numpy(v.copy()).to(device) for g, v in found.by_group.items()}
-        average_(values.values())
-        lifted = {}
-        for group, there in values.items():
-            dense = np.zeros(self.graph.group(group).size)
-            dense[list(of.keep[group])] = there.cpu().numpy() + PRESENT
-            lifted[group] = dense
-        return Scores(lifted, found.criterion, found.batches)
-
-    def _prune(self) -> None:
-        """Stage 2: what scores least leaves the active structure, down to budget * (1 - omega)."""
-        small = self._opened()
-        self._kept_scores = self._scores(small.plan, small.module)
-        cycle, state = self._cycle, self._store.lent(small)
-        self._put_away(small, state)
-        wanted = self.schedule.budget_at(cycle, self.fraction)
-        omega, scores = self.schedule.omega_at(cycle), self._kept_scores
-        self._before = small.plan
-        self._plan = from_main(lambda: self.updates.pruned(scores, wanted, omega, small.plan))
-        self._small = self._like(small, self._store.open(self._plan))
-        self._store.lend(self._small, self._store.state_for(self._small))
-
-    @staticmethod
-    def _like(old: Network, new: Network) -> Network:
-        """``new`` with every module in training or evaluation mode as in ``old``."""
-        modules = dict(old.module.named_modules())
-        for name, module in new.module.named_modules():
-            module.training = modules[name].training
-        return new
-
-    def _put_away(self, small: Network, state: State) -> None:
-        """Write the active structure's values and optimizer state back."""
-        self._agree(small)
-        self._store.write(small)
-        self._store.write_state(small, state)
-        if "mru" in (self.schedule.source, self.schedule.grow):
-            if not self._mru:
-                held = tensors(self._store.model)
-                self._mru = {name: t.detach().clone() for name, t in held.items()}
-            for name, tensor in tensors(small.module).items():
-                small.part(name).put_(self._mru[name], tensor.detach())
-
-    @staticmethod
-    def _agree(network: Network) -> None:
-        """Each process has normalised other batches; their running statistics become one."""
-        average_([b for b in network.module.buffers() if b.is_floating_point()])
-
-    def _explore(self, steps: int) -> None:
-        """Stage 4 begins: bring inactive channels back, with the active structure frozen."""
-        small = self._opened()
-        self._small_state = self._store.lent(small)
-        self._put_away(small, self._small_state)
-        if self.schedule.source == "mru":
-            for name, tensor in tensors(self._store.model).items():
-                tensor.data.copy_(self._mru[name])
-        self._open_wide(self.updates.reactivated(small.plan, self._cycle))
-        wide = self._wide_network()
-        fresh = self.schedule.momentum == "zero"
-        self._store.lend(wide, {} if fresh else self._store.state_for(wide))
-        self._enter("explore", steps)
-
-    def _wide_network(self) -> Network:
-        if self._wide is None:
-            raise UsageError("nothing is being explored")
-        return self._wide
-
-    def _open_wide(self, plan: ChannelPlan) -> None:
-        small = self._opened()
-        self._wide = wide = self._like(small, self._store.open(plan))
-        if self.schedule.norm == "running":
-            for module in wide.module.modules():
-                if isinstance(module, nn.modules.batchnorm._NormBase):
-                    self._modes[module] = module.training
-                    module.eval()
+    def _wake(self) -> None:
+        """Stage 4 begins: bring inactive weights back, with everything else frozen."""
+        self._values = [weight.detach().clone() for weight in self._weights]
+        self._open(self._sampled())
+        if self.schedule.source != "zero":
+            _take(self._weights, self._asleep, self._awake)
+        self._gradients = []
         if self.schedule.freeze:
-            self._frozen = Frozen(small, wide)
-        self._total = Accumulator(narrowed(self.graph, plan), self.criterion)
-
-    def _grow(self) -> None:
-        """Stage 5: the best of what was explored joins the active structure, up to the budget."""
-        small, wide = self._opened(), self._wide_network()
-        scores = self._scores(wide.plan, wide.module)
-        state = self._store.lent(wide)
-        self._take_back(small, wide, state)
-        self._wide, self._frozen = None, None
-
-        def grow(fraction: float) -> Allocation:
-            try:
-                return self.updates.grown(scores, fraction, small.plan, wide.plan)
-            except InfeasibleError:  # even what is active costs more
-                return self.updates.best(self._kept_scores, fraction, small.plan)
-
-        wanted = self.schedule.budget_at(self._cycle, self.fraction)
-        plan = from_main(lambda: grow(wanted)).plan
-        last = self._is_last(plan)
-        if last and self.settle is not None:
-            plan = self.settle(grow, lambda _: self.updates.smallest(self._kept_scores))
-        elif last and wanted > self.fraction:  # cycles took longer than planned
-            plan = from_main(lambda: grow(self.fraction)).plan
-        self._record(small.plan, plan)
-        self._plan = plan
-        self._change_grown(small, plan)
-        for module, mode in self._modes.items():
-            module.training = mode
-        self._modes = {}
-        self._small = self._like(wide, self._store.open(plan))
-        self._store.lend(self._small, self._store.state_for(self._small))
-        self._small_state = {}
-        self._cycle += 1
-        if last:
-            self._stage, self._left = "final", 0
+            self._buffers = {n: b.detach().clone() for n, b in self.model.named_buffers()}
+            self._held = self._exchange_state(self._slept)
         else:
-            self._enter("estimate")
+            self._take_momentum(self._awake)
 
-    def _take_back(self, small: Network, wide: Network, state: State) -> None:
-        """Write both networks back: the explored values, and the frozen structure as it was."""
-        kept_state = self.schedule.momentum == "kept"
-        self._agree(wide)
-        self._store.write(wide)
-        if kept_state:
-            self._store.write_state(wide, state)
-        else:
-            self._store.state = {}
+    def _open(self, awake: list[Tensor]) -> None:
+        self._awake = awake
+        counted = zip(self._masks.counts(), awake, strict=True)
+        self._wide_counts = [n + int(torch.count_nonzero(back)) for n, back in counted]
+        trained = awake
+        if not self.schedule.freeze:
+            trained = [on | back for on, back in zip(self._left_over, awake, strict=True)]
+        self._free = factors(trained, self._weights)
+
+    def _sampled(self) -> list[Tensor]:
+        """The inactive weights that come back: no fewer than are to grow, in each N:M block too."""
+        asleep = [~on for on in self._left_over]
+        if self.schedule.reactivate == 1:
+            return asleep
+        scores = self._gradients or self._scorer.draws(1 + self._cycle)
+        found = []
+        for part, rest, before in zip(scores, asleep, self._before, strict=True):
+            growing = int((before & rest).sum())
+            wanted = max(growing, round(self.schedule.reactivate * int(rest.sum())))
+            open_ = part.masked_fill(~rest, choose.ABSENT)
+            awake = choose.top(open_, wanted)
+            if self.pattern.structured:
+                short = zeros.blocks_with(before & rest, self.pattern)
+                awake |= zeros.top_of_blocks(open_, self.pattern) & short
+            found.append(awake & rest)
+        return found
+
+    def _sleep(self) -> None:
+        """Stage 4 ends: score what explored, put it by, and bring everything else back."""
+        scores = self._scorer.result() if self._lengths[2] else self._scorer.now()
+        self._explored = scores
+        if self.schedule.reactivate < 1:  # else all that is inactive explored
+            self._explored = [
+                part.masked_fill(~awake, choose.ABSENT)
+                for part, awake in zip(scores, self._awake, strict=True)
+            ]
+        if self.schedule.source == "explored":
+            _take(self._asleep, self._weights, self._awake)
+        if self.schedule.grow == "zero":
+            self._masks.zero_()
+        elif self.schedule.grow == "mru":
+            _take(self._weights, self._recent, self._awake)
+        self._put_momentum_by()
         if self.schedule.freeze:
-            self._store.write(small)
-        if self.schedule.freeze or not kept_state:
-            self._store.write_state(small, self._small_state)
+            live = dict(self.model.named_buffers())
+            for name, buffer in self._buffers.items():
+                live[name].copy_(buffer)
+        self._held, self._buffers, self._values, self._free = [], {}, [], []
+        self._awake = []
 
-    def _change_grown(self, small: Network, plan: ChannelPlan) -> None:
-        """What grown channels start from, where that is not what they explored."""
-        if self.schedule.grow == "explored":
+    def growth_scores(self) -> list[Tensor]:
+        """What they scored while they explored."""
+        found, self._explored = self._explored, []
+        return found
+
+    # --- freezing -----------------------------------------------------------------------------
+
+    def mask_gradients_(self) -> None:
+        """While exploring, leave gradient to the inactive weights alone."""
+        if self._stage != "explore":
+            super().mask_gradients_()
             return
-        held = tensors(self._store.model)
-        if self.schedule.grow == "mru":
-            grown = self._store.open(plan)
-            for name, tensor in held.items():
-                part, active = grown.part(name), small.part(name)
-                trained = active.take(tensor)
-                part.put_(tensor.data, part.take(self._mru[name]))
-                active.put_(tensor.data, trained)
+        pairs = [
+            (w.grad, f)
+            for w, f in zip(self._weights, self._free, strict=True)
+            if w.grad is not None
+        ]
+        if pairs:
+            torch._foreach_mul_([g for g, _ in pairs], [f for _, f in pairs])
+        if self.schedule.freeze:  # without a gradient an optimizer leaves a parameter alone
+            sparse = {id(weight) for weight in self._weights}
+            for parameter in self.model.parameters():
+                if id(parameter) not in sparse:
+                    parameter.grad = None
+
+    def hold_(self, optimizer: Optimizer) -> None:
+        """While exploring, undo what weight decay did to the active weights, bit by bit."""
+        if self._stage != "explore":
+            super().hold_(optimizer)
             return
-        modules = dict(self._store.model.named_modules())
-        for name, cut in small.plan.cuts.items():
-            back = Cut(in_=tuple(sorted({*cut.in_} - {*plan.cuts.get(name, Cut()).in_})))
-            zero_(modules[name], cut_axes(modules[name], back, name))
+        # x * 0 + value on what is frozen or asleep, x * 1 + 0 on the others
+        torch._foreach_mul_(self._weights, self._free)
+        if self.schedule.freeze:
+            torch._foreach_add_(self._weights, self._values)
 
-    # --- when it ends, and what is told of it -------------------------------------------------
+    def count_step(self) -> None:
+        """An exploring step runs all weights that are back."""
+        if self._stage == "explore":
+            self._work.add(self._wide_counts)
+        else:
+            super().count_step()
 
-    def _is_last(self, plan: ChannelPlan) -> bool:
-        """Whether no other update follows this one; sets the length of the next."""
-        schedule = self.schedule
-        same = overlap(self._before or plan, plan)
-        at_budget = schedule.budget_at(self._cycle, self.fraction) <= self.fraction * (1 + 1e-9)
-        if schedule.adaptive:
-            settled = at_budget and same >= SETTLED
-            self._stretch = min(STRETCH, 2 * self._stretch) if settled else 1
-        if schedule.stop_iou is not None and at_budget and same >= schedule.stop_iou:
-            return True
-        estimate, improve, explore = schedule.lengths
-        left = schedule.last_step - self._done - explore
-        while self._stretch > 1 and (estimate + improve) * self._stretch > left:
-            self._stretch //= 2
-        return (estimate + improve) * self._stretch > left
+    def _exchange_state(self, new: State) -> State:
+        """Give the optimizer ``new`` for the sparse weights; what it had comes back."""
+        optimizer = self._optimizer
+        if optimizer is None:
+            return []
+        old = [optimizer.state.pop(weight, {}) for weight in self._weights]
+        for weight, entry in zip(self._weights, new, strict=bool(new)):
+            if entry:
+                optimizer.state[weight] = dict(entry)
+        return old
 
-    def _record(self, pruned: ChannelPlan, plan: ChannelPlan) -> None:
-        facts = {
-            "step": self._done,
-            "cycle": self._cycle,
-            "omega": self.schedule.omega_at(self._cycle),
-            "predicted_ratio": self.updates.ratio(plan),
-            "relative_flops": self.work / self.schedule.steps,
-            "widths": {g.id: len(plan.keep[g.id]) for g in self.graph.groups if g.prunable},
-        }
-        self._history.record(self._before or plan, pruned, plan, facts)
+    def _put_momentum_by(self) -> None:
+        """Stage 4 ends: the optimizer's state is again what is active's, and what grows keeps."""
+        explored: State = []
+        if self.schedule.freeze:
+            explored = self._exchange_state(self._held)
+        elif self._optimizer is not None:
+            explored = [dict(self._optimizer.state.get(w, {})) for w in self._weights]
+        if self.schedule.momentum == "kept":
+            self._slept = [
+                {key: _where(~on, value) for key, value in entry.items()}
+                for on, entry in zip(self._left_over, explored, strict=bool(explored))
+            ]
+            self._take_momentum(self._awake)
+        elif not self.schedule.freeze and self._optimizer is not None:
+            self._masks.clear_state_(self._optimizer)
 
-    def survival(self) -> float | None:
-        """The share of all channels ever grown that are in the structure now; None before any."""
-        return self._history.survival(self.plan)
+    def _take_momentum(self, awake: list[Tensor]) -> None:
+        """Give the optimizer what ``awake`` had as momentum when it last explored."""
+        if self._optimizer is None:
+            return
+        for weight, entry, on in zip(self._weights, self._slept, awake, strict=bool(self._slept)):
+            live = self._optimizer.state.get(weight, {})
+            for key, value in entry.items():
+                held = live.get(key)
+                if isinstance(held, Tensor) and held.shape == weight.shape:
+                    held.copy_(torch.where(on, value, held))
 
-    # --- going on after a restart -------------------------------------------------------------
-
-    def _settings(self) -> dict[str, Any]:
-        """What a run and the one that goes on from it must have in common."""
-        own = {"budget": self.fraction, "kind": self.updates.kind, "criterion": self.criterion.name}
-        return {**asdict(self.schedule), **own}
+    # --- going on after a restart ---------------------------------------------------------------
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything a resumed run needs besides the dense model and the optimizer's own state."""
-        small = self._opened()
-        found = {f"small.{n}": t for n, t in tensors(small.module).items()}
-        if self._wide is not None:
-            found |= {f"wide.{n}": t for n, t in tensors(self._wide.module).items()}
-        found |= {f"mru.{n}": t for n, t in self._mru.items()}
-        states, numbers = pack({"state": self._store.state, "small_state": self._small_state})
-        found |= states
-        facts = {
-            "settings": self._settings(),
-            "stage": self._stage,
-            "numbers": numbers,
-            "left": self._left,
-            "done": self._done,
-            "cycle": self._cycle,
-            "stretch": self._stretch,
-            "work": self.work,
-            "keep": _lists(small.plan),
-            "predicted": small.plan.predicted,
-            "wide": None if self._wide is None else _lists(self._wide.plan),
-            "before": None if self._before is None else _lists(self._before),
-            "kept_scores": {g: list(map(float, v)) for g, v in self._kept_scores.by_group.items()},
-            "scoreless": self._scoreless,
-            "history": self._history.state(),
-        }
-        if self._total is not None:
-            facts["batches"] = self._total.batches
-            facts["sums"] = {g: v.tolist() for g, v in self._total.sums.items()}
-        return found, facts
+        """Everything a resumed run needs besides the model's and the optimizer's own state."""
+        tensors, facts = super().state()
+        tensors |= {f"asleep.{i}": part for i, part in enumerate(self._asleep)}
+        if self._recent is not self._asleep:
+            tensors |= {f"recent.{i}": part for i, part in enumerate(self._recent)}
+        tensors |= {f"awake.{i}": part for i, part in enumerate(self._awake)}
+        tensors |= {f"buffer.{name}": buffer for name, buffer in self._buffers.items()}
+        facts["states"] = {}
+        for kind, state in (("held", self._held), ("slept", self._slept)):
+            facts["states"][kind] = len(state)
+            for i, entry in enumerate(state):
+                for key, value in entry.items():
+                    if isinstance(value, Tensor):
+                        tensors[f"{kind}.{i}.{key}"] = value
+                    elif value is not None:
+                        facts["states"][f"{kind}.{i}.{key}"] = value
+        return packed(tensors), facts
 
     @torch.no_grad()
-    def load_state(self, tensors_: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Take up where :meth:`state` left off; the dense model has its values already."""
-        check_settings("IEE", facts["settings"], self._settings())
-        self._left, self._done = int(facts["left"]), int(facts["done"])
-        self._cycle, self._stretch = int(facts["cycle"]), int(facts["stretch"])
-        self.work, self._stage = float(facts["work"]), str(facts["stage"])
-        self._scoreless = int(facts["scoreless"])
-        self._history.load_state(facts["history"])
-        scores = {g: np.array(v) for g, v in facts["kept_scores"].items()}
-        self._kept_scores = Scores(scores, self.criterion.name)
-        plan = ChannelPlan.from_keep(self.graph, facts["keep"])
-        self._plan = replace(plan, predicted=dict(facts["predicted"]))
-        before = facts["before"]
-        self._before = None if before is None else ChannelPlan.from_keep(self.graph, before)
-        self._store.state = unpack("state", tensors_, facts["numbers"])
-        self._small_state = unpack("small_state", tensors_, facts["numbers"])
-        self._mru = {name: t.clone() for name, t in named(tensors_, "mru").items()}
-        self._total = None
-        self._small = self._like(self._opened(), self._store.open(self._plan))
-        for name, tensor in tensors(self._small.module).items():
-            tensor.data.copy_(tensors_[f"small.{name}"])
-        self._wide = self._frozen = None
-        self._modes = {}
-        if facts["wide"] is not None:
-            self._open_wide(ChannelPlan.from_keep(self.graph, facts["wide"]))
-            for name, tensor in tensors(self._wide_network().module).items():
-                tensor.data.copy_(tensors_[f"wide.{name}"])
-        elif "sums" in facts:
-            self._total = Accumulator(narrowed(self.graph, self._plan), self.criterion)
-        if self._total is not None:
-            self._total.batches = int(facts["batches"])
-            for group, values in facts["sums"].items():
-                self._total.sums[group] = np.array(values)
-        self._store.lend(self._wide or self._small, {})
+    def load_state(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Take up where :meth:`state` left off; the model has its values already."""
+        super().load_state(tensors, facts)
+        tensors = self.here(tensors)
+        self._asleep, self._recent = numbered(tensors, "asleep"), numbered(tensors, "recent")
+        if self.schedule.source == "mru":
+            self._recent = self._asleep
+        self._buffers = {
+            name.removeprefix("buffer."): tensor.clone()
+            for name, tensor in tensors.items()
+            if name.startswith("buffer.")
+        }
+        self._held, self._slept = (_states(tensors, facts, kind) for kind in ("held", "slept"))
+        awake = [part.bool() for part in numbered(tensors, "awake")]
+        if awake:
+            self._values = [
+                weight.detach() * on
+                for weight, on in zip(self._weights, self._left_over, strict=True)
+            ]
+            self._open(awake)
 
 
-def _lists(plan: ChannelPlan) -> dict[str, list[int]]:
-    return {group: list(kept) for group, kept in plan.keep.items()}
+def _take(to: list[Tensor], new: list[Tensor], masks: list[Tensor]) -> None:
+    """Where a mask is set, what ``new`` holds; a weight of 0 or 1 gives one side bit by bit."""
+    torch._foreach_lerp_(to, new, factors(masks, to))
+
+
+def _where(mask: Tensor, value: Any) -> Any:
+    """A copy of what an optimizer remembers, zero outside of ``mask`` where it is per weight."""
+    if isinstance(value, Tensor):
+        return value * mask if value.shape == mask.shape else value.clone()
+    return value
+
+
+def _states(tensors: dict[str, Tensor], facts: dict[str, Any], kind: str) -> State:
+    found: State = [{} for _ in range(facts["states"][kind])]
+    values = {**tensors, **facts["states"]}
+    for name, value in values.items():
+        part, _, rest = name.partition(".")
+        if part == kind and rest:
+            index, _, key = rest.partition(".")
+            step = isinstance(value, Tensor) and value.ndim == 0
+            # optimizers count steps on the CPU
+            held = value.cpu() if step else value
+            found[int(index)][key] = held.clone() if isinstance(held, Tensor) else held
+    return found

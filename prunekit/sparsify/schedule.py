@@ -1,186 +1,120 @@
-"""When IEE does what: the lengths of its stages, how much changes hands, and its options."""
+"""When weights are exchanged and how many: settings that all methods share."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Literal, TypeVar, get_args, get_type_hints
+from dataclasses import dataclass
+from typing import Literal, get_args, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from prunekit.support.errors import UsageError
+from prunekit.support.parsing import parse_options
 
-from prunekit.errors import UsageError
-
-SHARES = (0.70, 0.18, 0.12)
-"""How a cycle divides its steps between estimation, improvement and exploration."""
-UNTIL = {"uniform": 0.6, "dense": 0.4}
-"""Where updates end by default: a trained network knows its channels sooner."""
-WHOLE_NUMBERS = {
-    "steps": 1,
-    "warmup": 0,
-    "cycles": 1,
-    "estimate": 1,
-    "improve": 0,
-    "explore": 1,
-    "seed": 0,
-}
-"""Options that count something, and their least values."""
-STRETCH = 8
-"""How far ``adaptive`` lengthens a cycle at most."""
-
-
-T = TypeVar("T")
-
-
-def parse_options(kind: type[T], steps: int, options: Mapping[str, object], what: str) -> T:
-    """A schedule, a dataclass, from text or values by field name; ``what`` they are called."""
-    names = [field.name for field in fields(kind) if field.name != "steps"]  # type: ignore[arg-type]
-    for name in options:
-        if name not in names:
-            raise UsageError(f"unknown {what} {name!r}; known: {', '.join(names)}")
-    try:
-        return TypeAdapter(kind).validate_python({**options, "steps": steps})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"{what} `{first['loc'][0]}`: {first['msg']}") from error
+LONGEST = {"plain": 100, "exploring": 150}
+"""Steps between exchanges, and of a stage of IEE, at most: RigL's and IEE's published ones."""
+FEWEST = 20
+"""In short trainings there are so many exchanges instead, of IEE half as many more."""
+STOP_IOU = 0.9
+"""Where IEE's exchanges end by default: tools/decisions/021."""
 
 
 @dataclass(frozen=True)
-class IEESchedule:
-    """The course of one IEE training of ``steps`` optimizer steps; wrong settings raise UsageError.
+class SparsitySchedule:
+    """The course of a sparse training of ``steps`` optimizer steps; UsageError for wrong settings.
 
-    Stages (arXiv 2502.03658): ``estimate`` steps (H) with scores, prune, ``improve`` steps (J),
-    ``explore`` steps (Q) with the active structure frozen, grow. They repeat until the share
-    ``until`` of all steps is over (0.6, or 0.4 where ``start`` is ``dense``), ``warmup`` steps of
-    plain training first (an eighth of all, or none); lengths not given divide that time among
-    ``cycles``. ``omega`` of the budget changes hands in the first cycle, ``omega_end`` in the
-    last, by ``decay``.
+    Weights are exchanged after every ``every`` steps, until the share ``until`` of all steps is
+    over. ``fraction`` of the active weights changes hands at first, less and less by ``decay``.
 
-    ``start``: ``uniform`` begins at the budget with random channels of uniformly narrow groups,
-    ``dense`` with the whole network, whose cost then falls exponentially over ``approach`` of the
-    cycles. ``floor`` is the least share of a group that pruning leaves. With ``ranking`` =
-    ``global`` channels of all groups compete, and widths follow the scores; with ``local`` each
-    group exchanges the share omega of its own channels, and widths are uniform.
-
-    Exploration: ``reactivate`` is the share of the inactive channels brought back, a new sample
-    each time; ``freeze`` keeps the active structure fixed meanwhile; ``exploring`` off only scores
-    the others, for one step. They begin from their last ``explored`` values or the most recently
-    used ones (``mru``); a grown channel takes over what it ``explored``, its ``mru`` values, or
-    ``zero`` on the weights that read it. ``momentum`` of inactive parameters is ``kept`` from
-    exploration to exploration, or ``zero``. ``norm``: BatchNorm explores with statistics of the
-    ``batch`` or with its ``running`` ones.
-
-    ``stop_iou`` ends the updates once two structures in a row overlap by at least that much
-    (channels in both over channels in either); ``adaptive`` doubles H and J, up to eightfold,
-    after every cycle with an overlap of at least 0.95. Both wait until the budget is reached.
+    The other settings are IEE's. A cycle is ``every`` steps with scores (H), the drop, ``improve``
+    steps (J, none by default), ``explore`` steps (Q) in which only the inactive weights learn, and
+    the growth.
+    ``reactivate`` is the share of the inactive weights that comes back, a new ``sample`` each time:
+    ``random``, or those with the largest ``gradient``. They begin from their last ``explored``
+    values (zero before any), the most recently used ones (``mru``: before they were ever active,
+    those the model was given with), or ``zero``; grown weights take
+    over what they ``explored``, their ``mru`` values, or ``zero``. ``freeze`` keeps the active
+    weights fixed meanwhile.
+    ``momentum`` of what explores is ``zero`` at first, or ``kept`` from exploration to exploration
+    and on into growth. ``stop_iou`` ends the exchanges once two structures in a row overlap by that
+    much (weights in both over weights in either; 1: never); where ``fraction`` decays, so does what
+    can differ, and it ends them by then at the latest. It is 0.9 for IEE, whose exploration costs
+    most, and 1 for all others.
     """
 
     steps: int
-    warmup: int | None = None
-    cycles: int = 20
-    estimate: int | None = None
-    improve: int | None = None
+    every: int | None = None
+    fraction: float = 0.3
+    decay: Literal["cosine", "exponential", "constant"] = "cosine"
+    until: float = 0.75
+    improve: int = 0
     explore: int | None = None
-    omega: float = 0.1
-    omega_end: float = 0.02
-    decay: Literal["exponential", "cosine", "constant"] = "exponential"
-    until: float | None = None
-    start: Literal["uniform", "dense"] = "uniform"
-    approach: float = 0.7
-    floor: float = 0.125
-    ranking: Literal["global", "local"] = "global"
     reactivate: float = 1.0
-    exploring: bool = True
+    sample: Literal["random", "gradient"] = "random"
+    source: Literal["explored", "mru", "zero"] = "explored"
+    grow: Literal["explored", "mru", "zero"] = "explored"
     freeze: bool = True
-    source: Literal["explored", "mru"] = "explored"
-    grow: Literal["explored", "mru", "zero"] = "zero"
-    momentum: Literal["kept", "zero"] = "kept"
-    norm: Literal["batch", "running"] = "batch"
+    momentum: Literal["zero", "kept"] = "zero"
     stop_iou: float | None = None
-    adaptive: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
-        for name in ("decay", "start", "source", "grow", "momentum", "norm", "ranking"):
+        for name in ("decay", "sample", "source", "grow", "momentum"):
             if (value := getattr(self, name)) not in (choices := get_args(hints[name])):
                 raise UsageError(f"`{name}` must be one of {', '.join(choices)}, not {value!r}")
-        for name in ("omega", "omega_end", "until", "reactivate", "floor", "approach"):
-            share = getattr(self, name)
-            if name == "until" and share is None:
-                continue
-            if not (isinstance(share, int | float) and 0 <= share <= 1):
-                raise UsageError(f"`{name}` must be from 0 to 1, not {share!r}")
-        if self.explore == 0:
-            raise UsageError("`explore` must be at least 1; to leave it out set `exploring` off")
-        for name, low in WHOLE_NUMBERS.items():
+        for name, low in (("steps", 1), ("every", 1), ("improve", 0), ("explore", 0), ("seed", 0)):
             value = getattr(self, name)
-            if value is None and hints[name] is not int:
+            if value is None and name in ("every", "explore"):
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise UsageError(
                     f"`{name}` must be a whole number of at least {low}, not {value!r}"
                 )
-        if self.omega >= 1:
-            raise UsageError("`omega` must be below 1; 0.2 lets a fifth of the budget change hands")
-        if self.reactivate == 0:
-            raise UsageError("`reactivate` must be above 0; to leave it out set `exploring` off")
-        if self.stop_iou is not None and not 0 < self.stop_iou <= 1:
-            raise UsageError(f"`stop_iou` must be above 0 and at most 1, not {self.stop_iou!r}")
-        if self.warm + sum(self.lengths) > self.steps:
+        for name in ("fraction", "until", "reactivate", "stop_iou"):
+            share = getattr(self, name)
+            if name == "stop_iou" and share is None:
+                continue
+            if not (isinstance(share, int | float) and 0 < share <= 1):
+                raise UsageError(f"`{name}` must be above 0 and at most 1, not {share!r}")
+        if not isinstance(self.freeze, bool):
+            raise UsageError(f"`freeze` must be True or False, not {self.freeze!r}")
+        if self.fraction == 1:
+            raise UsageError("`fraction` must be below 1; 0.3 exchanges three weights of ten")
+        if self.explore == 0 and self.source != "mru":
             raise UsageError(
-                f"one IEE cycle takes {self.warm} warm-up and {sum(self.lengths)} further steps, "
-                f"the training has {self.steps}; train longer or shorten the stages"
+                "`explore` of 0 leaves nothing to grow by, unless `source` is mru (the values "
+                "weights had before they were dropped); use 1 or more"
             )
 
     @classmethod
-    def parse(cls, steps: int, options: Mapping[str, object]) -> IEESchedule:
+    def parse(cls, steps: int, options: Mapping[str, object]) -> SparsitySchedule:
         """From text or values by field name; UsageError for an unknown name or a wrong value."""
-        return parse_options(cls, steps, options, "IEE option")
+        return parse_options(cls, steps, options, "option")
 
     @property
-    def warm(self) -> int:
-        """Steps before the first estimation."""
-        if self.warmup is not None:
-            return self.warmup
-        return 0 if self.start == "dense" else self.steps // 8
+    def last_step(self) -> int:
+        """No exchange ends after this many steps."""
+        return int(self.until * self.steps)
 
-    @property
-    def last_step(self) -> float:
-        """No cycle ends after this many steps."""
-        return (UNTIL[self.start] if self.until is None else self.until) * self.steps
+    def lengths(self, *, exploring: bool) -> tuple[int, int, int]:
+        """H, J and Q in steps; without exploration J and Q are zero."""
+        kind = "exploring" if exploring else "plain"
+        parts = 3 if exploring else 1
+        stage = max(1, min(LONGEST[kind], self.last_step // (parts * FEWEST)))
+        given = (self.every, self.improve, self.explore)
+        found = [stage if length is None else length for length in given]
+        return (found[0], found[1], found[2]) if exploring else (found[0], 0, 0)
 
-    @property
-    def lengths(self) -> tuple[int, int, int]:
-        """H, J and Q in steps."""
-        cycle = max(3.0, (self.last_step - self.warm) / self.cycles)
-        given = (self.estimate, self.improve, self.explore)
-        found = [
-            max(1, round(share * cycle)) if value is None else value
-            for share, value in zip(SHARES, given, strict=True)
-        ]
-        return found[0], found[1], found[2] if self.exploring else 1
+    def last_overlap(self, *, exploring: bool) -> float:
+        """The overlap that ends the exchanges; 1: none does."""
+        if self.stop_iou is None:
+            return STOP_IOU if exploring else 1.0
+        return self.stop_iou
 
-    @property
-    def updates(self) -> int:
-        """How many updates fit when none is lengthened: at least one."""
-        return max(1, int((self.last_step - self.warm) // sum(self.lengths)))
-
-    def omega_at(self, cycle: int) -> float:
-        """The share of the budget that changes hands in ``cycle`` (from 0)."""
-        last = max(1, self.updates - 1)
-        done = min(1.0, cycle / last)
-        if self.decay == "constant" or self.omega == 0:
-            return self.omega
+    def fraction_at(self, step: int) -> float:
+        """The share of the active weights that is exchanged after ``step`` steps."""
+        done = min(1.0, step / max(1, self.last_step))
         if self.decay == "cosine":
-            low = min(self.omega_end, self.omega)
-            return low + (self.omega - low) * 0.5 * (1 + math.cos(math.pi * done))
-        low = min(max(self.omega_end, 1e-4), self.omega)
-        return float(self.omega * (low / self.omega) ** done)
-
-    def budget_at(self, cycle: int, fraction: float) -> float:
-        """What the structure may cost after ``cycle``, a share of dense; ends at ``fraction``."""
-        if self.start != "dense":
-            return fraction
-        steps = max(1, round(self.approach * self.updates))
-        return float(fraction ** min(1.0, (cycle + 1) / steps))
+            return self.fraction * 0.5 * (1 + math.cos(math.pi * done))
+        # a hundredth of what it was, at the end
+        return self.fraction * (0.01**done if self.decay == "exponential" else 1.0)

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from prunekit.modes import call
-from prunekit.surgery import Gone, copied
-from prunekit.tracing.atoms import Followed
+from prunekit.networks.running import call
+from prunekit.networks.slimming import Gone, copied
+from prunekit.tracing.follow import Followed
 from prunekit.tracing.values import tensors
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from prunekit.tracing.flow import Flow
+    from prunekit.tracing.follow_dispatch import Flow
 
 
 def operator_name(func: Any) -> str:

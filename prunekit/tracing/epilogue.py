@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prunekit.tracing.flow import Operation
+from prunekit.tracing.follow_dispatch import Operation
 
 _FREE = (
     *("view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "expand", "permute", "transpose"),

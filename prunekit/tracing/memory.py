@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from prunekit.graph import Buffer, ChannelGroup, Side, Span
+from prunekit.core.graph import Buffer, ChannelGroup, Side, Span
 from prunekit.tracing.calls import Call, flat
 
 if TYPE_CHECKING:
-    from prunekit.tracing.flow import Flow
+    from prunekit.tracing.follow_dispatch import Flow
 
 SIDES = 2
 """Axes of channels of one activation that are followed; further ones count in full."""

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunekit.graph import ChannelGraph, ChannelGroup
-from prunekit.masks import mask_
-from prunekit.modes import call, each
-from prunekit.plan import ChannelPlan
-from prunekit.surgery import copied, slim
-from prunekit.tracing.lively import lively
+from prunekit.core.graph import ChannelGraph, ChannelGroup
+from prunekit.core.plan import ChannelPlan
+from prunekit.networks.masking import mask_
+from prunekit.networks.running import call, each
+from prunekit.networks.slimming import copied, slim
+from prunekit.tracing.other_runs import Exports, Turned, turns, variants
+from prunekit.tracing.randomise import lively
 from prunekit.tracing.values import batch_of_two, comparable
-from prunekit.tracing.ways import Exports, Turned, turns, variants
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5}
 """Largest relative difference between the masked and the slim network's outputs."""

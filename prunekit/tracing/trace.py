@@ -14,20 +14,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import ParametrizationList
 
-from prunekit.errors import ModelError, UsageError
-from prunekit.graph import (
-    ChannelGraph,
-    ChannelGroup,
-    Layer,
-    LayerShape,
-    Member,
-    Span,
-)
-from prunekit.modes import call, each, refusing, tensors
-from prunekit.surgery import is_depthwise, model_fingerprint, named_tensors
-from prunekit.tracing.atoms import follow
+from prunekit.core.graph import ChannelGraph, ChannelGroup, Layer, LayerShape, Member, Span
+from prunekit.networks.running import call, each, refusing, tensors
+from prunekit.networks.slimming import is_depthwise, model_fingerprint, named_tensors
+from prunekit.support.errors import ModelError, UsageError
 from prunekit.tracing.blocks import removable
 from prunekit.tracing.epilogue import epilogues
+from prunekit.tracing.follow import follow
 from prunekit.tracing.nodes import Atom
 from prunekit.tracing.prove import prove
 from prunekit.tracing.values import batch_of_two

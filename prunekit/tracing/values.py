@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from prunekit.errors import ModelError
-from prunekit.modes import each
+from prunekit.networks.running import each
+from prunekit.support.errors import ModelError
 
 
 def batch_of_two(example: Any) -> Any:

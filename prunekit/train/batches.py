@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from prunekit.errors import DataError
+from prunekit.support.errors import DataError
 
 __all__ = ["epoch_batches", "loader", "mixed", "size"]
 

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.optim import Optimizer
 
-from prunekit.errors import FileError
-from prunekit.serialize import write_bytes
+from prunekit.support.errors import FileError
+from prunekit.support.files import write_bytes
 
 __all__ = ["CHECKPOINT", "load_checkpoint", "pack_optimizer", "save_checkpoint", "unpack_optimizer"]
 

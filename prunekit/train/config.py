@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args, get_type_hints
 
-from prunekit.errors import UsageError
+from prunekit.support.errors import UsageError
 
 __all__ = ["TrainConfig"]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from prunekit.errors import DataError
-from prunekit.factories import call_factory
+from prunekit.support.errors import DataError
+from prunekit.support.user_code import call_factory
 from prunekit.train.factory import classes_of, labels_of
 from prunekit.train.folder import open_folder
 from prunekit.train.sets import SETS, open_digits, open_set

@@ -11,8 +11,8 @@ from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from prunekit.errors import ModelError, UsageError
-from prunekit.ranks import part_at_exit
+from prunekit.support.errors import ModelError, UsageError
+from prunekit.support.processes import leave_group_at_exit
 from prunekit.train.batches import epoch_batches, size
 from prunekit.train.config import TrainConfig
 from prunekit.train.data import Data
@@ -103,7 +103,7 @@ def prepare(
     accelerator = _accelerator(config)
     world = accelerator.num_processes
     if world > 1:
-        part_at_exit()
+        leave_group_at_exit()
     if config.batch_size % world or config.batch_size < 2 * world:
         raise UsageError(
             f"`batch_size` {config.batch_size} cannot be shared by {world} processes; "

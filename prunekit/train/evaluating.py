@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from prunekit.errors import DataError, ModelError, UsageError
-from prunekit.modes import evaluating
+from prunekit.networks.running import evaluating
+from prunekit.support.errors import DataError, ModelError, UsageError
 from prunekit.train.batches import loader, size
 
 __all__ = ["count_right", "evaluate", "evaluating", "logits_of", "loss_fn", "resolve_device"]

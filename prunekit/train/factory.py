@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from prunekit.progress import track
+from prunekit.support.progress import track
 
 __all__ = ["classes_of", "labels_of"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prunekit.errors import DataError
-from prunekit.progress import track
+from prunekit.support.errors import DataError
+from prunekit.support.progress import track
 from prunekit.train.images import ImageFiles, Shape, split
 
 __all__ = ["open_folder"]

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from prunekit.errors import DataError
+from prunekit.support.errors import DataError
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -17,10 +17,10 @@ from accelerate.utils import broadcast, set_seed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from prunekit.errors import ModelError, TrainingError, UsageError
-from prunekit.modes import evaluating
-from prunekit.progress import Bar, bar
-from prunekit.ranks import average_
+from prunekit.networks.running import evaluating
+from prunekit.support.errors import ModelError, TrainingError, UsageError
+from prunekit.support.processes import average_
+from prunekit.support.progress import Bar, bar
 from prunekit.train.batches import loader, mixed, size
 from prunekit.train.checkpoint import CHECKPOINT
 from prunekit.train.config import TrainConfig

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from prunekit.errors import FileError, UsageError
+from prunekit.support.errors import FileError, UsageError
 from prunekit.train.batches import size
 from prunekit.train.checkpoint import (
     load_checkpoint,

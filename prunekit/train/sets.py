@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from prunekit.errors import DataError
+from prunekit.support.errors import DataError
 from prunekit.train.images import Shape, TensorImages, split
 
 __all__ = ["SETS", "open_digits", "open_set"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from prunekit.tracing.calls import Call, flat, handles
-from prunekit.tracing.flow import Flow, Part, Split, varying
+from prunekit.tracing.follow_dispatch import Flow, Part, Split, varying
 from prunekit.tracing.operators.pointwise import axes_of, meet
 
 

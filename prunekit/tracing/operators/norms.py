@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from prunekit.tracing.calls import Call, handles
-from prunekit.tracing.flow import Flow, Part, along, lift, varying
+from prunekit.tracing.follow_dispatch import Flow, Part, along, lift, varying
 from prunekit.tracing.operators.movement import still
 from prunekit.tracing.operators.pointwise import axes_of
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from torch import Tensor
 
 from prunekit.tracing.calls import Call, handles
-from prunekit.tracing.flow import Flow, Part, lift, varying
+from prunekit.tracing.follow_dispatch import Flow, Part, lift, varying
 
 UNARY = """
     relu relu6 hardtanh leaky_relu elu selu celu gelu silu mish hardswish hardsigmoid sigmoid tanh

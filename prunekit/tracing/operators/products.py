@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunekit.surgery import is_depthwise
+from prunekit.networks.slimming import is_depthwise
 from prunekit.tracing.calls import Call, handles
-from prunekit.tracing.flow import Flow, Part, along, lift, varying
+from prunekit.tracing.follow_dispatch import Flow, Part, along, lift, varying
 from prunekit.tracing.operators.norms import settled
 from prunekit.tracing.operators.pointwise import axes_of, meet
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from prunekit.tracing.calls import Call, flat, handles
-from prunekit.tracing.flow import Flow, varying
+from prunekit.tracing.follow_dispatch import Flow, varying
 from prunekit.tracing.operators.movement import still
 from prunekit.tracing.operators.pointwise import meet
 

@@ -1,0 +1,1 @@
+"""Data: graphs, plans, scores, budgets, targets, timings. Never torch."""

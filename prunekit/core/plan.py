@@ -1,0 +1,266 @@
+"""The channel plan: which channels of every group are kept, and what that means for each module."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prunekit.core.graph import ChannelGraph
+from prunekit.core.scores import Scores
+from prunekit.support.errors import FileError, UsageError
+from prunekit.support.files import load_json, save_json
+
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Output positions of a module, none of them removed, whose values are multiplied."""
+
+    rows: tuple[int, ...]
+    factor: float
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Positions removed from a module's output and input axes, ascending; empty leaves it whole.
+
+    ``others`` holds what is removed from further axes of its own tensors (``tensor.axis``, such
+    as ``gamma.0``) and from numbers it keeps (``#attribute``, such as ``#num_heads``).
+    """
+
+    out: tuple[int, ...] = ()
+    in_: tuple[int, ...] = ()
+    others: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    scaled: tuple[Scaled, ...] = ()
+
+    def of(self, role: str) -> tuple[int, ...]:
+        """What is removed where a member with this role lies."""
+        if role in ("out", "both", "~out"):
+            return self.out
+        return self.in_ if role == "in" else self.others.get(role, ())
+
+
+@dataclass(frozen=True)
+class Base:
+    """The dense model a plan applies to: how to build it, and which weights lie beside the plan.
+
+    ``reparameterized`` says that blocks with branches are folded in it.
+    """
+
+    spec: str
+    arguments: dict[str, int] = field(default_factory=dict)
+    weights_sha256: str = ""
+    input_shapes: tuple[tuple[int, ...], ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+    reparameterized: bool = False
+
+
+def check_same(plan: str, model: str, what: str = "graph", whose: str = "plan") -> None:
+    """Raise UsageError where the fingerprint of a plan is not that of a model."""
+    if plan != model:
+        raise UsageError(
+            f"the {whose} is for another model (fingerprint {plan}, this {what} has {model})"
+        )
+
+
+@dataclass(frozen=True)
+class ChannelPlan:
+    """Kept channels per group, with the cut of every module spelled out.
+
+    The cuts make a plan complete without the graph: slimming, masking and loading need only the
+    plan and the dense model, which the fingerprint identifies.
+    """
+
+    fingerprint: str
+    keep: dict[str, tuple[int, ...]]
+    cuts: dict[str, Cut]
+    sizes: dict[str, int]
+    predicted: dict[str, float] = field(default_factory=dict)
+    base: Base | None = None
+    removed: tuple[str, ...] = ()
+    """Residual blocks that are gone as a whole; the groups inside of them keep nothing."""
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Kept channels per group."""
+        return {group: len(kept) for group, kept in self.keep.items()}
+
+    @property
+    def is_dense(self) -> bool:
+        """True when nothing is removed."""
+        return all(len(kept) == self.sizes[group] for group, kept in self.keep.items())
+
+    @classmethod
+    def from_keep(cls, graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> ChannelPlan:
+        """From kept channel indices; groups not named stay whole.
+
+        Where all groups inside of a removable block keep nothing, the block goes.
+        """
+        for name in keep:
+            graph.group(name)
+        keep = {name: _indices(name, kept) for name, kept in keep.items()}
+        empty = {name for name, kept in keep.items() if not kept}
+        removed = {
+            block: groups for block, groups in graph.droppable.items() if empty.issuperset(groups)
+        }
+        gone_with_it = {group for groups in removed.values() for group in groups}
+        chosen: dict[str, tuple[int, ...]] = {}
+        lost: dict[str, dict[str, set[int]]] = {}
+        scaled: dict[str, list[Scaled]] = {}
+        for group in graph.groups:
+            if group.id in gone_with_it:
+                chosen[group.id] = ()
+                continue
+            kept = sorted({*keep.get(group.id, range(group.size))})
+            if not kept or kept[0] < 0 or kept[-1] >= group.size:
+                raise UsageError(
+                    f"group {group.id!r} has channels 0 to {group.size - 1}; "
+                    "a plan must keep at least one of them and no others, or none of all groups "
+                    "in a removable block"
+                )
+            if len(kept) < group.size and not group.prunable:
+                raise UsageError(f"group {group.id!r} cannot be pruned: {group.reason}")
+            chosen[group.id] = tuple(kept)
+            gone = np.setdiff1d(np.arange(group.size), kept)
+            if not gone.size:
+                continue
+            for member in group.members:
+                if member.role == "~out":
+                    rows = tuple(sorted(member.index[kept].ravel().tolist()))
+                    part = Scaled(rows, math.sqrt(len(kept) / group.size))
+                    scaled.setdefault(member.module, []).append(part)
+                    continue
+                positions = member.index[gone].ravel().tolist()
+                roles = ("out", "in") if member.role == "both" else (member.role,)
+                for role in roles:
+                    lost.setdefault(member.module, {}).setdefault(role, set()).update(positions)
+        cuts = {}
+        for module, by_role in sorted(lost.items()):
+            found = {role: tuple(sorted(p)) for role, p in sorted(by_role.items())}
+            parts = tuple(scaled.get(module, ()))
+            cuts[module] = Cut(found.pop("out", ()), found.pop("in", ()), found, parts)
+        sizes = {group.id: group.size for group in graph.groups}
+        return cls(graph.fingerprint, chosen, cuts, sizes, removed=tuple(removed))
+
+    @classmethod
+    def from_widths(
+        cls,
+        graph: ChannelGraph,
+        widths: Mapping[str, int],
+        scores: Scores | None = None,
+        locked: Mapping[str, Sequence[int]] | None = None,
+    ) -> ChannelPlan:
+        """Keep the ``widths[g]`` best channels of each group (the first ones without scores).
+
+        ``locked`` channels rank above all others of their group.
+        """
+        keep: dict[str, Sequence[int]] = {}
+        for name, width in widths.items():
+            group = graph.group(name)
+            inside = any(name in groups for groups in graph.droppable.values())
+            if not isinstance(width, int | np.integer) or isinstance(width, bool):
+                raise UsageError(f"width {width!r} of group {name!r} must be a whole number")
+            if not 1 - inside <= width <= group.size:
+                raise UsageError(
+                    f"width {width} of group {name!r} is not in {1 - inside}..{group.size}"
+                )
+            ranked = (
+                scores.ranking(name)
+                if scores is not None and name in scores.by_group
+                else np.arange(group.size)
+            )
+            first = (locked or {}).get(name, ())
+            rest = ranked[~np.isin(ranked, first)] if len(first) else ranked
+            keep[name] = [*first, *rest.tolist()][:width]
+        return cls.from_keep(graph, keep)
+
+    @classmethod
+    def random(
+        cls, graph: ChannelGraph, keep: float, seed: int = 0, granularity: int = 1
+    ) -> ChannelPlan:
+        """Random widths around the fraction ``keep`` of each prunable group, random channels."""
+        if not 0 < keep <= 1:
+            raise UsageError(f"`keep` must be in (0, 1], not {keep}")
+        rng = np.random.default_rng(seed)
+        chosen: dict[str, Sequence[int]] = {}
+        for group in graph.groups:
+            if not group.prunable:
+                continue
+            allowed = np.array(group.widths(granularity))
+            wanted = group.size * min(1.0, keep * rng.uniform(0.6, 1.4))
+            width = int(allowed[np.argmin(np.abs(allowed - wanted))])
+            chosen[group.id] = rng.permutation(group.size)[:width].tolist()
+        return cls.from_keep(graph, chosen)
+
+    @classmethod
+    def dense(cls, graph: ChannelGraph) -> ChannelPlan:
+        """The plan that keeps everything."""
+        return cls.from_keep(graph, {})
+
+    def save(self, path: str | Path) -> None:
+        """Write ``plan.json``."""
+        save_json(path, self, "plan", PLAN_VERSION)
+
+    @classmethod
+    def load(cls, path: str | Path) -> ChannelPlan:
+        """Read ``plan.json``; a damaged or edited file is named in the error."""
+        plan = load_json(path, cls, "plan", PLAN_VERSION)
+        for group, kept in plan.keep.items():
+            size = plan.sizes.get(group, 0)
+            if not kept and plan.removed:
+                continue
+            if not kept or min(kept) < 0 or max(kept) >= size or len(set(kept)) != len(kept):
+                raise FileError(f"{path}: group {group!r} keeps channels it does not have")
+        for module, cut in plan.cuts.items():
+            rows = (part.rows for part in cut.scaled)
+            if not all(_ascending(p) for p in (cut.out, cut.in_, *cut.others.values(), *rows)):
+                raise FileError(
+                    f"{path}: the cut of {module!r} is not a list of ascending positions from 0"
+                )
+        return plan
+
+
+def _indices(group: str, given: Any) -> list[int]:
+    """Channel numbers from any sequence of them, a tensor's too."""
+    try:
+        values = np.asarray(given.tolist() if hasattr(given, "tolist") else [*given])
+    except (TypeError, ValueError):
+        values = np.asarray(None)
+    if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
+        hint = "; of a mask take mask.nonzero()[:, 0]" if values.dtype.kind == "b" else ""
+        raise UsageError(f"group {group!r} must keep a list of channel numbers{hint}")
+    return [int(value) for value in values]
+
+
+def _ascending(positions: tuple[int, ...]) -> bool:
+    return all(low < high for low, high in pairwise((-1, *positions)))
+
+
+def narrowed(graph: ChannelGraph, plan: ChannelPlan) -> ChannelGraph:
+    """The groups of the network that ``plan`` leaves, in its own channel numbers; no layers."""
+    groups = []
+    for group in graph.groups:
+        rows = np.asarray(plan.keep[group.id], dtype=np.int64)
+        if not len(rows):
+            continue
+        members = []
+        for member in group.members:
+            cut = plan.cuts.get(member.module, Cut())
+            gone = np.asarray(cut.of(member.role), dtype=np.int64)
+            index = member.index[rows]
+            members.append(replace(member, index=index - np.searchsorted(gone, index)))
+        groups.append(replace(group, size=len(rows), members=tuple(members)))
+    return ChannelGraph(tuple(groups), (), plan.fingerprint, graph.input_shapes)
+
+
+def geometric_budgets(start: float, end: float, steps: int) -> list[float]:
+    """HALP's exponential budget schedule: exp(t/T ln end + (1 - t/T) ln start) for t = 1..T."""
+    low, high = math.log(end), math.log(start)
+    return [math.exp(low * t / steps + high * (1 - t / steps)) for t in range(1, steps + 1)]

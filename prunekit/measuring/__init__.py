@@ -1,0 +1,1 @@
+"""Files timed against each other, interleaved on a target."""

@@ -1,0 +1,1 @@
+"""Networks as modules: built, slimmed, masked, folded, saved and loaded."""

@@ -1,0 +1,70 @@
+"""Running modules: their mode, and input that they refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunekit.support.errors import ModelError
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; every module's own training flag is restored after it."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+@contextmanager
+def refusing(model: nn.Module, example: Any) -> Iterator[None]:
+    """What running ``model`` on ``example`` raises inside the block becomes one ModelError."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        sizes = ", ".join("x".join(map(str, value.shape)) for value in tensors(example))
+        cause = (str(error).strip().splitlines() or ["no message"])[0]
+        raise ModelError(
+            f"{type(model).__name__} refuses input {sizes}: {type(error).__name__}: {cause}"
+        ) from error
+
+
+def call(model: nn.Module, example: Any) -> Any:
+    """``model`` on a tuple or dict of inputs, without compiling anything."""
+    compiled = any(type(module).__name__ == "OptimizedModule" for module in model.modules())
+    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+        return model(**example) if isinstance(example, dict) else model(*example)
+
+
+def each(example: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """``example``, a tuple or a dict, with all its tensors changed."""
+
+    def convert(value: Any) -> Any:
+        return change(value) if isinstance(value, Tensor) else value
+
+    if isinstance(example, dict):
+        return {name: convert(value) for name, value in example.items()}
+    return tuple(convert(value) for value in example)
+
+
+def tensors(example: Any) -> list[Tensor]:
+    """Those among the inputs: a tensor, a tuple or a dict of them."""
+    values = example.values() if isinstance(example, dict) else example
+    values = (values,) if isinstance(values, Tensor) else values
+    return [value for value in values if isinstance(value, Tensor)]
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside of what ``torch.compile`` made of it."""
+    inside = getattr(model, "_orig_mod", None)
+    return inside if isinstance(inside, nn.Module) else model

@@ -1,0 +1,189 @@
+"""From a recipe to live objects, with every bad input refused before anything is written."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from prunekit.core.graph import ChannelGraph
+from prunekit.core.target import Target
+from prunekit.networks.build import BuiltModel, is_library, load_weights, read_safetensors
+from prunekit.networks.folding import folded_blocks, reparameterize
+from prunekit.networks.saved import is_run, open_model
+from prunekit.pipeline.recipes.base import TrainingRecipe, parse_shape
+from prunekit.pipeline.recipes.prune import Recipe
+from prunekit.runtimes import Runtime, file_precision, runtime_for
+from prunekit.runtimes.base import Arrays
+from prunekit.support.errors import DataError, UsageError
+from prunekit.support.processes import on_rank_zero
+from prunekit.support.progress import bar, say
+from prunekit.tracing import trace
+from prunekit.train import Data, TrainConfig, load_data, loader
+from prunekit.train.evaluating import resolve_device
+
+CALIBRATION_BATCHES, CALIBRATION_ROWS = 8, 32
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every stage works on."""
+
+    recipe: Recipe
+    target: Target
+    runtime: Runtime
+    model: BuiltModel
+    graph: ChannelGraph
+    example: Any
+    data: Data | None
+
+    @property
+    def module(self) -> nn.Module:
+        """The dense network."""
+        return self.model.module
+
+    @property
+    def file_precision(self) -> str:
+        """The precision that the run's ONNX files are in."""
+        return file_precision(self.runtime, self.target)
+
+    @cached_property
+    def batches(self) -> list[Arrays]:
+        """Inputs that the ranges of files in 16 and 8 bits are taken from."""
+        if self.file_precision == "fp32" or self.data is None:
+            return []
+        return calibration(self.data, self.recipe.seed)
+
+
+def set_up(recipe: Recipe) -> Job:
+    """Target, data, model and channel graph of ``recipe``."""
+    target = recipe.resolved_target()
+    runtime = runtime_for(target)
+    check_training(recipe)
+    data = recipe_data(recipe)
+    torch.manual_seed(recipe.seed)
+    model = open_dense(recipe, data)
+    if data is not None:
+        note_untrained(recipe)
+    example = example_input(recipe.input)
+    with bar("tracing", 1) if sys.stderr.isatty() else nullcontext():
+        whole = on_rank_zero(lambda: trace(model.module, example, heads=recipe.heads))
+    graph = whole.constrained(recipe.keep, recipe.min_width)
+    late = sum("within" in group.reason for group in graph.groups)
+    if late:
+        say(f"note: {late} channel groups stay whole, not proved in time; see prunekit inspect")
+    for note in graph.notes:
+        say(f"note: {note}", 1)
+    return Job(recipe, target, runtime, model, graph, example, data)
+
+
+def calibration(data: Data, seed: int) -> list[Arrays]:
+    """A few batches of training images, as the network's input."""
+    batches = loader(data.train, CALIBRATION_ROWS, seed)
+    return [{"input": images.numpy()} for images, _ in islice(batches, CALIBRATION_BATCHES)]
+
+
+def train_config(
+    recipe: TrainingRecipe, epochs: int, lr: float | None, **changes: Any
+) -> TrainConfig:
+    """The training settings of ``recipe``; a value that cannot be used is named."""
+    names = set(TrainConfig.__dataclass_fields__) & set(TrainingRecipe.model_fields)
+    settings = {name: getattr(recipe, name) for name in names}
+    return TrainConfig(**{**settings, "epochs": epochs, "lr": lr, **changes})
+
+
+def check_training(recipe: TrainingRecipe) -> None:
+    """Refuse settings that no training here could use."""
+    config = train_config(recipe, recipe.epochs, recipe.lr)
+    train_config(recipe, recipe.epochs, recipe.fine_tune_lr)
+    if resolve_device(config.device).type == "cpu" and config.mixed_precision == "fp16":
+        raise UsageError("`mixed_precision` fp16 needs a GPU; use bf16 or no")
+
+
+def fine_tune_lr(recipe: TrainingRecipe) -> float:
+    """A fifth of the training's learning rate unless given: the weights are good already."""
+    return recipe.fine_tune_lr or 0.2 * train_config(recipe, 1, recipe.lr).base_lr
+
+
+def recipe_data(recipe: TrainingRecipe) -> Data | None:
+    """The data that the recipe names, at its input's shape."""
+    return None if recipe.data is None else open_data(recipe.data, recipe.shape, recipe.seed)
+
+
+def open_data(source: str, shape: tuple[int, ...], seed: int = 0) -> Data:
+    """The data called ``source`` at the size of the network's input."""
+    if len(shape) != 4:
+        given = "x".join(map(str, shape))
+        raise DataError(f"data needs image inputs such as 1x3x32x32, not {given}")
+    _, channels, height, width = shape
+    return load_data(source, (channels, height, width), seed)
+
+
+def open_dense(recipe: TrainingRecipe, data: Data | None = None) -> BuiltModel:
+    """The dense model with its weights, in evaluation mode.
+
+    Blocks with branches are folded once the weights are loaded, unless the recipe says not to, also
+    where training comes later. The weights may be those of the folded network too.
+    """
+    if recipe.from_scratch and is_run(recipe.model):
+        raise UsageError(
+            f"--from-scratch begins with random weights, and {recipe.model} is a run with trained "
+            "ones; leave it out"
+        )
+    channels = recipe.shape[1]
+    model = open_model(
+        recipe.model,
+        recipe.base,
+        num_classes=data.num_classes if data is not None else None,
+        in_channels=channels,
+        pretrained=recipe.pretrained,
+    )
+    module = model.module.eval()
+    if recipe.weights is not None:
+        module = _with_weights(module, Path(recipe.weights), recipe.reparameterize)
+    if recipe.reparameterize:
+        module = reparameterize(module, example_input(recipe.input))
+    say_folded(model.module, module)
+    return replace(model, module=module)
+
+
+def _with_weights(module: nn.Module, path: Path, fold: bool) -> nn.Module:
+    """``module`` with the weights of a file, folded where those are."""
+    folded = reparameterize(module) if fold else module
+    if folded is not module and folded.state_dict().keys() == read_safetensors(path).keys():
+        module = folded
+    load_weights(module, path)
+    return module
+
+
+def say_folded(before: nn.Module, module: nn.Module) -> None:
+    """Say which blocks of ``before`` are folded in ``module``, if any."""
+    blocks = [name or "the model itself" for name in folded_blocks(module)]
+    if module is before or not blocks:
+        return
+    many = f"{len(blocks)} {'block' if len(blocks) == 1 else 'blocks'} with branches"
+    say(f"note: folded {many} for deployment, first of all; --no-reparameterize keeps them")
+    say(f"note: folded: {', '.join(blocks)}", 1)
+
+
+def note_untrained(recipe: TrainingRecipe) -> None:
+    """Say that the dense network has random weights, unless something trains or loads it."""
+    trained = recipe.from_scratch or recipe.pretrained or recipe.weights is not None
+    if not trained and not is_run(recipe.model):
+        unless = "" if is_library(recipe.model) else f" (unless {recipe.model} loads weights)"
+        say(
+            f"note: the dense network is untrained{unless}; "
+            "add --from-scratch, --weights or --pretrained"
+        )
+
+
+def example_input(shape: str) -> Any:
+    """Seeded noise of the given shape."""
+    return torch.randn(parse_shape(shape), generator=torch.Generator().manual_seed(0))

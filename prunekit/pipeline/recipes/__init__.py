@@ -1,0 +1,1 @@
+"""Recipes: every setting of a command, typed, checked, and saved with the result."""

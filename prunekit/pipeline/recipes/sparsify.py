@@ -1,0 +1,109 @@
+"""The recipe of a sparse training: every setting of ``prunekit sparsify``."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Literal
+
+from pydantic import Field
+
+from prunekit.core.density import Pattern, parse_sparsity
+from prunekit.core.target import Target
+from prunekit.networks.weight_layers import FIRST
+from prunekit.pipeline.recipes.base import TrainingRecipe
+from prunekit.runtimes import file_precision, runtime_for
+from prunekit.sparsify import METHODS, SparsitySchedule
+from prunekit.support.errors import UsageError
+
+ON_CPU = ("onnxruntime:cpu", "openvino:cpu")
+"""What a sparse network is timed on where no target is named: those of them that are here."""
+
+
+class SparseRecipe(TrainingRecipe):
+    """Settings of ``prunekit sparsify``; field names are the flags' names with underscores."""
+
+    sparsity: str | None = None
+    """``90%`` or ``0.9``: 90 % unless the pattern says it."""
+    distribution: Literal["erk", "uniform"] = "erk"
+    pattern: str = "unstructured"
+    method: Literal["iee", "rigl", "set", "gmp", "static"] = "iee"
+    criterion: str = "magnitude"
+    ranking: Literal["layer", "global"] = "layer"
+    dense: tuple[str, ...] = ()
+    """Layers that stay dense beside the first: names or patterns. ``none``: the first does not."""
+    option: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Fields of `prunekit.sparsify.SparsitySchedule` but ``steps``."""
+    target: tuple[str, ...] = ()
+
+    @property
+    def share(self) -> float:
+        """The share of zeros asked for."""
+        pattern = Pattern.parse(self.pattern)
+        if self.sparsity is None:
+            return pattern.sparsity if pattern.structured else 0.9
+        return parse_sparsity(self.sparsity)
+
+    @property
+    def dense_layers(self) -> tuple[str, ...]:
+        """``dense`` as the library takes it."""
+        named = tuple(name for name in self.dense if name not in ("none", FIRST))
+        return named if "none" in self.dense else (FIRST, *named)
+
+    @property
+    def trains(self) -> bool:
+        """Whether the sparse network is trained."""
+        return self.data is not None and self.epochs > 0
+
+    def targets(self) -> list[Target]:
+        """Where dense and sparse are timed, with the input's batch and the threads."""
+        named = self.target or ON_CPU
+        found = [Target.parse(text, batch=self.shape[0], threads=self.threads) for text in named]
+        if self.target:
+            for target in found:
+                if (needed := file_precision(runtime_for(target), target)) != "fp32":
+                    raise UsageError(
+                        f"sparse networks are written and timed in fp32, and {target} needs a "
+                        f"file in {needed}; name its fp32 target, and `prunekit export "
+                        f"--precision {needed}` the run"
+                    )
+        else:
+            from prunekit.support.registry import runtimes
+
+            found = [t for t in found if runtimes.get(t.runtime)().unavailable(t) is None]
+        return found
+
+    def check(self) -> None:
+        """Raise UsageError for combinations that cannot work."""
+        super().check()
+        _ = self.share
+        if "none" in self.dense and FIRST in self.dense:
+            raise UsageError("--dense none and --dense first exclude each other; leave one out")
+        self.needs_data(
+            ("--from-scratch", self.from_scratch),
+            ("--dense-epochs", self.dense_epochs is not None),
+            (f"--method {self.method}", self.method != "static"),
+            ("--distill", self.distill > 0),
+        )
+        if self.method != "static" and self.epochs < 1:
+            raise UsageError(
+                f"method {self.method} works while it trains; "
+                "give --epochs 1 or more, or --method static"
+            )
+        if self.method == "static" and self.option:
+            raise UsageError("method static exchanges nothing, so that --option has no meaning")
+        reads = METHODS[self.method].reads
+        known = {field.name for field in fields(SparsitySchedule)}
+        if idle := [name for name in self.option if name in known and name not in reads]:
+            raise UsageError(
+                f"option {idle[0]!r} has no meaning for method {self.method}, which reads "
+                f"{', '.join(reads)}"
+            )
+        if self.method == "iee" and self.ema:
+            raise UsageError(
+                "--ema would average what method iee explores; leave it out, or use another method"
+            )
+        if self.distill and not self.dense_is_trained:
+            raise UsageError(
+                "--distill needs a trained dense network, which --from-scratch never makes; "
+                "add --dense-epochs, or leave --distill out"
+            )

@@ -1,0 +1,169 @@
+"""When IEE does what: the lengths of its stages, how much changes hands, and its options."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args, get_type_hints
+
+from prunekit.support.errors import UsageError
+from prunekit.support.parsing import parse_options
+
+SHARES = (0.70, 0.18, 0.12)
+"""How a cycle divides its steps between estimation, improvement and exploration."""
+UNTIL = {"uniform": 0.6, "dense": 0.4}
+"""Where updates end by default: a trained network knows its channels sooner."""
+WHOLE_NUMBERS = {
+    "steps": 1,
+    "warmup": 0,
+    "cycles": 1,
+    "estimate": 1,
+    "improve": 0,
+    "explore": 1,
+    "seed": 0,
+}
+"""Options that count something, and their least values."""
+STRETCH = 8
+"""How far ``adaptive`` lengthens a cycle at most."""
+
+
+@dataclass(frozen=True)
+class IEESchedule:
+    """The course of one IEE training of ``steps`` optimizer steps; wrong settings raise UsageError.
+
+    Stages (arXiv 2502.03658): ``estimate`` steps (H) with scores, prune, ``improve`` steps (J),
+    ``explore`` steps (Q) with the active structure frozen, grow. They repeat until the share
+    ``until`` of all steps is over (0.6, or 0.4 where ``start`` is ``dense``), ``warmup`` steps of
+    plain training first (an eighth of all, or none); lengths not given divide that time among
+    ``cycles``. ``omega`` of the budget changes hands in the first cycle, ``omega_end`` in the
+    last, by ``decay``.
+
+    ``start``: ``uniform`` begins at the budget with random channels of uniformly narrow groups,
+    ``dense`` with the whole network, whose cost then falls exponentially over ``approach`` of the
+    cycles. ``floor`` is the least share of a group that pruning leaves. With ``ranking`` =
+    ``global`` channels of all groups compete, and widths follow the scores; with ``local`` each
+    group exchanges the share omega of its own channels, and widths are uniform.
+
+    Exploration: ``reactivate`` is the share of the inactive channels brought back, a new sample
+    each time; ``freeze`` keeps the active structure fixed meanwhile; ``exploring`` off only scores
+    the others, for one step. They begin from their last ``explored`` values or the most recently
+    used ones (``mru``); a grown channel takes over what it ``explored``, its ``mru`` values, or
+    ``zero`` on the weights that read it. ``momentum`` of inactive parameters is ``kept`` from
+    exploration to exploration, or ``zero``. ``norm``: BatchNorm explores with statistics of the
+    ``batch`` or with its ``running`` ones.
+
+    ``stop_iou`` ends the updates once two structures in a row overlap by at least that much
+    (channels in both over channels in either); ``adaptive`` doubles H and J, up to eightfold,
+    after every cycle with an overlap of at least 0.95. Both wait until the budget is reached.
+    """
+
+    steps: int
+    warmup: int | None = None
+    cycles: int = 20
+    estimate: int | None = None
+    improve: int | None = None
+    explore: int | None = None
+    omega: float = 0.1
+    omega_end: float = 0.02
+    decay: Literal["exponential", "cosine", "constant"] = "exponential"
+    until: float | None = None
+    start: Literal["uniform", "dense"] = "uniform"
+    approach: float = 0.7
+    floor: float = 0.125
+    ranking: Literal["global", "local"] = "global"
+    reactivate: float = 1.0
+    exploring: bool = True
+    freeze: bool = True
+    source: Literal["explored", "mru"] = "explored"
+    grow: Literal["explored", "mru", "zero"] = "zero"
+    momentum: Literal["kept", "zero"] = "kept"
+    norm: Literal["batch", "running"] = "batch"
+    stop_iou: float | None = None
+    adaptive: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for name in ("decay", "start", "source", "grow", "momentum", "norm", "ranking"):
+            if (value := getattr(self, name)) not in (choices := get_args(hints[name])):
+                raise UsageError(f"`{name}` must be one of {', '.join(choices)}, not {value!r}")
+        for name in ("omega", "omega_end", "until", "reactivate", "floor", "approach"):
+            share = getattr(self, name)
+            if name == "until" and share is None:
+                continue
+            if not (isinstance(share, int | float) and 0 <= share <= 1):
+                raise UsageError(f"`{name}` must be from 0 to 1, not {share!r}")
+        if self.explore == 0:
+            raise UsageError("`explore` must be at least 1; to leave it out set `exploring` off")
+        for name, low in WHOLE_NUMBERS.items():
+            value = getattr(self, name)
+            if value is None and hints[name] is not int:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise UsageError(
+                    f"`{name}` must be a whole number of at least {low}, not {value!r}"
+                )
+        if self.omega >= 1:
+            raise UsageError("`omega` must be below 1; 0.2 lets a fifth of the budget change hands")
+        if self.reactivate == 0:
+            raise UsageError("`reactivate` must be above 0; to leave it out set `exploring` off")
+        if self.stop_iou is not None and not 0 < self.stop_iou <= 1:
+            raise UsageError(f"`stop_iou` must be above 0 and at most 1, not {self.stop_iou!r}")
+        if self.warm + sum(self.lengths) > self.steps:
+            raise UsageError(
+                f"one IEE cycle takes {self.warm} warm-up and {sum(self.lengths)} further steps, "
+                f"the training has {self.steps}; train longer or shorten the stages"
+            )
+
+    @classmethod
+    def parse(cls, steps: int, options: Mapping[str, object]) -> IEESchedule:
+        """From text or values by field name; UsageError for an unknown name or a wrong value."""
+        return parse_options(cls, steps, options, "IEE option")
+
+    @property
+    def warm(self) -> int:
+        """Steps before the first estimation."""
+        if self.warmup is not None:
+            return self.warmup
+        return 0 if self.start == "dense" else self.steps // 8
+
+    @property
+    def last_step(self) -> float:
+        """No cycle ends after this many steps."""
+        return (UNTIL[self.start] if self.until is None else self.until) * self.steps
+
+    @property
+    def lengths(self) -> tuple[int, int, int]:
+        """H, J and Q in steps."""
+        cycle = max(3.0, (self.last_step - self.warm) / self.cycles)
+        given = (self.estimate, self.improve, self.explore)
+        found = [
+            max(1, round(share * cycle)) if value is None else value
+            for share, value in zip(SHARES, given, strict=True)
+        ]
+        return found[0], found[1], found[2] if self.exploring else 1
+
+    @property
+    def updates(self) -> int:
+        """How many updates fit when none is lengthened: at least one."""
+        return max(1, int((self.last_step - self.warm) // sum(self.lengths)))
+
+    def omega_at(self, cycle: int) -> float:
+        """The share of the budget that changes hands in ``cycle`` (from 0)."""
+        last = max(1, self.updates - 1)
+        done = min(1.0, cycle / last)
+        if self.decay == "constant" or self.omega == 0:
+            return self.omega
+        if self.decay == "cosine":
+            low = min(self.omega_end, self.omega)
+            return low + (self.omega - low) * 0.5 * (1 + math.cos(math.pi * done))
+        low = min(max(self.omega_end, 1e-4), self.omega)
+        return float(self.omega * (low / self.omega) ** done)
+
+    def budget_at(self, cycle: int, fraction: float) -> float:
+        """What the structure may cost after ``cycle``, a share of dense; ends at ``fraction``."""
+        if self.start != "dense":
+            return fraction
+        steps = max(1, round(self.approach * self.updates))
+        return float(fraction ** min(1.0, (cycle + 1) / steps))

@@ -1,0 +1,1 @@
+"""NVIDIA GPUs: which there are, their clocks, and CUDA buffers."""

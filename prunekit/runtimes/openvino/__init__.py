@@ -1,0 +1,1 @@
+"""OpenVINO: files, and their times layer by layer."""

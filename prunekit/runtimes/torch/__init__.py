@@ -1,0 +1,1 @@
+"""PyTorch itself: live modules and torch.export packages, on CPU and GPU."""

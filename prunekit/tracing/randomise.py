@@ -1,0 +1,78 @@
+"""A copy of a model in which every channel matters: what a proof by comparing outputs needs."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunekit.networks.running import call
+
+CONSTANT = 1e-4
+"""A parameter with a standard deviation below this has not been drawn at random."""
+
+
+@torch.no_grad()
+def lively(model: nn.Module, example: Any, dtype: torch.dtype, seed: int = 0) -> nn.Module:
+    """A randomised copy on the CPU, in evaluation mode.
+
+    Statistics and scales of norms, biases and whatever else starts out constant become random,
+    and every layer's output gets a standard deviation of one: with weights as they are drawn,
+    signals fade out in deep networks, and with them what a wrong cut would change.
+    """
+    working = copy.deepcopy(model).cpu().to(dtype).eval()
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator, dtype=dtype)
+
+    for module in working.modules():
+        mean, var = (getattr(module, f"running_{name}", None) for name in ("mean", "var"))
+        own: list[Tensor] = [*module.parameters(recurse=False)]
+        if isinstance(mean, Tensor) and isinstance(var, Tensor):
+            mean.copy_(0.1 * noise(mean))
+            var.copy_(0.75 + 0.1 * noise(var).abs())
+            own += [b for n, b in module.named_buffers(recurse=False) if n in ("weight", "bias")]
+        for tensor in own:
+            if not tensor.is_floating_point() or not tensor.numel():
+                continue
+            if tensor.numel() > 1 and float(tensor.std()) > CONSTANT:
+                if tensor is getattr(module, "bias", None):
+                    tensor.copy_(0.1 * noise(tensor))
+                continue
+            level = float(tensor.mean())
+            if abs(level) > 1e-3:
+                tensor.mul_(1 + 0.2 * noise(tensor))
+            else:  # closed at first: a bias, or the scale of a residual branch
+                start = 0.0 if tensor is getattr(module, "bias", None) else 0.5
+                tensor.copy_(start + 0.1 * noise(tensor))
+    with suppress(Exception):  # what does not run is found elsewhere
+        _level_(working, example)
+    return working
+
+
+def _level_(model: nn.Module, example: Any) -> None:
+    """Bring the output of every layer to a standard deviation of one, at its first call."""
+    levelled: set[nn.Module] = set()
+
+    def level(layer: Any, _: Any, out: Tensor) -> Tensor:
+        scale = float(out.detach().std()) if out.numel() > 1 else 1.0
+        plain = all(name in layer._parameters for name in ("weight", "bias"))
+        if layer in levelled or not plain or not 1e-9 < scale < 1e9:
+            return out
+        levelled.add(layer)
+        for tensor in (layer.weight, layer.bias):
+            if tensor is not None:
+                tensor.div_(scale)
+        return out / scale
+
+    layers = (nn.Linear, nn.modules.conv._ConvNd)
+    hooks = [m.register_forward_hook(level) for m in model.modules() if isinstance(m, layers)]
+    try:
+        call(model, example)
+    finally:
+        for hook in hooks:
+            hook.remove()
