@@ -278,7 +278,6 @@ def test_geometric_budgets_end_where_they_should():
 
 
 DATA_HALF = ("core", "support", "allocation", "allocation/solvers", "latency", "report")
-WITH_TORCH = {"prunekit.support.processes"}
 
 
 def imported(code):
