@@ -1,4 +1,4 @@
-"""What the runs of ``iee_channels.py`` say of each claim made for IEE, in numbers and words."""
+"""What the runs of ``run.py`` say of each claim made for IEE, in numbers and words."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from common import compared, set_apart, worded
-from iee_channels import EQUAL_COST, SAME_DENSE
+from benchmarks.common import compared, set_apart, worded
+from benchmarks.iee_channels.plan import EQUAL_COST, SAME_DENSE
 
 Row = dict[str, Any]
 FIRST_MACHINE = "Intel(R) Xeon(R) Processor (family 6 model 167)"

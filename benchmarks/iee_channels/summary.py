@@ -1,4 +1,4 @@
-"""Tables and plots of ``iee_channels.py`` from its runs."""
+"""Tables and plots of ``run.py`` from its runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from iee_channels_claims import claims
+from benchmarks.iee_channels.claims import claims
 
 NAMES = {
     "iee": "IEE, from scratch",

@@ -1,4 +1,4 @@
-"""Tables and plots of ``sparse_training.py`` from its runs."""
+"""Tables and plots of ``run.py`` from its runs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
-from common import compared, worded
-from sparse_training import CHEAPER, STAGES
 
+from benchmarks.common import compared, worded
+from benchmarks.sparse_training.plan import CHEAPER, STAGES
 from prunekit.report.markdown import markdown_table
 
 NAME = "sparse_training"

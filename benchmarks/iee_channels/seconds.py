@@ -1,12 +1,12 @@
 """What IEE from scratch takes in seconds, against the dense training it replaces.
 
-    python benchmarks/iee_channels_seconds.py                   all networks, 15 minutes
-    python benchmarks/iee_channels_seconds.py vgg11_bn --epochs 2     one, the others are kept
+    python -m benchmarks.iee_channels.seconds                   all networks, 15 minutes
+    python -m benchmarks.iee_channels.seconds vgg11_bn --epochs 2     one, the others are kept
 
 Both trainings run at the same time, each on a core of its own, and then once more with the cores
 exchanged: what slows the machine slows both. Nothing else should run. A shorter training has
 shorter stages and so relatively more switches between networks: the ratio can only be lower in the
-full one. ``iee_channels.py`` records seconds too, but of runs that others ran beside.
+full one. ``run.py`` records seconds too, but of runs that others ran beside.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from common import RESULTS, save
-from iee_channels import CASES, table_of
+from benchmarks.common import RESULTS, save
+from benchmarks.iee_channels.plan import CASES
+from benchmarks.iee_channels.results import table_of
+from benchmarks.iee_channels.training import data_of, network
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 TARGET = "30%"
 
 
@@ -33,7 +35,6 @@ def one(name: str, method: str, epochs: int, core: int) -> dict[str, float]:
     """One training on one core: its seconds, and for IEE its share of the FLOPs."""
     os.sched_setaffinity(0, {core})
     import torch
-    from iee_channels_others import data_of, network
 
     import prunekit as pk
     from prunekit.pipeline.job import example_input
@@ -63,7 +64,14 @@ def pair(name: str, epochs: int) -> dict[str, Any]:
     for turn in range(2):
         running = []
         for core, method in enumerate(("dense", "iee") if turn == 0 else ("iee", "dense")):
-            command = [sys.executable, __file__, name, "--epochs", str(epochs)]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.iee_channels.seconds",
+                name,
+                "--epochs",
+                str(epochs),
+            ]
             command += ["--one", method, "--core", str(core)]
             env = {**os.environ, "OMP_NUM_THREADS": "1"}
             started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)

@@ -1,8 +1,8 @@
-"""What prunekit can prune of 49 architectures, and whether what comes out is right.
+"""What prunekit can prune of 53 architectures, and whether what comes out is right.
 
-    python benchmarks/coverage.py                 all models, resumed where it stopped
-    python benchmarks/coverage.py --subset        ten models in a few minutes, for CI
-    python benchmarks/coverage.py --only swin_t yolov8n --jobs 1
+    python -m benchmarks.coverage.run                 all models, resumed where it stopped
+    python -m benchmarks.coverage.run --subset        ten models in a few minutes, for CI
+    python -m benchmarks.coverage.run --only swin_t yolov8n --jobs 1
 
 Every model is traced (blocks with branches folded before), slimmed by about 30 % wherever it can
 be, compared with the masked network, saved, loaded in another process and exported, all in a
@@ -34,10 +34,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from common import RESULTS, save
-from coverage_models import CASES, SUBSET, Case, build, enliven_, image
+from benchmarks.common import RESULTS, save
+from benchmarks.coverage.models import CASES, SUBSET, Case, build, enliven_, image
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 CACHE = HERE / ".cache" / "coverage.jsonl"
 LOCK = Lock()
 KEEP = 0.7
@@ -513,7 +513,8 @@ def write(rows: list[Row], source: str) -> None:
     head = [
         "# Architectures: what can be pruned, and whether the result is right",
         "",
-        f"Written by `python benchmarks/coverage.py` on {result['environment']['device_name']}, "
+        "Written by `python -m benchmarks.coverage.run` on "
+        f"{result['environment']['device_name']}, "
         f"{runtime}, {', '.join(f'{name} {v}' for name, v in packages.items())}. Random weights; "
         "all prunable groups narrowed by about 30 %, which leaves about half of the MACs where "
         "every layer is narrowed on both sides. Prunable MACs are those of layers that a prunable "

@@ -1,11 +1,11 @@
 """Tries settings of IEE on the validation images, at the latency that the table predicts.
 
-    python benchmarks/iee_search.py resnet20_w32 30% uniform
-    python benchmarks/iee_search.py resnet20_w32 30% iee warmup=187 grow=zero --criterion taylor
-    python benchmarks/iee_search.py resnet20_w32 30% iee --pretrained --lr 0.2 --seeds 0 1
+    python -m benchmarks.iee_channels.search resnet20_w32 30% uniform
+    python -m benchmarks.iee_channels.search resnet20_w32 30% iee warmup=187 --criterion taylor
+    python -m benchmarks.iee_channels.search resnet20_w32 30% iee --pretrained --lr 0.2 --seeds 0 1
 
 Each run is a line of results/iee_search.jsonl. ``uniform`` is the control: the narrow net of even
-widths, trained as long. ``iee_channels.py`` then measures what was chosen, on the test images.
+widths, trained as long. ``run.py`` then measures what was chosen, on the test images.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from iee_channels import CASES, Run, dense_weights, table_of
-from iee_channels_others import data_of, network
 
 import prunekit as pk
+from benchmarks.iee_channels.plan import CASES, Run
+from benchmarks.iee_channels.results import dense_weights, table_of
+from benchmarks.iee_channels.training import data_of, network
 from prunekit.allocation import uniform
 from prunekit.allocation.allocate import cost_model
 from prunekit.networks.build import load_weights
@@ -28,7 +29,7 @@ from prunekit.pipeline.recipes.base import pairs
 from prunekit.support.registry import criteria
 from prunekit.train import TrainConfig, fit
 
-RESULTS = Path(__file__).parent / "results" / "iee_search.jsonl"
+RESULTS = Path(__file__).parents[1] / "results" / "iee_search.jsonl"
 
 
 def main() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 import torch_pruning as tp
-from iee_channels_others import measured, scores, train
 from torch import nn
 
+from benchmarks.iee_channels.training import measured, scores, train
 from prunekit.networks.build import load_weights
 from prunekit.pipeline.job import example_input
 from prunekit.train import Data, loader, loss_fn

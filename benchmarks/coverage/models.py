@@ -1,4 +1,4 @@
-"""The architectures of ``coverage.py``: what they are, on which input, and what has to be prunable.
+"""The architectures of ``run.py``: what they are, on which input, and what has to be prunable.
 
 Random weights always. Inputs are 128 pixels where the architecture takes that, else its own size.
 """
@@ -112,9 +112,9 @@ def build(case: Case, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     source, name = case.spec.split(":")
     if source == "ultralytics":
-        import coverage_yolo
+        from benchmarks.coverage import yolo
 
-        return coverage_yolo.build(name).eval()
+        return yolo.build(name).eval()
     from prunekit.networks.build import build as build_spec
 
     module: Any = build_spec(case.spec).module

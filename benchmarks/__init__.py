@@ -1,0 +1,1 @@
+"""What prunekit does, measured: speed, memory, accuracy."""

@@ -1,0 +1,1 @@
+"""Sparse training: static, SET, RigL, GMP and IEE."""
