@@ -294,7 +294,7 @@ def test_the_data_half_does_without_torch():
         for room in DATA_HALF
         for module in pkgutil.iter_modules([f"{prunekit.__path__[0]}/{room}"])
     ]
-    assert set(names) > WITH_TORCH
+    assert len(names) > 50
     code = "\n".join(f"import {name}" for name in ["prunekit", "prunekit.cli.main", *names])
     assert imported(code) == []
 

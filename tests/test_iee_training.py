@@ -508,7 +508,7 @@ from pathlib import Path
 import torch
 import prunekit as pk
 from core_nets import Residual, image, randomise
-from prunekit.registry import criteria
+from prunekit.support.registry import criteria
 from accelerate import PartialState
 from prunekit.train import evaluate, fit, loader, loss_fn
 from safetensors.torch import save_file

@@ -109,8 +109,8 @@ def test_a_write_that_the_system_cuts_short(tmp_path):
     """For real: the process may write a thousand bytes and no more."""
     code = """
 import resource, signal, sys
-from prunekit.errors import FileError
-from prunekit.serialize import write_bytes
+from prunekit.support.errors import FileError
+from prunekit.support.files import write_bytes
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:

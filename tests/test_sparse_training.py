@@ -1026,7 +1026,7 @@ from pathlib import Path
 sys.path[:0] = {paths!r}
 from test_sparse_training import METHODS, SHORT, SparsitySchedule, TrainConfig, fit, net, some_data
 from prunekit.sparsify import verify
-from prunekit.ranks import rank
+from prunekit.support.processes import rank
 torch.set_num_threads(1)
 folder, *methods = sys.argv[1:]
 import prunekit as pk

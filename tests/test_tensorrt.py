@@ -383,9 +383,9 @@ import tensorrt_double as double
 sys.modules["tensorrt"] = double
 sys.modules["cuda.bindings.runtime"] = double.cuda_api()
 sys.modules["pynvml"] = double.nvml()
-from prunekit.artifact import Artifact
+from prunekit.core.artifact import Artifact
 from prunekit.runtimes import runtime_for
-from prunekit.target import Target
+from prunekit.core.target import Target
 target = Target.parse("tensorrt", batch=2)
 engine = runtime_for(target).load(Artifact.of_file({engine.path!r}), target)
 x = np.ones((2, *{tuple(image().shape[1:])!r}), np.float32)

@@ -21,6 +21,7 @@ from prunekit.profiling.probing import GPU_WIDTHS
 from prunekit.runtimes import runtime_for
 from prunekit.runtimes.sidecar import facts_path
 from prunekit.runtimes.torch import cuda as torch_cuda
+from prunekit.runtimes.torch import package as torch_package
 from prunekit.runtimes.torch.module import spans
 from prunekit.runtimes.torch.runtime import Torch
 from prunekit.support.errors import FileError, RuntimeUnavailableError, UsageError
@@ -67,13 +68,13 @@ def test_a_package_is_refused_where_it_is_not_for(package, monkeypatch, tmp_path
     loaded = Artifact.of_file(package.path)
     with pytest.raises(UsageError, match="was compiled for torch:cpu, not torch:cpu:bf16"):
         Torch().load(loaded, Target("torch", precision="bf16"))
-    environment = Torch().environment(CPU)
-    monkeypatch.setattr(
-        Torch, "environment", lambda *_: SimpleNamespace(runtime_version="torch 1", device_name="x")
-    )
-    with pytest.raises(RuntimeUnavailableError, match=r"for PyTorch torch .*, and here is torch 1"):
-        Torch().load(loaded, CPU)
-    monkeypatch.setattr(Torch, "environment", lambda *_: environment)
+    with monkeypatch.context() as elsewhere:
+        other = SimpleNamespace(runtime_version="torch 1", device_name="x")
+        elsewhere.setattr(torch_package, "torch_environment", lambda _: other)
+        with pytest.raises(
+            RuntimeUnavailableError, match=r"for PyTorch torch .*, and here is torch"
+        ):
+            Torch().load(loaded, CPU)
     kept = facts_path(package.path).read_text()
     copy = tmp_path / "copy.pt2"
     copy.write_bytes(Path(package.path).read_bytes() + b"x")

@@ -504,7 +504,7 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 from test_train import CONFIG, Mask, stripes, tiny, weights
-from prunekit.errors import UsageError
+from prunekit.support.errors import UsageError
 from prunekit.train import Data, fit
 
 out = Path(sys.argv[1])
