@@ -30,9 +30,11 @@ FILES = {
         "prunekit.report.sparsity:KIND",
         "prunekit.report.sparsity:SPARSITY_REPORT_VERSION",
     ),
-    "plan.json": Written("prunekit.plan:ChannelPlan", "plan", "prunekit.plan:PLAN_VERSION"),
+    "plan.json": Written(
+        "prunekit.core.plan:ChannelPlan", "plan", "prunekit.core.plan:PLAN_VERSION"
+    ),
     "sparsity.json": Written(
-        "prunekit.sparsity:SparsityPlan", "sparsity", "prunekit.sparsity:SPARSITY_VERSION"
+        "prunekit.core.sparsity:SparsityPlan", "sparsity", "prunekit.core.sparsity:SPARSITY_VERSION"
     ),
     "table.json": Written(
         "prunekit.latency.table:LatencyTable",
@@ -41,17 +43,17 @@ FILES = {
     ),
     "sweep.json": Written("prunekit.report.sweep:Sweep", "sweep", 1),
     "work/landing.json": Written("prunekit.pipeline.landing:Landing", "landing", 1),
-    "config.toml": Written("prunekit.pipeline.recipe:Recipe"),
-    "config.toml of a sparse run": Written("prunekit.pipeline.sparse_recipe:SparseRecipe"),
+    "config.toml": Written("prunekit.pipeline.recipes.prune:Recipe"),
+    "config.toml of a sparse run": Written("prunekit.pipeline.recipes.sparsify:SparseRecipe"),
     "model.engine.json": Written(
-        "prunekit.runtimes.tensorrt_files:EngineFacts",
-        "prunekit.runtimes.tensorrt_files:KIND",
-        "prunekit.runtimes.described:VERSION",
+        "prunekit.runtimes.tensorrt.files:EngineFacts",
+        "prunekit.runtimes.tensorrt.files:KIND",
+        "prunekit.runtimes.sidecar:VERSION",
     ),
     "model.pt2.json": Written(
-        "prunekit.runtimes.torch_package:PackageFacts",
-        "prunekit.runtimes.torch_package:KIND",
-        "prunekit.runtimes.described:VERSION",
+        "prunekit.runtimes.torch.package:PackageFacts",
+        "prunekit.runtimes.torch.package:KIND",
+        "prunekit.runtimes.sidecar:VERSION",
     ),
     "table diff --json": Written("prunekit.latency.comparing:TableDiff"),
 }
