@@ -23,7 +23,7 @@ def removable(followed: Followed, model: nn.Module, example: Any) -> tuple[str, 
     names = [
         name
         for name, module in model.named_modules()
-        if name in followed.flow.residual
+        if name in followed.residual
         and any(isinstance(part, (nn.Linear, nn.modules.conv._ConvNd)) for part in module.modules())
     ]
     inner = {name for name in names if any(name.startswith(f"{outer}.") for outer in names)}
@@ -46,7 +46,7 @@ def _runs_without(
         setattr(small.get_submodule(owner), attribute, Gone())
     try:
         with torch.no_grad():
-            found = tensors(call(small, example))
+            outputs = tensors(call(small, example))
     except Exception:  # the model's own code may raise anything
         return False
-    return [tuple(t.shape) for t in found] == expected
+    return [tuple(t.shape) for t in outputs] == expected

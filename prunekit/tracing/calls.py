@@ -1,16 +1,30 @@
-"""Operator calls as their handlers see them, and the table of handlers."""
+"""Operator calls as handlers and observers see them, and families of operators by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from prunekit.tracing.follow_dispatch import Flow
+UNARY = """
+    relu relu6 hardtanh leaky_relu elu selu celu gelu silu mish hardswish hardsigmoid sigmoid tanh
+    softplus softsign log_sigmoid log_sigmoid_forward threshold abs neg exp expm1 log log2 log10
+    log1p sqrt rsqrt square sin cos tan sinh cosh asin acos atan asinh acosh atanh erf erfinv ceil
+    floor round trunc frac sign reciprocal clamp clamp_min clamp_max clip logit hardshrink
+    softshrink logical_not bitwise_not isnan isinf isfinite nan_to_num positive
+    native_dropout dropout bernoulli fill zero
+    zeros_like ones_like full_like empty_like rand_like randn_like
+    clone contiguous detach alias lift_fresh lift _to_copy to
+"""
+BINARY = """
+    add sub rsub mul div true_divide pow maximum minimum fmax fmin where eq ne lt le gt ge
+    logical_and logical_or logical_xor bitwise_and bitwise_or addcmul addcdiv lerp atan2 fmod
+    remainder floor_divide masked_fill hypot _prelu_kernel copysign xlogy
+"""
+IN_PLACE = frozenset((UNARY + BINARY).split())
+"""Operators that a runtime lets write over what they read."""
 
 
 def operator_name(func: Any) -> str:
@@ -36,9 +50,9 @@ class Call:
     def named(self) -> dict[str, Any]:
         """All arguments by name, defaults included."""
         schema = self.func._schema.arguments
-        found = {a.name: a.default_value for a in schema if a.has_default_value()}
-        found |= {a.name: value for a, value in zip(schema, self.args, strict=False)}
-        return found | self.kwargs
+        defaults = {a.name: a.default_value for a in schema if a.has_default_value()}
+        given = {a.name: value for a, value in zip(schema, self.args, strict=False)}
+        return defaults | given | self.kwargs
 
     def __getitem__(self, name: str) -> Any:
         return self.named.get(name)
@@ -67,20 +81,6 @@ class Call:
         """The argument ``dim``, counted from the front."""
         dim = self["dim"]
         return int(default if dim is None else dim) % (rank or self.x.ndim)
-
-
-Handler = Callable[["Flow", Call], None]
-HANDLERS: dict[str, Handler] = {}
-
-
-def handles(names: str) -> Callable[[Handler], Handler]:
-    """Register a handler for aten operators (names between spaces), in-place forms included."""
-
-    def register(handler: Handler) -> Handler:
-        HANDLERS.update(dict.fromkeys(names.split(), handler))
-        return handler
-
-    return register
 
 
 def flat(value: Any) -> list[Tensor]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +14,15 @@ from torch import nn
 from prunekit.networks.running import call
 from prunekit.support.errors import ModelError
 from prunekit.tracing import operators  # noqa: F401 - registers what is known of operators
+from prunekit.tracing.branches import ValueQuestions
 from prunekit.tracing.calls import flat
-from prunekit.tracing.follow_dispatch import Flow, Operation
+from prunekit.tracing.follow_dispatch import Flow
+from prunekit.tracing.labels import Labels
 from prunekit.tracing.memory import Ledger
+from prunekit.tracing.modules import OwnTensors, RunningModules
 from prunekit.tracing.nodes import Atom
-from prunekit.tracing.other_runs import Exports, chance, turns, variants
+from prunekit.tracing.operations import Operation, OperationGraph
+from prunekit.tracing.other_runs import Exports, flips, random_state, variants
 from prunekit.tracing.values import comparable, tensors
 
 SECONDS = 60.0
@@ -28,13 +33,16 @@ SECONDS = 60.0
 class Followed:
     """What one forward told."""
 
-    flow: Flow
     atoms: list[Atom]
     operations: list[Operation]
     shapes: list[tuple[int, ...]]
     """Of the outputs in evaluation mode."""
-    ledger: Ledger | None
+    ledger: Ledger
     """What was alive when."""
+    residual: set[str]
+    """Modules that add something to their own input and give a tensor of its shape."""
+    uses: dict[tuple[str, str], set[str]]
+    """The operators that took a module's own tensor, by the names of both."""
     notes: tuple[str, ...] = ()
     """What one forward does not show, in words."""
 
@@ -49,30 +57,30 @@ def follow(
     """Run ``model``, a copy on the CPU in evaluation mode, and follow its channels.
 
     With a ``training_example`` also in training mode, for heads that only training has. Where the
-    forward asks for values it is run again with each of them turned, and where layers were not
+    forward asks for values it is run again with each of them flipped, and where layers were not
     come to also with other sizes; what these might need stays if values decide about it.
     """
-    flow = Flow(model, time.monotonic() + SECONDS, whole_heads=whole_heads)
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    deadline = time.monotonic() + SECONDS
+    modules = dict(model.named_modules())
+    own, running = OwnTensors(modules), RunningModules(modules)
+    labels = Labels(own, running, whole_heads=whole_heads)
+    questions = ValueQuestions(own, running)
+    graph, ledger = OperationGraph(own), Ledger(labels)
+    flow = Flow(labels, deadline, (questions, graph, ledger))
     try:
-        with torch.no_grad(), Exports(flow.tell), flow:
-            before = chance()
+        with _slow_attention(), torch.no_grad(), Exports(questions.tell), flow:
+            before = random_state()
             out = call(model, example)
-            drawn = before != chance()
-            operations, values = list(flow.operations), list(flow.values)
-            ledger, flow.ledger = flow.ledger, None
-            others = _other_ways(flow, model, example, training_example)
+            drawn = before != random_state()
+            flow.observers, places = (), list(questions.places)  # of the example's way alone
+            others = _other_ways(flow, questions.asked, model, example, training_example)
         _refuse_nothing(example, out)
-        if ledger is not None:
-            ledger.keep(tensors(out))
-        flow.finish(tensors([out, *others]))
+        ledger.keep(tensors(out))
+        labels.finish(tensors([out, *others]))
         if drawn:
-            flow.freeze([flow.nodes.everything()], "the model's way depends on Python's chance")
-        idle, where = flow.idle(), ", ".join(values)
-        for name in idle if values else []:
-            reason = f"{name} did not run and may need it: the way of {where} depends on values"
-            flow.freeze_what_fits(name, reason)
+            everything = [labels.nodes.everything()]
+            labels.freeze(everything, "the model's way depends on Python's chance")
+        notes = _freeze_idle(labels, places)
     except ModelError:
         raise
     except Exception as error:
@@ -81,38 +89,60 @@ def follow(
             f"cannot trace {type(model).__name__}: {type(error).__name__}: {cause}"
         ) from error
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        flow.close()
+        own.close()
+        running.close()
         model.eval()
     shapes = [tuple(t.shape) for t in tensors(out)]
-    notes = (
-        *((f"its way may depend on values, in {where}",) if values else ()),
-        *((f"no input tried came to {', '.join(idle)}: not cut, may fail",) if idle else ()),
-    )
-    return Followed(flow, flow.nodes.atoms(), operations, shapes, ledger, notes)
+    atoms = labels.nodes.atoms()
+    return Followed(atoms, graph.operations, shapes, ledger, running.residual, own.uses, notes)
 
 
-def _other_ways(flow: Flow, model: nn.Module, example: Any, training_example: Any) -> list[Any]:
-    """What the model gives with values turned, in training mode, and of other sizes."""
-    found = []
+@contextmanager
+def _slow_attention() -> Iterator[None]:
+    """Attention as operators that are known, in evaluation mode too."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _other_ways(
+    flow: Flow, asked: Sequence[bool], model: nn.Module, example: Any, training_example: Any
+) -> list[Any]:
+    """What the model gives with answers flipped, in training mode, and of other sizes."""
+    outputs = []
     until = flow.deadline - 0.75 * SECONDS
 
     def run(example: Any) -> None:
         with suppress(Exception):  # a detector needs targets, for example
-            found.append(call(model, example))
+            outputs.append(call(model, example))
 
-    for turned in turns(list(flow.asked)):
+    for flipped in flips(asked):
         if time.monotonic() < until:
-            with turned:
+            with flipped:
                 run(example)
     if training_example is not None:
         _training(model)
         run(training_example)
         model.eval()
-    for other in variants(example) if flow.idle() else []:
+    for other in variants(example) if flow.labels.idle() else []:
         if time.monotonic() < until:
             run(other)
-    return found
+    return outputs
+
+
+def _freeze_idle(labels: Labels, places: Sequence[str]) -> tuple[str, ...]:
+    """Keep what modules that did not run may need, if values decide on the way; notes on both."""
+    idle, where = labels.idle(), ", ".join(places)
+    for name in idle if places else []:
+        reason = f"{name} did not run and may need it: the way of {where} depends on values"
+        labels.freeze_what_fits(name, reason)
+    return (
+        *((f"its way may depend on values, in {where}",) if places else ()),
+        *((f"no input tried came to {', '.join(idle)}: not cut, may fail",) if idle else ()),
+    )
 
 
 def _refuse_nothing(example: Any, out: Any) -> None:

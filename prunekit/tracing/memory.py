@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +13,9 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from prunekit.core.graph import Buffer, ChannelGroup, Side, Span
-from prunekit.tracing.calls import Call, flat
-
-if TYPE_CHECKING:
-    from prunekit.tracing.follow_dispatch import Flow
+from prunekit.tracing.calls import IN_PLACE, Call, flat
+from prunekit.tracing.labels import Labels, Part
+from prunekit.tracing.nodes import Nodes
 
 SIDES = 2
 """Axes of channels of one activation that are followed; further ones count in full."""
@@ -25,14 +24,19 @@ FOR_TRAINING = ("norm", "max_pool", "attention")
 
 
 @dataclass(eq=False)
-class _Held:
+class _Activation:
     """Memory that one operator writes and others read; ``parts`` are its labels then."""
 
     shape: tuple[int, ...]
     itemsize: int
-    parts: list[Tensor]
+    parts: list[Part]
     first: int
     last: int
+
+    @property
+    def bytes(self) -> int:
+        """What it takes at full width."""
+        return math.prod(self.shape) * self.itemsize
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,8 @@ class _Step:
     """What one operator read, and what it wrote anew."""
 
     name: str
-    read: list[_Held]
-    written: list[_Held]
+    read: list[_Activation]
+    written: list[_Activation]
 
 
 class Ledger:
@@ -50,20 +54,21 @@ class Ledger:
     Views and in-place operators share their input's. Parameters are not activations.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, labels: Labels) -> None:
         self.steps: list[_Step] = []
+        self._labels = labels
         self._of: Any = WeakTensorKeyDictionary()
         self._constant: Any = WeakTensorKeyDictionary()
 
-    def note(self, flow: Flow, call: Call) -> None:
+    def note(self, call: Call) -> None:
         """One operator, after its results were labelled."""
         number = len(self.steps)
-        read: list[_Held] = []
+        read: list[_Activation] = []
         for tensor in call.tensors:
-            held = self._input(flow, tensor)
-            if held is not None and held not in read:
-                held.last = number
-                read.append(held)
+            activation = self._input(tensor)
+            if activation is not None and activation not in read:
+                activation.last = number
+                read.append(activation)
         written = []
         results = flat(call.out)
         if any(word in call.name for word in FOR_TRAINING):
@@ -75,25 +80,25 @@ class Ledger:
                     if source in table:
                         table[tensor] = table[source]
             elif tensor.numel() and not tensor.is_nested:
-                self._of[tensor] = self._new(flow, tensor, number)
+                self._of[tensor] = self._new(tensor, number)
                 written.append(self._of[tensor])
         self.steps.append(_Step(call.name, read, written))
 
-    def _input(self, flow: Flow, tensor: Tensor) -> _Held | None:
+    def _input(self, tensor: Tensor) -> _Activation | None:
         if tensor in self._of:
-            found: _Held = self._of[tensor]
-            return found
+            known: _Activation = self._of[tensor]
+            return known
         if tensor in self._constant or tensor.is_nested:
             return None
-        if flow.owners(tensor) or not tensor.numel():
+        if self._labels.own.owners(tensor) or not tensor.numel():
             self._constant[tensor] = True
             return None
-        self._of[tensor] = held = self._new(flow, tensor, 0)  # an input of the network
-        return held
+        self._of[tensor] = activation = self._new(tensor, 0)  # an input of the network
+        return activation
 
-    @staticmethod
-    def _new(flow: Flow, tensor: Tensor, number: int) -> _Held:
-        return _Held(tuple(tensor.shape), tensor.element_size(), flow.parts(tensor), number, number)
+    def _new(self, tensor: Tensor, number: int) -> _Activation:
+        parts = self._labels.parts(tensor)
+        return _Activation(tuple(tensor.shape), tensor.element_size(), parts, number, number)
 
     def keep(self, outputs: Sequence[Tensor]) -> None:
         """The network's outputs are alive to the end."""
@@ -101,26 +106,24 @@ class Ledger:
             if tensor in self._of:
                 self._of[tensor].last = len(self.steps)
 
-    def buffers(self, flow: Flow, groups: Sequence[ChannelGroup]) -> tuple[Buffer, ...]:
+    def buffers(self, groups: Sequence[ChannelGroup]) -> tuple[Buffer, ...]:
         """Everything that was alive, by the widths of ``groups``, once the labels are settled.
 
         An operator on single positions writes over an input of its size that nobody reads after.
         """
-        from prunekit.tracing.operators.pointwise import IN_PLACE
-
-        every: dict[int, _Held] = {}
+        every: dict[int, _Activation] = {}
         for number, step in enumerate(self.steps):
-            every |= {id(held): held for held in (*step.read, *step.written)}
+            every |= {id(activation): activation for activation in (*step.read, *step.written)}
             if step.name.rstrip("_") in IN_PLACE or "batch_norm" in step.name:
                 for new in step.written:
-                    size = math.prod(new.shape) * new.itemsize
                     for old in step.read:
-                        if old.last == number and math.prod(old.shape) * old.itemsize == size:
+                        if old.last == number and old.bytes == new.bytes:
                             old.last = number - 1
                             break
-        group_of = _groups_by_root(flow, groups)
-        alive = [held for held in every.values() if held.last >= held.first]
-        return tuple(_buffer(flow, held, groups, group_of) for held in alive)
+        nodes = self._labels.nodes
+        group_of = _groups_by_root(nodes, groups)
+        alive = [activation for activation in every.values() if activation.last >= activation.first]
+        return tuple(_buffer(nodes, activation, groups, group_of) for activation in alive)
 
 
 def _same_storage(one: Tensor, other: Tensor) -> bool:
@@ -129,27 +132,27 @@ def _same_storage(one: Tensor, other: Tensor) -> bool:
     return bool(one.untyped_storage()._cdata == other.untyped_storage()._cdata)
 
 
-def _groups_by_root(flow: Flow, groups: Sequence[ChannelGroup]) -> dict[int, int]:
+def _groups_by_root(nodes: Nodes, groups: Sequence[ChannelGroup]) -> dict[int, int]:
     """The number of the group that a node's representative belongs to."""
-    found: dict[int, int] = {}
+    numbers: dict[int, int] = {}
     for number, group in enumerate(groups):
         for member in group.members:
-            ids = flow.nodes.of((member.module, member.role))
-            roots = flow.nodes.roots(ids)[torch.from_numpy(member.index)]
-            found.update(dict.fromkeys(roots.flatten().tolist(), number))
-    return found
+            ids = nodes.of((member.module, member.role))
+            roots = nodes.roots(ids)[torch.from_numpy(member.index)]
+            numbers.update(dict.fromkeys(roots.flatten().tolist(), number))
+    return numbers
 
 
 def _buffer(
-    flow: Flow, held: _Held, groups: Sequence[ChannelGroup], group_of: dict[int, int]
+    nodes: Nodes, activation: _Activation, groups: Sequence[ChannelGroup], group_of: dict[int, int]
 ) -> Buffer:
-    """``held`` as a product of sides, each of which a number of groups' channels make up."""
-    positions = math.prod(held.shape)
+    """``activation`` as a product of sides, each of which a number of groups' channels make up."""
+    positions = math.prod(activation.shape)
     sides: list[Side] = []
-    for part in held.parts:
+    for part in activation.parts:
         if len(sides) == SIDES or part.numel() == 1:
             continue
-        roots, counts = np.unique(flow.nodes.roots(part.flatten()).numpy(), return_counts=True)
+        roots, counts = np.unique(nodes.roots(part.flatten()).numpy(), return_counts=True)
         by_group: dict[int, int] = {}
         for root, count in zip(roots.tolist(), counts.tolist(), strict=True):
             number = group_of.get(root)
@@ -164,4 +167,4 @@ def _buffer(
         if spans:
             sides.append(Side(part.numel() - sum(whole.values()), spans))
             positions //= part.numel()
-    return Buffer(positions * held.itemsize, held.first, held.last, tuple(sides))
+    return Buffer(positions * activation.itemsize, activation.first, activation.last, tuple(sides))

@@ -46,10 +46,10 @@ class Nodes:
             start = len(self._parent)
             self._first[slot] = start, size
             self._parent = np.concatenate([self._parent, np.arange(start, start + size)])
-        start, there = self._first[slot]
-        if size not in (None, there):
-            raise ValueError(f"{slot} has {there} positions, not {size}")
-        return torch.arange(start, start + there)
+        start, known = self._first[slot]
+        if size not in (None, known):
+            raise ValueError(f"{slot} has {known} positions, not {size}")
+        return torch.arange(start, start + known)
 
     def modules(self) -> set[str]:
         """The modules that have nodes."""
@@ -57,7 +57,7 @@ class Nodes:
 
     def of_size(self, size: int) -> Tensor:
         """The nodes of all slots with so many positions."""
-        starts = [start for start, there in self._first.values() if there == size]
+        starts = [start for start, length in self._first.values() if length == size]
         return torch.tensor([start + i for start in starts for i in range(size)], dtype=torch.int64)
 
     def everything(self) -> Tensor:
@@ -66,14 +66,14 @@ class Nodes:
 
     def roots(self, ids: Tensor) -> Tensor:
         """Each node's representative; nodes are joined when theirs is the same."""
-        found = self._parent[ids.numpy()]
+        parents = self._parent[ids.numpy()]
         while True:
-            above = self._parent[found]
-            if (above == found).all():
+            above = self._parent[parents]
+            if (above == parents).all():
                 break
-            found = above
-        self._parent[ids.numpy()] = found
-        return torch.from_numpy(np.asarray(found))
+            parents = above
+        self._parent[ids.numpy()] = parents
+        return torch.from_numpy(np.asarray(parents))
 
     def join(self, one: Tensor, other: Tensor) -> None:
         """Join nodes position by position; the shapes broadcast."""
@@ -108,21 +108,21 @@ class Nodes:
     def where(self, ids: Tensor) -> dict[Slot, list[int]]:
         """All positions that are joined to these nodes, by slot."""
         wanted = set(self.roots(ids.flatten()).tolist())
-        found: dict[Slot, list[int]] = {}
+        positions: dict[Slot, list[int]] = {}
         for slot, position, root in self._positions():
             if root in wanted:
-                found.setdefault(slot, []).append(position)
-        return found
+                positions.setdefault(slot, []).append(position)
+        return positions
 
     def atoms(self) -> list[Atom]:
         """All sets of joined nodes that some module writes."""
-        found: dict[int, Atom] = defaultdict(Atom)
+        by_root: dict[int, Atom] = defaultdict(Atom)
         for slot, position, root in self._positions():
-            found[root].positions.setdefault(slot, []).append(position)
-        for root, atom in found.items():
+            by_root[root].positions.setdefault(slot, []).append(position)
+        for root, atom in by_root.items():
             atom.frozen = self._reasons.get(root, "")
         return [
-            a for a in found.values() if any(role in ("out", "both") for _, role in a.positions)
+            a for a in by_root.values() if any(role in ("out", "both") for _, role in a.positions)
         ]
 
     def _positions(self) -> Iterator[tuple[Slot, int, int]]:

@@ -1,4 +1,4 @@
-"""Other ways that a forward may go: values turned, other sizes, values that leave PyTorch."""
+"""Other ways that a forward may go: flipped answers, other sizes, values that leave PyTorch."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunekit.networks.running import each
+from prunekit.tracing.branches import QUESTIONS
 from prunekit.tracing.calls import operator_name
-from prunekit.tracing.follow_dispatch import QUESTIONS
 from prunekit.tracing.values import batch_of_two
 
 EXPORTS = ("tolist", "numpy", "__array__", "__dlpack__")
 """What hands all values of a tensor to others."""
-TURNS = 8
-"""Values asked for that are turned, each alone and all at once, to follow the other branch."""
+FLIPS = 8
+"""Values asked for that are flipped, each alone and all at once, to follow the other branch."""
 
 
-class Turned(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class FlippedAnswers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Gives other values than those asked for in ``which`` questions, and remembers them all.
 
     The other truth value, the next or previous whole number, a number of another size and sign.
@@ -49,9 +49,9 @@ class Turned(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return not out
         return out + self.sign * (1 if isinstance(out, int) else 1 + 2 * abs(out))
 
-    def again(self) -> Turned:
+    def again(self) -> FlippedAnswers:
         """The same, to be used once more."""
-        return Turned(self.which, self.sign)
+        return FlippedAnswers(self.which, self.sign)
 
 
 class Exports(TorchFunctionMode):
@@ -69,14 +69,14 @@ class Exports(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def turns(asked: Sequence[bool]) -> list[Turned]:
-    """Ways to turn values asked for: each of the first ones alone, then all of them."""
-    first = range(min(len(asked), TURNS))
+def flips(asked: Sequence[bool]) -> list[FlippedAnswers]:
+    """Ways to flip the values asked for: each of the first ones alone, then all of them."""
+    first = range(min(len(asked), FLIPS))
     ways: list[tuple[tuple[int, ...], int]]
     ways = [((i,), sign) for i in first for sign in (1, -1) if sign > 0 or not asked[i]]
     if len(first) > 1:
         ways += [(tuple(first), sign) for sign in (1, -1)]
-    return [Turned(*way) for way in ways]
+    return [FlippedAnswers(*way) for way in ways]
 
 
 def variants(example: Any) -> list[Any]:
@@ -101,7 +101,7 @@ def _sizes(value: Tensor) -> range:
     return range(2, value.ndim) if value.ndim > 3 else range(1, min(value.ndim, 2))
 
 
-def chance() -> Any:
+def random_state() -> Any:
     """The state of Python's and NumPy's random numbers."""
     state: Any = np.random.get_state()  # noqa: NPY002 - what models draw from
     return random.getstate(), state[1].tobytes(), state[2:]

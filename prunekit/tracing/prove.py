@@ -19,8 +19,8 @@ from prunekit.core.plan import ChannelPlan
 from prunekit.networks.masking import mask_
 from prunekit.networks.running import call, each
 from prunekit.networks.slimming import copied, slim
-from prunekit.tracing.other_runs import Exports, Turned, turns, variants
-from prunekit.tracing.randomise import lively
+from prunekit.tracing.other_runs import Exports, FlippedAnswers, flips, variants
+from prunekit.tracing.randomise import randomised
 from prunekit.tracing.values import batch_of_two, comparable
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-5}
@@ -79,12 +79,12 @@ def _exact(subject: _Subject, graph: ChannelGraph, deadline: float) -> ChannelGr
     waiting = {group.id: late for group in frozen.groups if group.prunable}
     for group_id in list(waiting):  # each alone is exact, all together are not: one by one
         del waiting[group_id]
-        found = late
+        reason = late
         if time.monotonic() <= deadline:
             together = _failure(subject, _freeze(frozen, waiting), None)
-            found = together.reason if together else ""
-        if found:
-            frozen = _freeze(frozen, {group_id: f"together with the groups before it: {found}"})
+            reason = together.reason if together else ""
+        if reason:
+            frozen = _freeze(frozen, {group_id: f"together with the groups before it: {reason}"})
     return frozen
 
 
@@ -163,13 +163,13 @@ def _roles(group: ChannelGroup, module: str) -> frozenset[tuple[str, str]]:
 def _raised_in(error: BaseException, model: nn.Module) -> str | None:
     """The innermost module made of others whose code raised ``error``."""
     names = {id(module): name for name, module in model.named_modules()}
-    found, trace = None, error.__traceback__
+    innermost, trace = None, error.__traceback__
     while trace is not None:
         module = trace.tb_frame.f_locals.get("self")
         if isinstance(module, nn.Module) and id(module) in names and any(module.children()):
-            found = names[id(module)]
+            innermost = names[id(module)]
         trace = trace.tb_next
-    return found
+    return innermost
 
 
 def _freeze(graph: ChannelGraph, reasons: dict[str, str]) -> ChannelGraph:
@@ -188,14 +188,14 @@ class _Subject:
     example: Any
     tolerance: float
     trains: bool
-    others: tuple[tuple[Any, Turned], ...] = ()
-    """Further examples, and which values asked for to turn while they run."""
+    others: tuple[tuple[Any, FlippedAnswers], ...] = ()
+    """Further examples, and which values asked for to flip while they run."""
 
     def outputs(self, model: nn.Module, *, others: bool) -> list[Tensor]:
         """All outputs of the subject's model, or of one made from it."""
-        runs = [(self.example, Turned()), *(self.others if others else ())]
+        runs = [(self.example, FlippedAnswers()), *(self.others if others else ())]
         with torch.no_grad():
-            return [t for example, turned in runs for t in _outputs(model, example, turned)]
+            return [t for example, flipped in runs for t in _outputs(model, example, flipped)]
 
 
 def _telling(model: nn.Module, graph: ChannelGraph, example: Any, train_mode: bool) -> _Subject:
@@ -222,28 +222,28 @@ def _subject(model: nn.Module, macs: int, example: Any, train_mode: bool, seed: 
 
         given = each(example, cast)
         telling = _informative(given)
-        working = lively(model, telling, dtype, seed)
+        working = randomised(model, telling, dtype, seed)
         shown = next((e for e in (telling, given) if _runs(working, e)), None)
         if shown is not None:
             break
     given = given if shown is None else shown
     trains = _runs(copy.deepcopy(working).train(), batch_of_two(given))
     asked = _asked(working, given)
-    others = [(e, Turned()) for e in _unlike(given)] if asked else []
-    others += [(given, turned) for turned in turns(asked)]
-    others += [(other, Turned()) for other in variants(given)] if train_mode else []
+    others = [(e, FlippedAnswers()) for e in _unlike(given)] if asked else []
+    others += [(given, flipped) for flipped in flips(asked)]
+    others += [(other, FlippedAnswers()) for other in variants(given)] if train_mode else []
     until = time.monotonic() + OTHERS_SECONDS
     others = [
-        (other, turned)
-        for other, turned in others
-        if time.monotonic() < until and _runs(working, other, turned)
+        (other, flipped)
+        for other, flipped in others
+        if time.monotonic() < until and _runs(working, other, flipped)
     ]
     return _Subject(working, given, TOLERANCE[dtype], trains, tuple(others))
 
 
 def _asked(model: nn.Module, example: Any) -> list[bool]:
     """For every value that the model asks for whether it is a truth value."""
-    counter = Turned()
+    counter = FlippedAnswers()
     exports = Exports(lambda: counter.asked.append(True))
     with suppress(Exception), torch.no_grad(), exports, counter:
         call(model, example)
@@ -265,11 +265,11 @@ def _unlike(example: Any) -> list[Any]:
     return [unlike(scale) for scale in (1.0, 3.0, 0.3)]
 
 
-def _runs(model: nn.Module, example: Any, turned: Turned | None = None) -> bool:
+def _runs(model: nn.Module, example: Any, flipped: FlippedAnswers | None = None) -> bool:
     """Whether the model takes the example (a detector does not, when training, without targets)."""
     try:
         with torch.no_grad():
-            _outputs(model, example, turned)
+            _outputs(model, example, flipped)
     except Exception:
         return False
     return True
@@ -293,7 +293,7 @@ def _failure(
             small = slim(subject.model, plan)
             if mismatch := _widths_differ(small, graph, plan):
                 return _Failure(mismatch)
-            found = subject.outputs(small, others=others)
+            outputs = subject.outputs(small, others=others)
             if subject.trains and others:
                 mode = " in training mode"
                 with torch.no_grad():
@@ -311,7 +311,7 @@ def _failure(
             expected = subject.outputs(masked, others=others)
         except Exception as error:
             return _Failure(f"the masked network fails: {type(error).__name__}")
-        if difference := _difference(expected, found, subject.tolerance):
+        if difference := _difference(expected, outputs, subject.tolerance):
             return _Failure(difference)
         whole = [not t.is_floating_point() for t in expected]
         if any(whole):
@@ -336,18 +336,18 @@ def _plan(graph: ChannelGraph, only: str | None, number: int) -> ChannelPlan:
     return ChannelPlan.from_keep(graph, keep if only is None else {only: keep[only]})
 
 
-def _difference(expected: list[Tensor], found: list[Tensor], tolerance: float) -> str | None:
+def _difference(expected: list[Tensor], actual: list[Tensor], tolerance: float) -> str | None:
     """How the slim network's outputs differ from the masked one's, or None."""
-    if len(expected) != len(found):
-        return f"the slim network has {len(found)} outputs, not {len(expected)}"
-    for left, right in zip(expected, found, strict=True):
-        if left.shape != right.shape:
-            return f"the output's shape changes from {tuple(left.shape)} to {tuple(right.shape)}"
-        if not left.numel():
+    if len(expected) != len(actual):
+        return f"the slim network has {len(actual)} outputs, not {len(expected)}"
+    for wanted, given in zip(expected, actual, strict=True):
+        if wanted.shape != given.shape:
+            return f"the output's shape changes from {tuple(wanted.shape)} to {tuple(given.shape)}"
+        if not wanted.numel():
             continue
-        left, right = left.double(), right.double()
-        scale = left.nan_to_num(posinf=0.0, neginf=0.0).abs().max().clamp_min(1e-12)
-        apart = torch.where(left == right, 0.0, (left - right).abs())
+        wanted, given = wanted.double(), given.double()
+        scale = wanted.nan_to_num(posinf=0.0, neginf=0.0).abs().max().clamp_min(1e-12)
+        apart = torch.where(wanted == given, 0.0, (wanted - given).abs())
         difference = float(apart.max() / scale)
         if not difference <= tolerance:
             return f"removing is not the same as zeroing (relative difference {difference:.1e})"
@@ -371,13 +371,13 @@ def _widths_differ(small: nn.Module, graph: ChannelGraph, plan: ChannelPlan) -> 
     return None
 
 
-def _outputs(model: nn.Module, example: Any, turned: Turned | None = None) -> list[Tensor]:
-    with _same_chance(), turned.again() if turned and turned.which else nullcontext():
+def _outputs(model: nn.Module, example: Any, flipped: FlippedAnswers | None = None) -> list[Tensor]:
+    with _same_random_numbers(), flipped.again() if flipped and flipped.which else nullcontext():
         return comparable(call(model, example))
 
 
 @contextmanager
-def _same_chance() -> Iterator[None]:
+def _same_random_numbers() -> Iterator[None]:
     """The same random numbers every time, and afterwards those that would have come."""
     python, numbers = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[]):

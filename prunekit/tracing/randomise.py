@@ -16,7 +16,7 @@ CONSTANT = 1e-4
 
 
 @torch.no_grad()
-def lively(model: nn.Module, example: Any, dtype: torch.dtype, seed: int = 0) -> nn.Module:
+def randomised(model: nn.Module, example: Any, dtype: torch.dtype, seed: int = 0) -> nn.Module:
     """A randomised copy on the CPU, in evaluation mode.
 
     Statistics and scales of norms, biases and whatever else starts out constant become random,

@@ -19,9 +19,9 @@ from prunekit.networks.running import call, each, refusing, tensors
 from prunekit.networks.slimming import is_depthwise, model_fingerprint, named_tensors
 from prunekit.support.errors import ModelError, UsageError
 from prunekit.tracing.blocks import removable
-from prunekit.tracing.epilogue import epilogues
 from prunekit.tracing.follow import follow
 from prunekit.tracing.nodes import Atom
+from prunekit.tracing.operations import epilogues
 from prunekit.tracing.prove import prove
 from prunekit.tracing.values import batch_of_two
 
@@ -80,7 +80,7 @@ def _trace(model: nn.Module, example: Any, heads: str, *, validate: bool) -> Cha
     )
     groups = _groups(followed.atoms, working)
     layers = _layers(working, shapes, groups, epilogues(followed.operations))
-    unpriced = _unpriced(working, followed.flow.uses)
+    unpriced = _unpriced(working, followed.uses)
     notes = (
         *((f"not used in evaluation mode: {', '.join(unused)}",) if unused else ()),
         *followed.notes,
@@ -93,7 +93,7 @@ def _trace(model: nn.Module, example: Any, heads: str, *, validate: bool) -> Cha
         input_shapes=tuple(tuple(t.shape) for t in tensors(example)),
         notes=notes,
         removable=removable(followed, working, example),
-        buffers=followed.ledger.buffers(followed.flow, groups) if followed.ledger else (),
+        buffers=followed.ledger.buffers(groups),
     )
     del working, followed  # a large model's copies are what takes memory
     return prove(model, graph, example, train_mode=bool(unused)) if validate else graph

@@ -20,20 +20,20 @@ def batch_of_two(example: Any) -> Any:
 
 def tensors(value: Any) -> list[Tensor]:
     """All tensors of a model's output: any nesting of sequences, dicts and dataclasses."""
-    return [found for found in leaves(value) if isinstance(found, Tensor)]
+    return [leaf for leaf in leaves(value) if isinstance(leaf, Tensor)]
 
 
 def comparable(value: Any) -> list[Tensor]:
     """All of a model's output that can be compared, numbers included, as dense real tensors."""
-    found = []
+    dense = []
     for leaf in leaves(value):
         if isinstance(leaf, Tensor):
             plain = leaf.dequantize() if leaf.is_quantized else leaf
             plain = plain if plain.layout == torch.strided else plain.to_dense()
-            found.append(torch.view_as_real(plain.resolve_conj()) if plain.is_complex() else plain)
+            dense.append(torch.view_as_real(plain.resolve_conj()) if plain.is_complex() else plain)
         elif isinstance(leaf, (bool, int, float)):
-            found.append(torch.tensor(float(leaf)))
-    return found
+            dense.append(torch.tensor(float(leaf)))
+    return dense
 
 
 def leaves(value: Any) -> list[Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from prunekit.tracing.calls import Call, flat, handles
-from prunekit.tracing.follow_dispatch import Flow, varying
+from prunekit.tracing.calls import Call, flat
+from prunekit.tracing.labels import Labels, varying
 from prunekit.tracing.operators.movement import still
 from prunekit.tracing.operators.pointwise import meet
+from prunekit.tracing.operators.registry import handles
 
 EXACT = ("sum", "nansum", "linalg_vector_norm")
 """Sums to which a removed channel, being zero, adds nothing."""
@@ -17,49 +18,49 @@ EXACT = ("sum", "nansum", "linalg_vector_norm")
     "mean sum nansum amax amin max min var std var_mean std_mean norm linalg_vector_norm logsumexp "
     "prod argmax argmin any all cumsum median aminmax cummax"
 )
-def reduced(flow: Flow, call: Call) -> None:
+def reduced(labels: Labels, call: Call) -> None:
     """Along other axes than the channels'; a sum over channels is exact, a mean is not."""
     x = call.x
     if len(call.args) > 1 and isinstance(call.args[1], Tensor):  # the maximum of two tensors
-        meet(flow, call.tensors, call.result)
+        meet(labels, call.tensors, call.result)
         return
     dim = call["dim"]
     axes = [dim] if isinstance(dim, int) else (dim or range(x.ndim))
     axes = [axis % x.ndim for axis in axes]
     kept = [axis for axis in range(x.ndim) if axis not in axes]
     parts = []
-    for part in flow.parts(x):
+    for part in labels.parts(x):
         summed = [axis for axis in varying(part) if axis in axes]
         if summed and call.name in EXACT:
             if len(summed) == len(varying(part)):
                 continue
-            part = flow.collapse(part, summed)
+            part = labels.collapse(part, summed)
             if not varying(part):
                 continue
         elif summed:
-            flow.freeze([part], f"{flow.where} takes a {call.name} over channels")
+            labels.freeze([part], f"{labels.where} takes a {call.name} over channels")
             continue
         if not (call["keepdim"] or call.name.startswith("cum")):
             part = part.permute(*kept, *axes).reshape([part.shape[axis] for axis in kept])
         parts.append(part)
     for tensor in flat(call.out):
-        flow.put(tensor, parts)
+        labels.put(tensor, parts)
 
 
 @handles(
     "softmax _softmax log_softmax _log_softmax _safe_softmax sort topk glu cumprod logcumsumexp "
     "argsort kthvalue"
 )
-def compared(flow: Flow, call: Call) -> None:
+def compared(labels: Labels, call: Call) -> None:
     """Each value depends on all others of its axis, which must not be that of channels."""
     x = call.x
     doing = f"compares channels ({call.name.strip('_')})"
-    parts = still(flow, flow.parts(x), [call.axis(default=-1)], doing)
+    parts = still(labels, labels.parts(x), [call.axis(default=-1)], doing)
     for tensor in flat(call.out):
         if tensor.ndim == x.ndim and all(
             tensor.shape[axis] == x.shape[axis] for part in parts for axis in varying(part)
         ):
-            flow.put(tensor, parts)
+            labels.put(tensor, parts)
 
 
 @handles("""
@@ -72,12 +73,12 @@ def compared(flow: Flow, call: Call) -> None:
     upsample_trilinear3d reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d
     replication_pad2d replication_pad3d constant_pad_nd grid_sampler_2d grid_sampler_3d
 """)
-def spatial(flow: Flow, call: Call) -> None:
+def spatial(labels: Labels, call: Call) -> None:
     """Neighbours in the picture are mixed, channels are not."""
     x, out = call.x, call.result
     mixed = [axis for axis in range(x.ndim) if x.shape[axis] != out.shape[axis]]
     if call.name != "constant_pad_nd":
         mixed = [*range(2 if x.ndim > 2 else 1, x.ndim)]
-    flow.put(out, still(flow, flow.parts(x), mixed, f"mixes its positions ({call.name})"))
+    labels.put(out, still(labels, labels.parts(x), mixed, f"mixes its positions ({call.name})"))
     for other in flat(call.args[1:]):
-        flow.freeze(flow.parts(other), f"{flow.where} reads it ({call.name})")
+        labels.freeze(labels.parts(other), f"{labels.where} reads it ({call.name})")
