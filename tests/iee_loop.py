@@ -12,6 +12,7 @@ from core_nets import (
 
 import prunekit as pk
 from prunekit.allocation.costs import total
+from prunekit.core.role import IN
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, nesterov=True, weight_decay=1e-2),
@@ -57,7 +58,7 @@ def belongs(model, graph, plan):
                 for name in (n for n, t in own.items() if t is not None and t.numel() > 1):
                     mask = inside[f"{member.module}.{name}"]
                     for position in member.index[channel].tolist():
-                        if member.role != "in":
+                        if member.role != IN:
                             mask[position] = False
                         elif mask.ndim > 1:
                             mask[:, position] = False

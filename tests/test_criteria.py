@@ -30,6 +30,7 @@ from torch import nn
 
 import prunekit as pk
 from prunekit.core.graph import ChannelGroup, Member
+from prunekit.core.role import Role
 from prunekit.criteria import Accumulator, MagnitudeL1, fpgm
 from prunekit.criteria.base import normalise
 from prunekit.support import registry
@@ -284,7 +285,7 @@ def channels_of(*names, roles=None, positions=None):
     """A group whose channels lie at the same positions of every module named."""
     index = np.array([[0], [1], [2]] if positions is None else positions)
     members = tuple(
-        Member(name, role, index)
+        Member(name, Role.parse(role), index)
         for name, role in zip(names, roles or ["out"] * len(names), strict=True)
     )
     return ChannelGroup("g", len(index), 1, 1, True, members)

@@ -11,6 +11,7 @@ from torch import nn
 
 import prunekit as pk
 from prunekit import zoo
+from prunekit.core.role import IN
 
 NETS = {
     "resnet18": lambda: torchvision.models.resnet18(),
@@ -31,7 +32,7 @@ def ours(group, channel):
     """(module, side, position) of one channel."""
     found = set()
     for member in group.members:
-        side = "in" if member.role == "in" else "out"
+        side = "in" if member.role == IN else "out"
         found |= {(member.module, side, int(p)) for p in member.index[channel]}
     return found
 
@@ -69,7 +70,7 @@ def test_what_goes_together_is_what_torch_pruning_says(name):
     names = {module: name for name, module in modules.items()}
     assert len(groups) >= 5
     for group in groups:
-        writer = next(m for m in group.members if m.role == "out" or m.role == "both")
+        writer = next(m for m in group.members if m.role.is_output)
         for channel in range(0, group.size, max(1, group.size // PER_GROUP)):
             position = int(writer.index[channel][0])
             expected = theirs(graph, names, modules[writer.module], position)

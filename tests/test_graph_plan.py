@@ -19,6 +19,7 @@ from torch import nn
 import prunekit as pk
 from prunekit.core.graph import ChannelGroup, LayerShape, fingerprint
 from prunekit.core.plan import ChannelPlan, Cut, geometric_budgets
+from prunekit.core.role import BOTH, IN, OUT, SCALED_OUT, Role
 from prunekit.core.scores import Scores
 from prunekit.support.errors import FileError, ModelError, UsageError
 
@@ -306,3 +307,27 @@ def test_the_import_is_lazy_and_complete():
         assert getattr(pk, name).__doc__, name
     with pytest.raises(AttributeError, match="has no attribute 'nope'"):
         _ = pk.nope
+
+
+def test_a_role_is_its_text_in_files():
+    texts = ["out", "in", "both", "~out", "gamma.0", "relative.position.12", "#num_heads"]
+    roles = [Role.parse(text) for text in texts]
+    assert [str(role) for role in roles] == texts
+    assert roles[:5] == [OUT, IN, BOTH, SCALED_OUT, Role.of_tensor("gamma", 0)]
+    assert [role.is_output for role in roles] == [True, False, True, *[False] * 4]
+    assert [role.makes_channels for role in roles] == [True, False, True, True, True, False, True]
+    for text in ("", "#", "~in", "gamma", ".0", "gamma.x"):
+        with pytest.raises(ValueError, match="is no role of channels in a module"):
+            Role.parse(text)
+
+
+def test_a_plan_with_a_cut_nowhere_is_refused(tmp_path):
+    path = tmp_path / "plan.json"
+    cut = Cut((0,), (), {Role.of_tensor("gamma", 0): (1,), Role.of_number("num_heads"): (2,)})
+    plan = ChannelPlan("f", {"g": (0,)}, {"m": cut}, {"g": 2})
+    plan.save(path)
+    assert ChannelPlan.load(path) == plan
+    for role in (OUT, Role.of_tensor("", 0)):
+        replace(plan, cuts={"m": Cut((0,), (), {role: (1,)})}).save(path)
+        with pytest.raises(FileError, match=rf"is not a valid plan: .*'{role}' is "):
+            ChannelPlan.load(path)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 import prunekit as pk
 from prunekit.core.plan import Scaled as Scaling
+from prunekit.core.role import OUT
 from prunekit.networks.slimming import cut_axes
 from prunekit.support.errors import UsageError
 
@@ -116,7 +117,7 @@ def test_plans_on_disk_keep_the_factors(tmp_path: Path) -> None:
 def test_what_cannot_be_made_up_for_stays(model: nn.Module, reason: str) -> None:
     graph = pk.trace(randomise(model), TOKENS, heads="width")
     groups = [g for g in graph.groups if any(m.module == "qkv" for m in g.members)]
-    written = [g for g in groups if any((m.module, m.role) == ("qkv", "out") for m in g.members)]
+    written = [g for g in groups if any((m.module, m.role) == ("qkv", OUT) for m in g.members)]
     assert written
     assert all(reason in group.reason for group in written)
     assert graph.group("embed").prunable
@@ -124,7 +125,7 @@ def test_what_cannot_be_made_up_for_stays(model: nn.Module, reason: str) -> None
 
 def test_whole_heads_by_default() -> None:
     graph = pk.trace(Attention(), TOKENS)
-    assert not any(member.role == "~out" for g in graph.groups for member in g.members)
+    assert not any(member.role.scaled for g in graph.groups for member in g.members)
 
 
 def test_refused() -> None:

@@ -31,6 +31,7 @@ from random_nets import (
 from torch import nn
 
 import prunekit as pk
+from prunekit.core.role import IN, OUT
 
 NETS = int(os.environ.get("PRUNEKIT_NETS", "200"))
 FIRST = int(os.environ.get("PRUNEKIT_FIRST_NET", "0"))
@@ -147,7 +148,7 @@ def measured(model, given):
 
 def heads(group):
     """Whether the group's channels are the network's outputs."""
-    return any(m.module in ("head", "side") and m.role == "out" for m in group.members)
+    return any(m.module in ("head", "side") and m.role == OUT for m in group.members)
 
 
 def structural(graph):
@@ -291,7 +292,7 @@ def test_one_step_in_a_plain_network(kind):
         written = [
             group
             for group in graph.groups
-            if any(m.module.startswith(f"steps.{i}.") and m.role != "in" for m in group.members)
+            if any(m.module.startswith(f"steps.{i}.") and m.role != IN for m in group.members)
         ]
         assert any(group.prunable for group in written), [(g.id, g.reason) for g in written]
 
@@ -306,7 +307,7 @@ def test_heads_that_become_narrower(kind, number):
     written = [
         group
         for group in traced(recipe, "width").groups
-        if any(m.module.startswith(block) and m.role == "out" for m in group.members)
+        if any(m.module.startswith(block) and m.role == OUT for m in group.members)
     ]
     assert len(written) > 1
     assert all(group.prunable for group in written), [(g.id, g.reason) for g in written]

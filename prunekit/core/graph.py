@@ -13,10 +13,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from prunekit.core.role import Role
 from prunekit.support.errors import UsageError
 from prunekit.support.parsing import matching
-
-Role = str
 
 
 def fingerprint(shapes: Iterable[tuple[str, tuple[int, ...]]]) -> str:
@@ -30,12 +29,7 @@ class Member:
     """Where a group's channels live in one module.
 
     ``index`` has shape (channels of the group, positions per channel): channel ``c`` occupies
-    ``index[c]`` along the module's output axis (role ``out``), input axis (``in``) or, where one
-    entry plays both roles (depthwise convolutions, norms, PReLU), its only channel axis (``both``).
-    Role ``tensor.axis`` is an axis of another tensor of the module, such as a layer scale's
-    ``gamma.0``; role ``#attribute`` a number it keeps, such as ``#num_heads``. Role ``~out`` names
-    output channels whose values shrink with the root of the group's width: queries of an attention
-    whose own scale would grow otherwise.
+    ``index[c]`` along the axis that ``role`` names.
     """
 
     module: str
@@ -59,11 +53,7 @@ class ChannelGroup:
     @property
     def writers(self) -> tuple[Member, ...]:
         """Where its channels are outputs: of a layer, or along the first axis of a tensor."""
-        return tuple(
-            m
-            for m in self.members
-            if m.role in ("out", "both", "~out") or m.role.endswith(".0") or m.role[0] == "#"
-        )
+        return tuple(member for member in self.members if member.role.makes_channels)
 
     def widths(self, granularity: int = 1, min_width: int | None = None) -> tuple[int, ...]:
         """The widths this group may take, ascending; the full width is always one of them."""

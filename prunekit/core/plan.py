@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import PlainSerializer, PlainValidator
 
-from prunekit.core.graph import ChannelGraph
+from prunekit.core.graph import ChannelGraph, Member
+from prunekit.core.role import Role
 from prunekit.core.scores import Scores
 from prunekit.support.errors import FileError, UsageError
 from prunekit.support.files import load_json, save_json
@@ -27,6 +29,17 @@ class Scaled:
     factor: float
 
 
+def _further(text: str) -> Role:
+    role = Role.parse(text)
+    if role.side:
+        raise ValueError(f"{text!r} is an axis of outputs or inputs, which stand beside the others")
+    return role
+
+
+_FurtherRole = Annotated[Role, PlainValidator(_further), PlainSerializer(str, return_type=str)]
+"""Of a tensor's further axis or a number, as files have it: by its text."""
+
+
 @dataclass(frozen=True)
 class Cut:
     """Positions removed from a module's output and input axes, ascending; empty leaves it whole.
@@ -37,14 +50,41 @@ class Cut:
 
     out: tuple[int, ...] = ()
     in_: tuple[int, ...] = ()
-    others: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    others: dict[_FurtherRole, tuple[int, ...]] = field(default_factory=dict)
     scaled: tuple[Scaled, ...] = ()
 
-    def of(self, role: str) -> tuple[int, ...]:
+    def of(self, role: Role) -> tuple[int, ...]:
         """What is removed where a member with this role lies."""
-        if role in ("out", "both", "~out"):
-            return self.out
-        return self.in_ if role == "in" else self.others.get(role, ())
+        if role.side:
+            return self.in_ if role.side == "in" else self.out
+        return self.others.get(role, ())
+
+
+@dataclass
+class _Losses:
+    """What one module loses to all groups that have channels in it."""
+
+    out: set[int] = field(default_factory=set)
+    in_: set[int] = field(default_factory=set)
+    others: dict[Role, set[int]] = field(default_factory=dict)
+    scaled: list[Scaled] = field(default_factory=list)
+
+    def add(self, member: Member, kept: Sequence[int], gone: Sequence[int]) -> None:
+        """Channels that a group keeps and loses where ``member`` says."""
+        if member.role.scaled:
+            rows = tuple(sorted(member.index[kept].ravel().tolist()))
+            self.scaled.append(Scaled(rows, math.sqrt(len(kept) / len(member.index))))
+            return
+        positions = member.index[gone].ravel().tolist()
+        for side in member.role.sides:
+            (self.out if side == "out" else self.in_).update(positions)
+        if not member.role.side:
+            self.others.setdefault(member.role, set()).update(positions)
+
+    def cut(self) -> Cut:
+        """All of it, in ascending order."""
+        others = {role: _sorted(self.others[role]) for role in sorted(self.others, key=str)}
+        return Cut(_sorted(self.out), _sorted(self.in_), others, tuple(self.scaled))
 
 
 @dataclass(frozen=True)
@@ -112,8 +152,7 @@ class ChannelPlan:
         }
         gone_with_it = {group for groups in removed.values() for group in groups}
         chosen: dict[str, tuple[int, ...]] = {}
-        lost: dict[str, dict[str, set[int]]] = {}
-        scaled: dict[str, list[Scaled]] = {}
+        losses: dict[str, _Losses] = {}
         for group in graph.groups:
             if group.id in gone_with_it:
                 chosen[group.id] = ()
@@ -128,24 +167,10 @@ class ChannelPlan:
             if len(kept) < group.size and not group.prunable:
                 raise UsageError(f"group {group.id!r} cannot be pruned: {group.reason}")
             chosen[group.id] = tuple(kept)
-            gone = np.setdiff1d(np.arange(group.size), kept)
-            if not gone.size:
-                continue
-            for member in group.members:
-                if member.role == "~out":
-                    rows = tuple(sorted(member.index[kept].ravel().tolist()))
-                    part = Scaled(rows, math.sqrt(len(kept) / group.size))
-                    scaled.setdefault(member.module, []).append(part)
-                    continue
-                positions = member.index[gone].ravel().tolist()
-                roles = ("out", "in") if member.role == "both" else (member.role,)
-                for role in roles:
-                    lost.setdefault(member.module, {}).setdefault(role, set()).update(positions)
-        cuts = {}
-        for module, by_role in sorted(lost.items()):
-            found = {role: tuple(sorted(p)) for role, p in sorted(by_role.items())}
-            parts = tuple(scaled.get(module, ()))
-            cuts[module] = Cut(found.pop("out", ()), found.pop("in", ()), found, parts)
+            gone = sorted({*range(group.size)} - {*kept})
+            for member in group.members if gone else ():
+                losses.setdefault(member.module, _Losses()).add(member, kept, gone)
+        cuts = {module: losses[module].cut() for module in sorted(losses)}
         sizes = {group.id: group.size for group in graph.groups}
         return cls(graph.fingerprint, chosen, cuts, sizes, removed=tuple(removed))
 
@@ -237,6 +262,10 @@ def _indices(group: str, given: Any) -> list[int]:
         hint = "; of a mask take mask.nonzero()[:, 0]" if values.dtype.kind == "b" else ""
         raise UsageError(f"group {group!r} must keep a list of channel numbers{hint}")
     return [int(value) for value in values]
+
+
+def _sorted(positions: set[int]) -> tuple[int, ...]:
+    return tuple(sorted(positions))
 
 
 def _ascending(positions: tuple[int, ...]) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from prunekit.core.graph import ChannelGraph, ChannelGroup, Member
 from prunekit.core.plan import check_same
+from prunekit.core.role import OUT
 from prunekit.core.scores import Scores
 from prunekit.networks.running import evaluating
 from prunekit.networks.slimming import model_fingerprint
@@ -175,7 +176,7 @@ def writers(group: ChannelGroup, modules: dict[str, nn.Module]) -> list[tuple[Me
     found = []
     for member in group.members:
         weight = getattr(modules[member.module], "weight", None)
-        if member.role in ("out", "both") and weight is not None and weight.ndim >= 2:
+        if member.role.is_output and weight is not None and weight.ndim >= 2:
             found.append((member, weight))
     if not found:
         raise UsageError(
@@ -233,7 +234,7 @@ def gates(group: ChannelGroup, modules: dict[str, nn.Module]) -> tuple[list[Memb
     layer writes the channels the last norm stands for all.
     """
     norms = [member for member in group.members if is_affine_norm(modules[member.module])]
-    outs = [member for member in group.members if member.role == "out"]
+    outs = [member for member in group.members if member.role == OUT]
     depthwise = [member for member in group.members if _is_depthwise(modules[member.module])]
     if not depthwise or not norms:
         return norms, 1.0

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from prunekit.core.graph import ChannelGroup, Member
+from prunekit.core.role import OUT
 from prunekit.criteria.base import (
     NORMALIZE,
     REDUCE,
@@ -49,7 +50,7 @@ class Taylor:
     def channel_scores(self, group: ChannelGroup, modules: dict[str, nn.Module]) -> Tensor:
         """Scores for the last batch's gradients, shape (size,)."""
         norms, share = gates(group, modules)
-        members = norms or [m for m in group.members if m.role == "out"]
+        members = norms or [m for m in group.members if m.role == OUT]
         terms = [_signed(modules[m.module], m) for m in members]
         return share * torch.stack(terms).sum(dim=0).abs()
 

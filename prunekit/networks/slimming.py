@@ -14,6 +14,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from prunekit.core.graph import fingerprint
 from prunekit.core.plan import ChannelPlan, Cut, check_same
+from prunekit.core.role import Role
 from prunekit.support.errors import ModelError
 
 M = TypeVar("M", bound=nn.Module)
@@ -241,9 +242,8 @@ def cut_axes(module: nn.Module, cut: Cut, name: str) -> dict[str, dict[int, tupl
     elif cut.out or cut.in_:
         raise ModelError(f"cannot remove channels of {name} ({type(module).__name__})")
     for role, positions in cut.others.items():
-        if not role.startswith("#"):
-            tensor, _, axis = role.rpartition(".")
-            axes.setdefault(tensor, {})[int(axis)] = positions
+        if role.tensor:
+            axes.setdefault(role.tensor, {})[role.axis] = positions
     found = {
         tensor: {axis: gone for axis, gone in sorted(by_axis.items()) if gone}
         for tensor, by_axis in axes.items()
@@ -314,7 +314,8 @@ def _count(module: Any, cut: Cut) -> None:
     elif isinstance(module, nn.PReLU) and module.num_parameters > 1:
         module.num_parameters -= len(cut.out)
     elif isinstance(module, nn.Embedding):
-        module.embedding_dim -= len(cut.of("weight.1"))
+        module.embedding_dim -= len(cut.of(Role.of_tensor("weight", 1)))
     for role, positions in cut.others.items():
-        if role.startswith("#"):
-            setattr(module, role[1:], getattr(module, role[1:]) - len(positions))
+        if role.attribute:
+            remaining = getattr(module, role.attribute) - len(positions)
+            setattr(module, role.attribute, remaining)

@@ -75,7 +75,7 @@ class IEE:
     ) -> None:
         if schedule is None:
             raise UsageError("IEE needs a schedule: pk.IEESchedule(steps=epochs * len(loader))")
-        if any(m.role == "~out" for g in graph.groups if g.prunable for m in g.members):
+        if any(m.role.scaled for g in graph.groups if g.prunable for m in g.members):
             raise UsageError(
                 "IEE removes whole heads of attentions only; trace the model with heads='whole'"
             )

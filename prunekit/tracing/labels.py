@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from prunekit.core.role import BOTH, IN, OUT, Role
 from prunekit.networks.slimming import is_depthwise
 from prunekit.tracing.modules import Owner, OwnTensors, RunningModules
 from prunekit.tracing.nodes import Nodes, Slot
@@ -170,7 +171,9 @@ class Labels:
         """
         for name, number in vars(self.running.module).items():
             if type(number) is int and number == len(ids) > 1:
-                self.nodes.join(self.nodes.of((self.running.name, f"#{name}"), number), ids)
+                self.nodes.join(
+                    self.nodes.of((self.running.name, Role.of_number(name)), number), ids
+                )
 
     def _tie_own_numbers(self, split: Split, part: Part, axis: int) -> None:
         """Tie a module's own numbers to what goes: its heads, or the channels of each."""
@@ -183,10 +186,16 @@ class Labels:
                 continue
             heads = "head" in name and "dim" not in name
             if value == size and (name in HEAD_WIDTHS if last else heads):
-                self.nodes.join(self.nodes.of((split.module, f"#{name}"), size), ids)
+                self.nodes.join(self._number_nodes(split.module, name, size), ids)
             elif value == inner and name in INNER_WIDTHS:
-                own = self.nodes.of((split.module, f"#{name}"), inner).view(before, size, after)
+                own = self.nodes.of((split.module, Role.of_number(name)), inner).view(
+                    before, size, after
+                )
                 self.nodes.join(own, ids[:, None])
+
+    def _number_nodes(self, module: str, attribute: str, value: int) -> Tensor:
+        """The nodes of what a module's own number counts."""
+        return self.nodes.of((module, Role.of_number(attribute)), value)
 
     # --- modules that did not run -------------------------------------------------------------
 
@@ -214,21 +223,21 @@ def slot_of(owner: Owner, axis: int) -> Slot:
     """Where one axis of a module's own tensor counts."""
     name, module, attribute = owner
     if isinstance(module, nn.Linear) and attribute in ("weight", "bias"):
-        return name, ("out", "in")[axis]
+        return name, (OUT, IN)[axis]
     if isinstance(module, nn.modules.conv._ConvNd) and attribute in ("weight", "bias"):
         written = 1 if module.transposed and attribute == "weight" else 0
         if is_depthwise(module) and axis == 0:
-            return name, "both"
+            return name, BOTH
         if module.groups == 1 and axis < 2:
-            return name, "out" if axis == written else "in"
+            return name, OUT if axis == written else IN
         if axis == 0 and not module.transposed:
-            return name, "out"
+            return name, OUT
     norms = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.PReLU)
     if axis == 0 and isinstance(module, norms):
-        return name, "both"
+        return name, BOTH
     if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
-        return name, "both"
-    return name, f"{attribute}.{axis}"
+        return name, BOTH
+    return name, Role.of_tensor(attribute, axis)
 
 
 def along(ids: Tensor, axis: int, rank: int) -> Part:

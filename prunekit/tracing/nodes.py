@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Slot = tuple[str, str]
-"""Module name and role: ``out``, ``in``, ``both``, ``tensor.axis``, ``#attribute``, ``~out``."""
+from prunekit.core.role import Role
+
+Slot = tuple[str, Role]
+"""A module, by name, and where in it."""
 
 FIXED = 0
 """The node of all positions that belong to no channel; what is joined to it is frozen."""
@@ -48,7 +50,7 @@ class Nodes:
             self._parent = np.concatenate([self._parent, np.arange(start, start + size)])
         start, known = self._first[slot]
         if size not in (None, known):
-            raise ValueError(f"{slot} has {known} positions, not {size}")
+            raise ValueError(f"{slot[0]} ({slot[1]}) has {known} positions, not {size}")
         return torch.arange(start, start + known)
 
     def modules(self) -> set[str]:
@@ -121,9 +123,7 @@ class Nodes:
             by_root[root].positions.setdefault(slot, []).append(position)
         for root, atom in by_root.items():
             atom.frozen = self._reasons.get(root, "")
-        return [
-            a for a in by_root.values() if any(role in ("out", "both") for _, role in a.positions)
-        ]
+        return [a for a in by_root.values() if any(role.is_output for _, role in a.positions)]
 
     def _positions(self) -> Iterator[tuple[Slot, int, int]]:
         for slot, (start, size) in self._first.items():

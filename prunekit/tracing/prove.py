@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from prunekit.core.graph import ChannelGraph, ChannelGroup
 from prunekit.core.plan import ChannelPlan
+from prunekit.core.role import Role
 from prunekit.networks.masking import mask_
 from prunekit.networks.running import call, each
 from prunekit.networks.slimming import copied, slim
@@ -150,7 +151,7 @@ def _culprits(
     return {}
 
 
-def _roles(group: ChannelGroup, module: str) -> frozenset[tuple[str, str]]:
+def _roles(group: ChannelGroup, module: str) -> frozenset[tuple[str, Role]]:
     """Where inside of ``module`` a group has members."""
     inside = f"{module}." if module else ""
     return frozenset(

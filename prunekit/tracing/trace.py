@@ -154,8 +154,8 @@ def _groups(atoms: list[Atom], model: nn.Module) -> list[ChannelGroup]:
 
     groups = []
     for (_, reason), members in by_signature.items():
-        slots = sorted(members[0].positions, key=lambda slot: (order[slot[0]], slot[1]))
-        first = next(slot for slot in slots if slot[1] in ("out", "both"))
+        slots = sorted(members[0].positions, key=lambda slot: (order[slot[0]], str(slot[1])))
+        first = next(slot for slot in slots if slot[1].is_output)
         for atom in members:
             for where in atom.positions.values():
                 where.sort()
@@ -207,17 +207,15 @@ def _layers(
     for group in groups:
         for member in group.members:
             span = Span(group.id, group.size, member.index.shape[1])
-            if member.role not in ("out", "in", "both"):
-                continue
-            for role in ("in", "out") if member.role == "both" else (member.role,):
-                spans[member.module, role].append((int(member.index.min()), span))
+            for side in member.role.sides:
+                spans[member.module, side].append((int(member.index.min()), span))
     layers = []
     for name, module in model.named_modules():
         if not isinstance(module, LAYER_TYPES) or name not in shapes:
             continue
         sides = {
-            role: tuple(span for _, span in sorted(spans[name, role], key=lambda item: item[0]))
-            for role in ("in", "out")
+            side: tuple(span for _, span in sorted(spans[name, side], key=lambda item: item[0]))
+            for side in ("in", "out")
         }
         layers.append(
             Layer(

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
+from prunekit.core.role import BOTH
 from prunekit.tracing.calls import Call
 from prunekit.tracing.labels import Labels, Part, along, lift, varying
 from prunekit.tracing.operators.movement import still
@@ -26,7 +27,7 @@ def batch_norm(labels: Labels, call: Call) -> None:
     if isinstance(module, nn.modules.batchnorm._NormBase):
         size = module.num_features
         if size > 1 and width % size == 0:  # an InstanceNorm's samples lie side by side
-            ids = labels.nodes.of((labels.running.name, "both"), size)
+            ids = labels.nodes.of((labels.running.name, BOTH), size)
             parts.append(along(ids.repeat(width // size), 1, x.ndim))
     for tensor in call.tensors[1:]:
         parts += [along(part.flatten(), 1, x.ndim) for part in labels.parts(tensor)]
@@ -55,7 +56,7 @@ def layer_norm(labels: Labels, call: Call) -> None:
     elif not isinstance(labels.running.module, nn.LayerNorm):
         parts = still(labels, parts, [last], "normalises it without a LayerNorm module")
     elif shape[0] > 1:
-        parts.append(along(labels.nodes.of((labels.running.name, "both"), shape[0]), last, x.ndim))
+        parts.append(along(labels.nodes.of((labels.running.name, BOTH), shape[0]), last, x.ndim))
     for tensor in (call["weight"], call["bias"]):
         parts += [lift(part, x.ndim) for part in labels.parts(tensor)]
     labels.put(call.result, settled(labels, x, parts))
@@ -68,7 +69,7 @@ def group_norm(labels: Labels, call: Call) -> None:
     groups = call["group"] or call["num_groups"]
     parts = list(labels.parts(x))
     if isinstance(labels.running.module, nn.GroupNorm):
-        parts.append(along(labels.nodes.of((labels.running.name, "both"), channels), 1, x.ndim))
+        parts.append(along(labels.nodes.of((labels.running.name, BOTH), channels), 1, x.ndim))
     else:
         parts = still(labels, parts, [1], "normalises it without a GroupNorm module")
     for tensor in (call["weight"], call["bias"]):

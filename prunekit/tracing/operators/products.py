@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunekit.core.role import IN, OUT, SCALED_OUT
 from prunekit.networks.slimming import is_depthwise
 from prunekit.tracing.calls import Call
 from prunekit.tracing.labels import Labels, Part, along, lift, varying
@@ -81,7 +82,7 @@ def _grouped(
             )
             labels.freeze([*read, outs], reason)
             return
-        nodes = labels.nodes.of((name, "in"), inputs).view(groups, -1)
+        nodes = labels.nodes.of((name, IN), inputs).view(groups, -1)
         labels.nodes.join(nodes, nodes[:, :1])
         labels.nodes.join(outs.view(groups, -1), nodes[:, :1])
         if read:
@@ -221,15 +222,15 @@ def _keep_scale(labels: Labels, q: Tensor, k: Tensor) -> None:
     writers = {slot: rows for p in narrowed for slot, rows in labels.nodes.where(p).items()}
     layers = [labels.running.modules[name] for name, _ in writers]
     plain = all(type(m) is nn.Linear and len(labels.own.owners(m.weight)) == 1 for m in layers)
-    if labels.whole_heads or not plain or any(role != "out" for _, role in writers):
+    if labels.whole_heads or not plain or any(role != OUT for _, role in writers):
         reason = f"the scale of {labels.where} follows the width of its heads"
         same = [p for p in labels.parts(k) if varying(p) == (last,)]
         labels.freeze([*narrowed, *same], reason)
         return
-    for (name, role), rows in writers.items():
+    for (name, _), rows in writers.items():
         module: Any = labels.running.modules[name]
         scaled, written = (
-            labels.nodes.of((name, kind), module.out_features)[rows] for kind in (f"~{role}", role)
+            labels.nodes.of((name, role), module.out_features)[rows] for role in (SCALED_OUT, OUT)
         )
         labels.nodes.join(scaled, written)
 
