@@ -193,7 +193,7 @@ def refuse_same(**files: Path | None) -> None:
 @contextmanager
 def resumable(output: Path) -> Iterator[None]:
     """What stops a run inside the block says what is kept in ``output`` and how to go on."""
-    from prunekit.pipeline.output_folder import RECIPE
+    from prunekit.core.run_folder import RECIPE
     from prunekit.support.errors import FileError, InterruptedRunError
 
     try:

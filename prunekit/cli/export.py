@@ -93,10 +93,11 @@ def export(
     set_verbosity(verbose, quiet)
     import torch
 
+    from prunekit.core.run_folder import REPORT, SPARSITY
     from prunekit.core.sparsity import SparsityPlan
     from prunekit.networks.folding import reparameterize as fold
     from prunekit.networks.running import evaluating
-    from prunekit.networks.saved import SPARSITY, is_run, is_sparse, load, open_model, saved_input
+    from prunekit.networks.saved import is_run, is_sparse, load, open_model, saved_input
     from prunekit.pipeline.export import Wanted, deploy, record
     from prunekit.pipeline.job import example_input, open_data, say_folded
     from prunekit.pipeline.recipes.base import parse_shape
@@ -126,7 +127,7 @@ def export(
                 f"{run} was made for inputs of {own}, and its files are for those; "
                 f"for a file that takes {shape} give -o outside of it"
             )
-        report = Path(run) / "report.json"
+        report = Path(run) / REPORT
         if report.is_file():  # a folder of `prunekit.save` has none
             told = read_object(report, "report").get("recipe", {}).get("data")
     else:

@@ -107,12 +107,12 @@ def profile(
 ) -> None:
     """Build a latency table for MODEL on a target, by measuring whole networks."""
     set_verbosity(verbose, quiet)
+    from prunekit.core.run_folder import rounds_in
     from prunekit.core.target import Target
     from prunekit.latency import LatencyTable
     from prunekit.latency.shipped import find_table
     from prunekit.networks.saved import saved_input
     from prunekit.pipeline.job import set_up
-    from prunekit.pipeline.output_folder import rounds_in
     from prunekit.pipeline.recipes.base import parse_shape
     from prunekit.pipeline.recipes.prune import Recipe, make_recipe
     from prunekit.pipeline.table import SOURCES, finished_table, make_table

@@ -20,6 +20,7 @@ def report(
     json: Json = False,
 ) -> None:
     """Show a finished run's report as Markdown (or JSON), and write report.html beside it."""
+    from prunekit.core.run_folder import PAGE, REPORT
     from prunekit.networks.saved import is_sparse
     from prunekit.report import (
         Report,
@@ -32,7 +33,7 @@ def report(
     from prunekit.support.errors import UsageError
     from prunekit.support.files import write_text
 
-    path = run / "report.json"
+    path = run / REPORT
     if run.is_dir() and not path.is_file():
         raise UsageError(f"{run} has no report.json; is the run finished?")
     found: Report | SparsityReport
@@ -42,7 +43,7 @@ def report(
     else:
         found = Report.load(path)
         page, text = to_html(found), to_markdown(found)
-    write_text(run / "report.html", page)
+    write_text(run / PAGE, page)
     if json:
         print_json(found.model_dump(mode="json"))
     else:

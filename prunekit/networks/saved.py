@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prunekit.core.plan import Base, ChannelPlan
+from prunekit.core.run_folder import PLAN, SPARSITY, WEIGHTS
 from prunekit.core.sparsity import SparsityPlan
 from prunekit.core.target import package_version
 from prunekit.networks.build import BuiltModel, build, is_library, load_weights, rebuild
@@ -23,10 +24,6 @@ from prunekit.networks.zeros import verify
 from prunekit.support.errors import FileError, ModelError, UsageError
 from prunekit.support.files import replacing, sha256_file
 
-WEIGHTS = "model.safetensors"
-PLAN = "plan.json"
-SPARSITY = "sparsity.json"
-"""Beside the plan of a sparse network, whose channels are all there."""
 _RUN = "run:"
 """In front of a base that is a run folder itself, by its path from the run that names it."""
 

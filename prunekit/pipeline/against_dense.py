@@ -10,12 +10,12 @@ from torch import nn
 from prunekit.core.artifact import Artifact
 from prunekit.core.budget import Budget
 from prunekit.core.plan import ChannelPlan
+from prunekit.core.run_folder import CANDIDATE, DENSE, EXACT, RunFolder
 from prunekit.core.timing import PairedRatio
 from prunekit.exporting import export, live_artifact, lower, narrow_onnx
 from prunekit.measuring.bench import BenchResult, bench
 from prunekit.networks.slimming import slim
 from prunekit.pipeline.job import Job
-from prunekit.pipeline.output_folder import RunFolder
 from prunekit.support.errors import UsageError
 from prunekit.support.progress import say
 
@@ -44,11 +44,11 @@ class Stopwatch:
 
     def export_dense(self) -> None:
         """``dense.onnx``, the reference every ratio is taken against."""
-        artifact = self.export(self.job.module, self.folder.path / "dense.onnx")
+        artifact = self.export(self.job.module, self.folder / DENSE)
         self._dense = self.timed_form(self.job.module, artifact)
         self.exact = artifact
         if self.job.file_precision != "fp32":
-            exact = self.folder.work / "dense-fp32.onnx"
+            exact = self.folder / EXACT
             self.exact = export(self.job.module, self.job.example, exact)
 
     def export(self, module: nn.Module, path: Path, plan: str | None = None) -> Artifact:
@@ -72,7 +72,7 @@ class Stopwatch:
 
     def measure(self, plan: ChannelPlan, times: float = 1.0) -> BenchResult:
         """The dense network and ``plan``'s, weights untrained, timed against each other."""
-        path = self.folder.work / "candidate.onnx"
+        path = self.folder / CANDIDATE
         if self.job.runtime.artifact_format == "module":
             candidate = live_artifact(slim(self.job.module, plan), self.job.example)
         else:

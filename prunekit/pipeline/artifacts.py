@@ -7,9 +7,10 @@ from pathlib import Path
 
 from prunekit.core.artifact import Artifact
 from prunekit.core.plan import ChannelPlan
+from prunekit.core.run_folder import ONNX, PLAN
 from prunekit.core.target import Target
 from prunekit.exporting import live_artifact
-from prunekit.networks.saved import PLAN, is_run, load
+from prunekit.networks.saved import is_run, load
 from prunekit.pipeline.job import example_input
 from prunekit.runtimes import runtime_for
 from prunekit.support.errors import FileError, UsageError
@@ -26,7 +27,7 @@ def open_artifact(path: str | Path, target: Target, base: str | None = None) -> 
             raise FileError(f"{path} is a folder without {PLAN}, not a finished run")
         return Artifact.of_file(path)
     if runtime.artifact_format == "onnx":
-        return Artifact.of_file(Path(path) / "model.onnx")
+        return Artifact.of_file(Path(path) / ONNX)
     plan = ChannelPlan.load(Path(path) / PLAN)
     if plan.base is None or not plan.base.input_shapes:
         raise UsageError(f"{path} does not say its input shape; time its model.onnx instead")

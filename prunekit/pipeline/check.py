@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from prunekit.core.run_folder import DENSE, ONNX
 from prunekit.core.target import Environment, Target
 from prunekit.measuring.bench import Verdict, check_ratio, check_regression
 from prunekit.networks.saved import is_sparse
@@ -47,17 +48,17 @@ def check_against_report(path: Path, artifact: str | Path | None, limits: Limits
     if gap := recorded.environment.difference(runtime.environment(target)):
         raise UsageError(
             f"{path} was measured elsewhere: {gap} here; compare with an artifact "
-            f"(--baseline {run / 'model.onnx'}), or measure the run anew on this device"
+            f"(--baseline {run / ONNX}), or measure the run anew on this device"
         )
     if runtime.artifact_format != "onnx":
         raise UsageError(f"check against a report needs an ONNX target, not {target}")
-    dense = open_artifact(run / "dense.onnx", target)
+    dense = open_artifact(run / DENSE, target)
     if dense.sha256 != recorded.dense_sha256:
         raise UsageError(
-            f"{run / 'dense.onnx'} is not the file that {path} was measured with; "
+            f"{run / DENSE} is not the file that {path} was measured with; "
             "make the run anew, or compare with an artifact (--baseline FILE.onnx)"
         )
-    candidate = open_artifact(artifact or run / "model.onnx", target)
+    candidate = open_artifact(artifact or run / ONNX, target)
     return check_ratio(
         dense,
         candidate,
@@ -93,7 +94,7 @@ def _recorded(path: Path) -> _Recorded:
     if not sparse.speed:
         raise UsageError(
             f"{path} has no measured latency; compare with an artifact "
-            f"(--baseline {path.parent / 'model.onnx'})"
+            f"(--baseline {path.parent / ONNX})"
         )
     first, dense = sparse.speed[0], sparse.digests["dense"]
     return _Recorded(

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from prunekit.core.artifact import Artifact
+from prunekit.core.run_folder import ONNX, PLAN, RunFolder
 from prunekit.measuring.bench import BenchResult
 from prunekit.networks.saved import save
 from prunekit.networks.slimming import slim
 from prunekit.pipeline.against_dense import Stopwatch
 from prunekit.pipeline.job import Job
 from prunekit.pipeline.landing import BAND, MAX_AGAIN, Again, Landing, land_again
-from prunekit.pipeline.output_folder import RunFolder
 from prunekit.support.progress import say
 
 
@@ -45,7 +45,7 @@ class Delivery:
         """Save and export ``small``."""
         run, model, plan = self.folder.path, self.job.model, landing.allocation.plan
         save(run, small, plan, model.spec, model.arguments, self.job.graph.input_shapes)
-        return self.watch.export(small, run / "model.onnx", "plan.json")
+        return self.watch.export(small, run / ONNX, PLAN)
 
     def ratio(self, found: Delivered) -> float:
         """What the file takes, in units in which the limit is the target."""

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from prunekit.core.artifact import Artifact
+from prunekit.core.run_folder import PAGE, REPORT
 from prunekit.core.sparsity import SparsityPlan
 from prunekit.core.target import Target, usable_cores
 from prunekit.exporting import export, export_openvino
@@ -156,12 +157,12 @@ def record(run: Path, artifact: Artifact, wanted: Wanted, data: Data | None) -> 
         apart=artifact.apart,
         accuracy=file_accuracy(path, data, target=wanted.target),
     )
-    kept = run / "report.json"
+    kept = run / REPORT
     if kept.is_file() and not is_sparse(run):
         report = Report.load(kept)
         here = path.resolve()  # one file may have been named in several ways
         others = tuple(o for o in report.exports if Path(o.path).resolve() != here)
         report = report.model_copy(update={"exports": (*others, part)})
-        write_text(run / "report.html", to_html(report))
+        write_text(run / PAGE, to_html(report))
         report.save(kept)
     return part

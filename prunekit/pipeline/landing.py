@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from prunekit.allocation import Allocation
 from prunekit.core.plan import ChannelPlan
 from prunekit.core.timing import PairedRatio
 from prunekit.support.errors import InfeasibleError
+from prunekit.support.files import load_json, save_json
 from prunekit.support.progress import say
 
 AIM = 0.985
@@ -56,6 +58,17 @@ class Landing:
 
     allocation: Allocation
     attempts: tuple[Attempt, ...]
+    seconds: float = 0.0
+    """What it took, where it happened in the middle of a training."""
+
+    def save(self, path: str | Path) -> None:
+        """Write it for a run that is resumed."""
+        save_json(path, self, "landing", 1)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Landing:
+        """Read what :meth:`save` wrote."""
+        return load_json(path, cls, "landing", 1)
 
 
 def meets(found: Attempt | PairedRatio, target: float) -> bool:

@@ -1,94 +1,23 @@
-"""The run folder: what lies where, and what may be overwritten or resumed."""
+"""Opening the folder of a run: what may be overwritten, what resumed, and what is left behind."""
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from prunekit.core.run_folder import (
+    RECIPE,
+    REPLACED,
+    REPORT,
+    RunFolder,
+    is_own,
+    is_unfinished,
+)
 from prunekit.networks.saved import base_runs
 from prunekit.pipeline.recipes.base import TrainingRecipe, read_recipe
 from prunekit.support.errors import FileError, UsageError
-
-RECIPE = "config.toml"
-REPLACED = ".replaced"
-"""Where the run that is overwritten is, until the new one has come to something."""
-TABLE = "table.json"
-JOURNAL = "profile.jsonl"
-FILES = {
-    *(RECIPE, TABLE, "dense.safetensors", "dense.onnx", "model.onnx", "model.safetensors"),
-    *(
-        "plan.json",
-        "sparsity.json",
-        "report.json",
-        "report.html",
-        "log.jsonl",
-        "tensorboard",
-        "work",
-    ),
-}
-"""Everything a run writes into its folder; ``work`` is gone when it is done."""
-_EXPORTED = re.compile(r"model(-\w+)*\.(onnx|xml|bin|pt2(\.json)?|engine(\.json|\.onnx)?)")
-"""What ``prunekit export`` writes there later."""
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """Paths of one run; ``work`` holds what only an unfinished run needs."""
-
-    path: Path
-
-    @property
-    def work(self) -> Path:
-        """Checkpoints and intermediate results; removed when the run is done."""
-        return self.path / "work"
-
-    @property
-    def report(self) -> Path:
-        """``report.json``: the last file written."""
-        return self.path / "report.json"
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run came to its end."""
-        return self.report.is_file()
-
-    def log(self, row: dict[str, Any]) -> None:
-        """Append one line to ``log.jsonl``."""
-        path = self.path / "log.jsonl"
-        try:
-            with path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-        except OSError as error:
-            raise FileError(f"cannot write {path}: {error.strerror or error}") from error
-
-    def clear_work(self) -> None:
-        """Remove checkpoints and intermediate results."""
-        shutil.rmtree(self.work, ignore_errors=True)
-
-    @property
-    def has_rounds(self) -> bool:
-        """Whether a round of the profile is there to go on from."""
-        return (self.path / TABLE).is_file() or rounds_in(self.work / JOURNAL) > 0
-
-    @property
-    def has_epochs(self) -> bool:
-        """Whether an epoch of training is there to go on from."""
-        trained = (self.path / "dense.safetensors").is_file()
-        return trained or any(self.work.glob("*/checkpoint.safetensors"))
-
-
-def rounds_in(journal: Path) -> int:
-    """Finished rounds in the journal of a profile, which has a head line."""
-    try:
-        return max(0, journal.read_bytes().count(b"\n") - 1)
-    except OSError:
-        return 0
 
 
 @contextmanager
@@ -147,7 +76,7 @@ def check_folder(path: Path, recipe: TrainingRecipe, *, overwrite: bool, resume:
         if difference := recipe.first_difference(before):
             raise UsageError(f"cannot resume {path}: {difference}; use the same settings")
         return
-    foreign = sorted(p.name for p in path.iterdir() if not _own(p))
+    foreign = sorted(p.name for p in path.iterdir() if not is_own(p.name))
     if foreign:
         raise UsageError(
             f"{path} holds more than a prunekit run ({foreign[0]}), which --overwrite would "
@@ -170,7 +99,7 @@ def check_folder(path: Path, recipe: TrainingRecipe, *, overwrite: bool, resume:
 def _set_aside(path: Path) -> None:
     """Keep what is there until the run that replaces it has come to something."""
     if (path / REPLACED).exists():  # of a process that was killed
-        if not (path / "report.json").is_file():
+        if not (path / REPORT).is_file():
             _empty(path)  # what it had begun
             return
         shutil.rmtree(path / REPLACED)
@@ -202,17 +131,5 @@ def _empty(path: Path) -> None:
 def _remove_unfinished(path: Path) -> None:
     """Remove files that a killed process was writing."""
     for file in path.rglob(".*"):
-        if _unfinished(file) and file.is_file():
+        if is_unfinished(file.name) and file.is_file():
             file.unlink()
-
-
-def _own(path: Path) -> bool:
-    """Whether a run or an export from it wrote a file."""
-    known = path.name in {*FILES, REPLACED} or _EXPORTED.fullmatch(path.name) is not None
-    return known or _unfinished(path)
-
-
-def _unfinished(path: Path) -> bool:
-    """Whether it is a temporary file of :func:`prunekit.support.files.replacing`."""
-    pattern = r"\..+\.(json|jsonl|toml|onnx|safetensors|html)\.\w{8}"
-    return re.fullmatch(pattern, path.name) is not None

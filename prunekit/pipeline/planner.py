@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 
 from prunekit.allocation import Allocation, allocate
 from prunekit.allocation.solvers import Allocator
@@ -16,8 +18,25 @@ from prunekit.pipeline.against_dense import Stopwatch
 from prunekit.pipeline.job import Job
 from prunekit.pipeline.landing import AIM, Attempt, Landing, land
 from prunekit.support.errors import InfeasibleError
+from prunekit.support.files import read_object, write_text
 
 UNSCORED = Scores({}, "none")
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of the dense latency that a resumed run keeps to."""
+
+    ratio: float
+
+    def save(self, path: str | Path) -> None:
+        """Write it for a run that is resumed."""
+        write_text(path, json.dumps(asdict(self)))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Share:
+        """Read what :meth:`save` wrote."""
+        return cls(float(read_object(path, "share")["ratio"]))
 
 
 @dataclass(frozen=True)

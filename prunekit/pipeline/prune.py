@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +17,19 @@ from prunekit.allocation.solvers import Allocator
 from prunekit.core.artifact import Artifact
 from prunekit.core.budget import Budget
 from prunekit.core.plan import ChannelPlan
+from prunekit.core.run_folder import (
+    BOARD,
+    CORRECTION,
+    DENSE,
+    DENSE_WEIGHTS,
+    JOURNAL,
+    LANDING,
+    ONNX,
+    PAGE,
+    TABLE,
+    TARGET,
+    RunFolder,
+)
 from prunekit.core.scores import Scores
 from prunekit.core.target import usable_cores
 from prunekit.criteria import Criterion
@@ -30,11 +42,11 @@ from prunekit.pipeline.against_dense import Stopwatch
 from prunekit.pipeline.delivery import Delivery
 from prunekit.pipeline.job import Job, fine_tune_lr, train_config
 from prunekit.pipeline.landing import Landing, Measure, confirm, land
-from prunekit.pipeline.output_folder import JOURNAL, TABLE, RunFolder, open_folder
-from prunekit.pipeline.planner import UNSCORED, Planner
+from prunekit.pipeline.output_folder import open_folder
+from prunekit.pipeline.planner import UNSCORED, Planner, Share
 from prunekit.pipeline.report_parts import file_accuracy, make_report
 from prunekit.pipeline.scoring import check_gradients, criterion_of, dense_scores
-from prunekit.pipeline.table import check_prunable, load_table, make_table
+from prunekit.pipeline.table import check_prunable, check_table, load_table, make_table
 from prunekit.pipeline.tensorboard import Board
 from prunekit.pipeline.trainer import Trainer
 from prunekit.profiling import HarvestPlan
@@ -43,7 +55,7 @@ from prunekit.pruning.halp import Schedule
 from prunekit.pruning.iee import IEE, Update
 from prunekit.report import Report, to_html
 from prunekit.support.errors import UsageError
-from prunekit.support.files import load_json, read_object, save_json, write_text
+from prunekit.support.files import write_text
 from prunekit.support.processes import on_rank_zero, rank
 from prunekit.support.progress import say
 from prunekit.support.registry import allocators
@@ -134,7 +146,7 @@ class _Pipeline:
         self.teacher: nn.Module | None = None
         self.watch = Stopwatch(job, folder, self.budget)
         wanted = job.recipe.tensorboard and rank() == 0
-        self.board = Board(folder.path / "tensorboard") if wanted else None
+        self.board = Board(folder / BOARD) if wanted else None
         self.trainer = Trainer(job.data, folder, resume, self.board)
         self.chosen_by: tuple[Scores, dict[str, int] | None] = (UNSCORED, None)
 
@@ -160,13 +172,13 @@ class _Pipeline:
         """The table, the target as a share of the dense latency, and that it can be reached."""
         self.watch.export_dense()
         table = self.table()
-        kept = self.folder.work / "target.json"
-        if self.resume and kept.is_file():  # a resumed run goes for the same share
-            return table, float(read_object(kept, "target")["ratio"])
-        target = self.watch.target_ratio()
-        Planner(self.job, table, self.solver, self.watch).check_reachable(target)
-        write_text(kept, json.dumps({"ratio": target}))
-        return table, target
+
+        def compute() -> Share:
+            target = self.watch.target_ratio()
+            Planner(self.job, table, self.solver, self.watch).check_reachable(target)
+            return Share(target)
+
+        return table, self.folder.once(TARGET, Share, compute).ratio
 
     @property
     def iterative(self) -> bool:
@@ -186,7 +198,7 @@ class _Pipeline:
         self.trained.dense = self.trainer.fit(self.job.module, "dense-training", config)
 
         def keep() -> None:
-            save_weights(self.job.module, self.folder.path / "dense.safetensors")
+            save_weights(self.job.module, self.folder / DENSE_WEIGHTS)
             self.watch.export_dense()
 
         on_rank_zero(keep)
@@ -218,43 +230,41 @@ class _Pipeline:
         """The table given, the one an interrupted run has made, or a new profile."""
         if self.given_table is not None:
             return self.given_table
-        own = self.folder.path / TABLE
-        if self.resume and own.is_file():
-            return load_table(own, self.graph, self.job.target)
-        return make_table(
-            self.job.module,
-            self.graph,
-            self.job.example,
-            self.job.target,
-            own,
-            journal=self.folder.work / JOURNAL,
-            plan=HarvestPlan(
-                nets=self.recipe.profile_nets,
-                max_seconds=self.recipe.profile_seconds,
-                seed=self.recipe.seed,
-            ),
-            granularity=self.recipe.granularity,
-            name=self.recipe.model,
-            resume=self.resume,
-            dense=self.watch.exact,
-        )
+        job, recipe, folder = self.job, self.recipe, self.folder
+
+        def profile() -> LatencyTable:
+            return make_table(
+                *(job.module, job.graph, job.example, job.target, folder / TABLE),
+                journal=folder / JOURNAL,
+                plan=HarvestPlan(
+                    nets=recipe.profile_nets, max_seconds=recipe.profile_seconds, seed=recipe.seed
+                ),
+                granularity=recipe.granularity,
+                name=recipe.model,
+                resume=self.resume,
+                dense=self.watch.exact,
+            )
+
+        table = folder.once(TABLE, LatencyTable, profile)
+        check_table(table, job.graph, job.target)
+        return table
 
     # --- choosing -----------------------------------------------------------------------------
 
     def choose(self, halp: Halp | None, planner: Planner, target: float) -> Landing:
         """Scores by the method, then the measured landing; kept for a resumed run."""
-        kept = self.folder.work / "landing.json"
         scores = halp.scores() if halp else dense_scores(self.job, self.criterion)
         caps = halp.plan.widths if halp else None
         self.chosen_by = (scores, caps)
-        if self.resume and kept.is_file():
-            return load_json(kept, Landing, "landing", 1)
         again = partial(planner.land, scores, caps, target)
-        landing = again()
-        if self.job.data is not None and self.recipe.epochs:
-            landing = confirm(landing, self.confirmed(target), again, target)
-        save_json(kept, landing, "landing", 1)
-        return landing
+
+        def compute() -> Landing:
+            landing = again()
+            if self.job.data is not None and self.recipe.epochs:
+                landing = confirm(landing, self.confirmed(target), again, target)
+            return landing
+
+        return self.folder.once(LANDING, Landing, compute)
 
     def confirmed(self, target: float) -> Measure:
         """What decides before a training whether a plan has landed."""
@@ -294,20 +304,19 @@ class _Pipeline:
         """IEE over all epochs; its last update is the measured landing."""
         recipe, schedule = self.recipe, iee_schedule(self.job)
         share = on_rank_zero(lambda: self.corrected(planner, target))
-        kept = self.folder.work / "landing.json"
 
         def settle(update: Update, smallest: Update) -> ChannelPlan:
+            def compute() -> Landing:
+                measure = partial(self.watch.landing_ratio, target=target)
+                again = partial(land, update, smallest, measure, target)
+                return confirm(again(), self.confirmed(target), again, target)
+
             def found() -> Landing:
                 began = time.perf_counter()
-                if self.resume and kept.is_file():  # its time went with the epoch that was cut
-                    landing = load_json(kept, Landing, "landing", 1)
-                else:
-                    measure = partial(self.watch.landing_ratio, target=target)
-                    again = partial(land, update, smallest, measure, target)
-                    landing = confirm(again(), self.confirmed(target), again, target)
-                took = {"seconds": time.perf_counter() - began}
-                write_text(self.folder.work / "measuring.json", json.dumps(took))
-                save_json(kept, landing, "landing", 1)
+                landing = self.folder.once(LANDING, Landing, compute)
+                # where it was kept, its time went with the epoch that was cut
+                landing = replace(landing, seconds=time.perf_counter() - began)
+                landing.save(self.folder / LANDING)
                 return landing
 
             return on_rank_zero(found).allocation.plan
@@ -327,19 +336,15 @@ class _Pipeline:
         config = self.config(recipe.epochs, lr)
         found = self.trainer.fit(self.job.module, "iee", config, rule=rule, teacher=self.teacher)
         # the landing happens between two steps and is no training
-        took = read_object(self.folder.work / "measuring.json", "measuring")["seconds"]
-        self.trained.pruning = replace(found, seconds=max(0.0, found.seconds - float(took)))
+        landing = on_rank_zero(lambda: Landing.load(self.folder / LANDING))
+        self.trained.pruning = replace(found, seconds=max(0.0, found.seconds - landing.seconds))
         self.trained.work = rule.work / self.per_epoch
-        return rule.slim, on_rank_zero(lambda: load_json(kept, Landing, "landing", 1))
+        return rule.slim, landing
 
     def corrected(self, planner: Planner, target: float) -> float:
         """The predicted share to train towards; a resumed run keeps to it."""
-        kept = self.folder.work / "correction.json"
-        if self.resume and kept.is_file():
-            return float(read_object(kept, "correction")["ratio"])
-        ratio = planner.corrected(target)
-        write_text(kept, json.dumps({"ratio": ratio}))
-        return ratio
+        kept = self.folder.once(CORRECTION, Share, lambda: Share(planner.corrected(target)))
+        return kept.ratio
 
     # --- the end ------------------------------------------------------------------------------
 
@@ -376,15 +381,13 @@ class _Pipeline:
             pruning_epochs=self.pruning_epochs,
             accuracy=(
                 # random weights have no accuracy worth telling
-                self.accuracy(job.module, run / "dense.onnx")
-                if self.recipe.dense_is_trained
-                else None,
-                self.accuracy(found.small, run / "model.onnx"),
+                self.accuracy(job.module, run / DENSE) if self.recipe.dense_is_trained else None,
+                self.accuracy(found.small, run / ONNX),
             ),
             small=found.small,
             scores=self.chosen_by[0],
         )
-        write_text(run / "report.html", to_html(report))
+        write_text(run / PAGE, to_html(report))
         report.save(self.folder.report)  # last: it is what says that the run is finished
         self.folder.clear_work()
         return report

@@ -12,12 +12,12 @@ from torch import nn
 from prunekit.allocation import explain
 from prunekit.core.artifact import Artifact
 from prunekit.core.budget import Budget
+from prunekit.core.run_folder import DENSE, LOG, ONNX, RunFolder
 from prunekit.core.scores import Scores
 from prunekit.core.target import Target, package_version, usable_cores
 from prunekit.latency import LatencyTable
 from prunekit.measuring.bench import BenchResult
 from prunekit.pipeline.landing import Landing
-from prunekit.pipeline.output_folder import RunFolder
 from prunekit.report import Report, read_log
 from prunekit.report.schema import (
     AccuracyPart,
@@ -92,12 +92,9 @@ def make_report(
     run = folder.path
     dense_time, pruned_time = timed.measurements
     ratio = timed.ratios[0]
-    names = {"dense": "dense.onnx", "onnx": "model.onnx", "plan": "plan.json"}
-    names |= {"weights": "model.safetensors", "recipe": "config.toml", "log": "log.jsonl"}
-    names |= {"table": "table.json", "dense_weights": "dense.safetensors"}
-    files = {what: str(run / name) for what, name in names.items() if (run / name).is_file()}
+    files = folder.artifacts()
     limit_ms = target_ratio * dense_time.median_ms if budget.relative else budget.value
-    epochs, updates = read_log(run / "log.jsonl")
+    epochs, updates = read_log(run / LOG)
     return Report(
         model=recipe.model,
         target=job.target,
@@ -120,9 +117,7 @@ def make_report(
         macs=Pair(dense=graph.macs({}), pruned=graph.macs(allocation.widths)),
         params=Pair(dense=_parameters(job.module), pruned=_parameters(small)),
         memory=Pair(dense=graph.memory({}), pruned=graph.memory(allocation.widths)),
-        file_bytes=Pair(
-            dense=(run / "dense.onnx").stat().st_size, pruned=(run / "model.onnx").stat().st_size
-        ),
+        file_bytes=Pair(dense=(run / DENSE).stat().st_size, pruned=(run / ONNX).stat().st_size),
         training_cost=_training_cost(job, landing, trained, pruning_epochs),
         allocation=AllocationPart(
             solver=allocation.solver,

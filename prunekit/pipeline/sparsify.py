@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from prunekit.core.artifact import Artifact
+from prunekit.core.run_folder import BOARD, DENSE, DENSE_WEIGHTS, LOG, ONNX, PAGE, RunFolder
 from prunekit.core.sparsity import SparsityPlan
 from prunekit.core.target import Target
 from prunekit.criteria import WeightCriterion
@@ -30,7 +31,7 @@ from prunekit.pipeline.job import (
     recipe_data,
     train_config,
 )
-from prunekit.pipeline.output_folder import RunFolder, open_folder
+from prunekit.pipeline.output_folder import open_folder
 from prunekit.pipeline.recipes.sparsify import SparseRecipe
 from prunekit.pipeline.report_parts import file_accuracy, versions
 from prunekit.pipeline.tensorboard import Board
@@ -45,17 +46,6 @@ from prunekit.support.processes import on_rank_zero, rank
 from prunekit.support.progress import quietly, say
 from prunekit.support.registry import criteria
 from prunekit.train import Data, FitResult, loader
-
-FILES = {
-    "dense": "dense.onnx",
-    "onnx": "model.onnx",
-    "plan": "plan.json",
-    "sparsity": "sparsity.json",
-    "weights": "model.safetensors",
-    "dense_weights": "dense.safetensors",
-    "recipe": "config.toml",
-    "log": "log.jsonl",
-}
 
 
 @dataclass(frozen=True)
@@ -133,7 +123,7 @@ def sparsify(
             return SparsityReport.load(folder.report)
         on_rank_zero(lambda: folder.work.mkdir(exist_ok=True))
         wanted = job.recipe.tensorboard and rank() == 0
-        board = Board(folder.path / "tensorboard") if wanted else None
+        board = Board(folder / BOARD) if wanted else None
         try:
             return _run(job, folder, Trainer(job.data, folder, resume, board))
         finally:
@@ -170,11 +160,11 @@ def _finish(
     """Save, export, measure what was exported, and report."""
     run, recipe, module, plan = folder.path, job.recipe, job.module.eval(), rule.plan
     if dense is not None:
-        save_weights(whole, run / FILES["dense_weights"])
+        save_weights(whole, run / DENSE_WEIGHTS)
     save(run, module, plan, job.model.spec, job.model.arguments, (recipe.shape,))
     pair = (
-        export(whole, job.example, run / FILES["dense"]),
-        export_sparse(module, job.example, run / FILES["onnx"], plan),
+        export(whole, job.example, run / DENSE),
+        export_sparse(module, job.example, run / ONNX, plan),
     )
     speed = tuple(_speed(job, target, pair, (whole, module)) for target in job.targets)
     accuracy = AccuracyPart(
@@ -182,8 +172,8 @@ def _finish(
         dense=_accuracy(job, pair[0]) if recipe.dense_is_trained else None,
         pruned=_accuracy(job, pair[1]),
     )
-    files = {w: str(run / name) for w, name in FILES.items() if (run / name).is_file()}
-    epochs, updates = read_log(run / FILES["log"])
+    files = folder.artifacts()
+    epochs, updates = read_log(run / LOG)
     report = SparsityReport(
         model=recipe.model,
         asked=recipe.share,
@@ -206,7 +196,7 @@ def _finish(
         epochs=epochs,
         updates=updates,
     )
-    write_text(run / "report.html", sparsity_html(report))
+    write_text(run / PAGE, sparsity_html(report))
     report.save(folder.report)  # last: it is what says that the run is finished
     folder.clear_work()
     return report

@@ -9,10 +9,10 @@ from torch import nn
 
 from prunekit.core.artifact import Artifact
 from prunekit.core.graph import ChannelGraph
+from prunekit.core.run_folder import rounds_in
 from prunekit.core.target import Environment, Target
 from prunekit.latency import LatencyTable
 from prunekit.latency.shipped import find_table
-from prunekit.pipeline.output_folder import rounds_in
 from prunekit.profiling import HarvestPlan, differences, grid, harvest, transfer
 from prunekit.profiling.differences import LEAST_NETS
 from prunekit.profiling.journal import damaged, head_of, refuse_other
@@ -32,8 +32,13 @@ def load_table(path: str | Path, graph: ChannelGraph, target: Target) -> Latency
     A name that is no file is looked for among the tables that come with the package.
     """
     table = LatencyTable.load(find_table(path))
-    table.check(graph, target, runtime_for(target).environment(target))
+    check_table(table, graph, target)
     return table
+
+
+def check_table(table: LatencyTable, graph: ChannelGraph, target: Target) -> None:
+    """Refuse a table of another target, another device or another model."""
+    table.check(graph, target, runtime_for(target).environment(target))
 
 
 def finished_table(

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from prunekit.pipeline.output_folder import RunFolder
+from prunekit.core.run_folder import RunFolder
 from prunekit.pipeline.tensorboard import Board
 from prunekit.support.errors import UsageError
 from prunekit.train import Data, FitResult, TrainConfig, fit
