@@ -500,7 +500,7 @@ def test_check(prunekit: Says, home: Path) -> None:
 
 def test_a_live_network_goes_by_its_run(home: Path) -> None:
     from prunekit.core.target import Target
-    from prunekit.pipeline.artifacts import open_artifact
+    from prunekit.pipeline.check import open_artifact
 
     assert open_artifact("run", Target("torch"), "net.py:tiny").path == "run"
 

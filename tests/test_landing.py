@@ -44,7 +44,7 @@ class Device:
             raise InfeasibleError("nothing fits")
         return self.allocation(int(fits[-1]))
 
-    def smallest(self, asked):
+    def smallest(self):
         return self.allocation(0)
 
     def measure(self, plan):
@@ -128,8 +128,8 @@ def test_values_of_two_solves_are_not_compared():
     """A fallback's share of saliency is of something else, and says nothing beside the others'."""
     device = Device(np.linspace(0.05, 1, 40), bias=0.85)
 
-    def smallest(asked):
-        return replace(device.smallest(asked), value=1.0)
+    def smallest():
+        return replace(device.smallest(), value=1.0)
 
     def solve(asked):  # shares of what may grow, once what is active fits; else of what is active
         found = device.solve(asked)

@@ -456,7 +456,7 @@ def test_a_run_from_profile_to_report(home, prunekit):
 
 def test_accuracy_is_that_of_the_precision_deployed(home):
     needs_bf16()
-    from prunekit.pipeline.report_parts import file_accuracy
+    from prunekit.pipeline.accuracy import file_accuracy
     from prunekit.train import load_data
 
     data = load_data("digits", (1, 8, 8))

@@ -8,7 +8,7 @@ import pytest
 
 import prunekit as pk
 from prunekit.exporting import onnx as exporting
-from prunekit.pipeline.against_dense import Stopwatch
+from prunekit.pipeline.against_dense import DenseComparison
 from prunekit.pipeline.job import set_up
 from prunekit.pipeline.prune import prune
 from prunekit.pipeline.recipes.prune import make_recipe
@@ -51,7 +51,7 @@ def test_a_network_is_exported_once(tmp_path, monkeypatch):
 def test_a_final_miss_without_training_lands_again(tmp_path, monkeypatch):
     """The exported network measures 6 % over the limit at first: the next plan is smaller."""
     finals = []
-    real = Stopwatch.final_time
+    real = DenseComparison.final_time
 
     def first_too_slow(self, small, onnx, target):
         found = real(self, small, onnx, target)
@@ -61,7 +61,7 @@ def test_a_final_miss_without_training_lands_again(tmp_path, monkeypatch):
         finals.append(sum(p.numel() for p in small.parameters()))
         return found
 
-    monkeypatch.setattr(Stopwatch, "final_time", first_too_slow)
+    monkeypatch.setattr(DenseComparison, "final_time", first_too_slow)
     report = run(tmp_path)
     assert report.latency.met
     assert report.latency.ratio <= 0.5
@@ -90,7 +90,7 @@ def test_layers_that_are_kept_and_a_floor_of_widths(tmp_path):
 @pytest.fixture
 def slow_at_first(monkeypatch):
     """Plans measure 9 % too slow until a network was exported; gives the parameters timed then."""
-    sizes, landing, final = [], Stopwatch.landing_ratio, Stopwatch.final_time
+    sizes, landing, final = [], DenseComparison.landing_ratio, DenseComparison.final_time
 
     def landing_ratio(self, plan, target):
         found, off = landing(self, plan, target), 1.0 if sizes else 1.09
@@ -100,8 +100,8 @@ def slow_at_first(monkeypatch):
         sizes.append(sum(p.numel() for p in small.parameters()))
         return final(self, small, onnx, target)
 
-    monkeypatch.setattr(Stopwatch, "landing_ratio", landing_ratio)
-    monkeypatch.setattr(Stopwatch, "final_time", final_time)
+    monkeypatch.setattr(DenseComparison, "landing_ratio", landing_ratio)
+    monkeypatch.setattr(DenseComparison, "final_time", final_time)
     return sizes
 
 
@@ -115,7 +115,7 @@ def test_a_budget_that_is_not_used_up_lands_higher(tmp_path, slow_at_first):
 
 
 def test_a_larger_plan_that_misses_is_not_taken(tmp_path, slow_at_first, monkeypatch):
-    final = Stopwatch.final_time
+    final = DenseComparison.final_time
 
     def second_too_slow(self, small, onnx, target):
         found = final(self, small, onnx, target)
@@ -123,7 +123,7 @@ def test_a_larger_plan_that_misses_is_not_taken(tmp_path, slow_at_first, monkeyp
             found = replace(found, ratios=(replace(found.ratios[0], ratio=1.01 * target),))
         return found
 
-    monkeypatch.setattr(Stopwatch, "final_time", second_too_slow)
+    monkeypatch.setattr(DenseComparison, "final_time", second_too_slow)
     report = run(tmp_path, target_latency="60%")
     assert slow_at_first[1] > slow_at_first[0]
     assert report.params.pruned == slow_at_first[0]
@@ -138,7 +138,7 @@ def test_a_larger_plan_that_misses_is_not_taken(tmp_path, slow_at_first, monkeyp
 @pytest.mark.parametrize("method", ["oneshot", "iee"])
 def test_a_landing_is_confirmed_before_training(home, monkeypatch, method):
     """The plan to be trained measures 6 % over the limit for longer: a smaller one is trained."""
-    longer, real = [], Stopwatch.confirmed_ratio
+    longer, real = [], DenseComparison.confirmed_ratio
 
     def first_too_slow(self, plan, target):
         found = real(self, plan, target)
@@ -147,7 +147,7 @@ def test_a_landing_is_confirmed_before_training(home, monkeypatch, method):
             return found
         return replace(found, ratio=1.06 * target, high=1.07 * target)
 
-    monkeypatch.setattr(Stopwatch, "confirmed_ratio", first_too_slow)
+    monkeypatch.setattr(DenseComparison, "confirmed_ratio", first_too_slow)
     settings = {"model": "net.py:tiny", "input": "1x1x8x8", "data": "digits", "epochs": 2}
     chosen = {"method": method, "table": "table.json", "granularity": 1, "profile_nets": 12}
     report = run(home, **settings, **chosen, target_latency="65%", output="confirmed")
@@ -160,20 +160,20 @@ def test_a_landing_is_confirmed_before_training(home, monkeypatch, method):
 
 
 def test_a_network_that_never_measures_right_is_reported_as_a_miss(tmp_path, monkeypatch):
-    real = Stopwatch.final_time
+    real = DenseComparison.final_time
 
     def too_slow(self, small, onnx, target):
         found = real(self, small, onnx, target)
         return replace(found, ratios=(replace(found.ratios[0], ratio=1.02 * target),))
 
-    monkeypatch.setattr(Stopwatch, "final_time", too_slow)
+    monkeypatch.setattr(DenseComparison, "final_time", too_slow)
     report = run(tmp_path)
     assert not report.latency.met
 
 
 def test_milliseconds_are_decided_on_milliseconds(tmp_path, monkeypatch):
     """Dense and pruned get 10 % slower together after the limit was set: the ratio is no excuse."""
-    real = Stopwatch.time
+    real = DenseComparison.time
 
     def slower(self, other, seconds):
         found = real(self, other, seconds)
@@ -183,7 +183,7 @@ def test_milliseconds_are_decided_on_milliseconds(tmp_path, monkeypatch):
         )
         return replace(found, measurements=later)
 
-    monkeypatch.setattr(Stopwatch, "time", slower)
+    monkeypatch.setattr(DenseComparison, "time", slower)
     report = run(tmp_path, target_latency="0.5ms")
     assert report.budget.limit_ms == 0.5
     assert report.latency.met

@@ -21,7 +21,7 @@ from prunekit.core.target import Target
 from prunekit.exporting import live_artifact
 from prunekit.exporting.half import LARGEST, peaks_of, to_half
 from prunekit.exporting.int8 import Quantiser, quantise
-from prunekit.pipeline.report_parts import file_accuracy
+from prunekit.pipeline.accuracy import file_accuracy
 from prunekit.report import Report
 from prunekit.runtimes import runtime_for
 from prunekit.runtimes.onnx_graph import check_precision, load_model, precision_of, read

@@ -45,7 +45,7 @@ def bench(
     set_verbosity(verbose, quiet)
     from prunekit.core.target import Target
     from prunekit.measuring.bench import bench as measure
-    from prunekit.pipeline.artifacts import open_artifact
+    from prunekit.pipeline.check import open_artifact
 
     where = Target.parse(target, batch=batch, threads=threads)
     opened = [open_artifact(path, where, base) for path in artifacts]

@@ -64,7 +64,8 @@ def check(
     """
     set_verbosity(verbose, quiet)
     from prunekit.core.target import Target
-    from prunekit.pipeline.check import Limits, check_against_artifact, check_against_report
+    from prunekit.measuring.bench import Limits
+    from prunekit.pipeline.check import check_against_artifact, check_against_report
     from prunekit.support.errors import UsageError
     from prunekit.support.parsing import parse_share
 

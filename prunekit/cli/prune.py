@@ -171,6 +171,7 @@ def prune(
     set_verbosity(verbose, quiet)
     from prunekit.pipeline.job import set_up
     from prunekit.pipeline.output_folder import check_folder
+    from prunekit.pipeline.prune import check
     from prunekit.pipeline.prune import prune as run_pipeline
     from prunekit.pipeline.recipes.base import pairs
     from prunekit.pipeline.recipes.prune import Recipe, make_recipe
@@ -184,6 +185,7 @@ def prune(
         flags[several] = tuple(given) if given else None
     flags["iee"] = pairs(flags["iee"], "--iee") if flags["iee"] else None
     recipe = make_recipe(flags, config)
+    check(recipe)
     if rank() > 0:
         set_verbosity(verbose=False, quiet=True)
     on_rank_zero(lambda: check_folder(output, recipe, overwrite=overwrite, resume=resume))

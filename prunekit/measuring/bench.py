@@ -164,7 +164,7 @@ def check_regression(
         target,
         lambda measured, _z: measured,
         "the baseline",
-        _Limits(threshold, confidence, max_seconds),
+        Limits(threshold, confidence, max_seconds),
         seed,
     )
 
@@ -222,16 +222,18 @@ def check_ratio(
         target,
         relative,
         f"the recorded ratio {recorded_ratio:.3f}",
-        _Limits(threshold, confidence, max_seconds),
+        Limits(threshold, confidence, max_seconds),
         seed,
     )
 
 
 @dataclass(frozen=True)
-class _Limits:
-    threshold: float
-    confidence: float
-    max_seconds: float
+class Limits:
+    """How much slower is too slow (a share), how sure to be, and how long to measure."""
+
+    threshold: float = 0.05
+    confidence: float = 0.99
+    max_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < math.inf:
@@ -251,7 +253,7 @@ def _check(
     target: Target | str,
     relative: Callable[[PairedRatio, float], PairedRatio],
     against: str,
-    limits: _Limits,
+    limits: Limits,
     seed: int,
 ) -> Verdict:
     race = Race(pair, target, seed)

@@ -25,11 +25,12 @@ LONGER = 3.0
 """And this many times longer where the interval spans the target."""
 
 
-class Stopwatch:
+class DenseComparison:
     """Times networks of one run against its dense one and against its budget."""
 
-    def __init__(self, job: Job, folder: RunFolder, budget: Budget) -> None:
-        self.job, self.folder, self.budget = job, folder, budget
+    def __init__(self, job: Job, folder: RunFolder) -> None:
+        self.job, self.folder = job, folder
+        self.budget = Budget.parse(job.recipe.target_latency)
         self.seconds = job.recipe.measure_seconds
         self._dense: Artifact | None = None
         self.exact: Artifact | None = None
@@ -96,11 +97,11 @@ class Stopwatch:
         dense network's at which the limit was set.
         """
         timed = self.measure(plan, times)
-        found = self.against_limit(timed, target)
-        if found.low <= target <= found.high:
+        ratio = self.against_limit(timed, target)
+        if ratio.low <= target <= ratio.high:
             longer = self.time(timed.artifacts[1], LONGER * times * self.seconds)
-            found = self.against_limit(longer, target)
-        return found
+            ratio = self.against_limit(longer, target)
+        return ratio
 
     def confirmed_ratio(self, plan: ChannelPlan, target: float) -> PairedRatio:
         """The same, measured as long as the final network will be."""
@@ -125,12 +126,12 @@ class Stopwatch:
     def final_time(self, small: nn.Module, onnx: Artifact, target: float) -> BenchResult:
         """What the report says; measured longer when the interval leaves the answer open."""
         pruned = self.timed_form(small, onnx)
-        found = self.time(pruned, FINAL * self.seconds)
-        against = self.against_limit(found, target)
-        if against.low <= target <= against.high:
+        timed = self.time(pruned, FINAL * self.seconds)
+        ratio = self.against_limit(timed, target)
+        if ratio.low <= target <= ratio.high:
             say("the interval spans the target; measuring longer")
-            found = self.time(pruned, LONGER * FINAL * self.seconds)
-        return found
+            timed = self.time(pruned, LONGER * FINAL * self.seconds)
+        return timed
 
     def target_ratio(self) -> float:
         """The budget as a share of the dense latency; absolute ones need the dense time."""

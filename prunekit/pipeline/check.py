@@ -1,27 +1,40 @@
-"""The CI gate: whether an artifact has become slower than its baseline."""
+"""The CI gate: whether an artifact, or what a path stands for, has become slower than before."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from prunekit.core.run_folder import DENSE, ONNX
+from prunekit.core.artifact import Artifact
+from prunekit.core.plan import ChannelPlan
+from prunekit.core.run_folder import DENSE, ONNX, PLAN
 from prunekit.core.target import Environment, Target
-from prunekit.measuring.bench import Verdict, check_ratio, check_regression
-from prunekit.networks.saved import is_sparse
-from prunekit.pipeline.artifacts import open_artifact
+from prunekit.exporting import live_artifact
+from prunekit.measuring.bench import Limits, Verdict, check_ratio, check_regression
+from prunekit.networks.saved import is_run, is_sparse, load
+from prunekit.pipeline.job import example_input
 from prunekit.report import Report, SparsityReport
 from prunekit.runtimes import runtime_for
-from prunekit.support.errors import UsageError
+from prunekit.support.errors import FileError, UsageError
 
 
-@dataclass(frozen=True)
-class Limits:
-    """How much slower is too slow (a share), how sure to be, and how long to measure."""
+def open_artifact(path: str | Path, target: Target, base: str | None = None) -> Artifact:
+    """The artifact at ``path`` in the form ``target``'s runtime takes; a run folder has both.
 
-    threshold: float = 0.05
-    confidence: float = 0.99
-    max_seconds: float = 60.0
+    ``base`` is the dense model of a run that was made from the user's own code.
+    """
+    runtime = runtime_for(target)
+    if not is_run(path):
+        if Path(path).is_dir():
+            raise FileError(f"{path} is a folder without {PLAN}, not a finished run")
+        return Artifact.of_file(path)
+    if runtime.artifact_format == "onnx":
+        return Artifact.of_file(Path(path) / ONNX)
+    plan = ChannelPlan.load(Path(path) / PLAN)
+    if plan.base is None or not plan.base.input_shapes:
+        raise UsageError(f"{path} does not say its input shape; time its model.onnx instead")
+    example = example_input("x".join(map(str, plan.base.input_shapes[0])))
+    return replace(live_artifact(load(path, base), example), path=str(path))
 
 
 def check_against_artifact(

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import nn
 
 from prunekit.core.artifact import Artifact
-from prunekit.core.run_folder import ONNX, PLAN, RunFolder
+from prunekit.core.plan import ChannelPlan
+from prunekit.core.run_folder import ONNX, PLAN
+from prunekit.core.timing import PairedRatio
 from prunekit.measuring.bench import BenchResult
 from prunekit.networks.saved import save
 from prunekit.networks.slimming import slim
-from prunekit.pipeline.against_dense import Stopwatch
-from prunekit.pipeline.job import Job
-from prunekit.pipeline.landing import BAND, MAX_AGAIN, Again, Landing, land_again
-from prunekit.support.progress import say
+from prunekit.pipeline.landing import LandFrom, Landing, confirm
+from prunekit.pipeline.methods.base import Pruned
+from prunekit.pipeline.run import Run
 
 
 @dataclass(frozen=True)
@@ -26,53 +27,49 @@ class Delivered:
     timed: BenchResult
 
 
-@dataclass(frozen=True)
-class Delivery:
-    """Writes the networks of one run for the target and times what was written."""
+def deliver(run: Run, pruned: Pruned, target: float) -> Delivered:
+    """Save and export what was pruned, and time the file.
 
-    job: Job
-    folder: RunFolder
-    watch: Stopwatch
-    target: float
-    """The share of the dense latency that was asked for."""
+    Networks that were not trained land again where the file, which is measured for longer than
+    plans on the way, misses the target or does not use it up.
+    """
+    if pruned.land_from is not None:
+        return _confirmed(run, pruned, pruned.land_from, target)
+    timed = _write_and_time(run, pruned.small, pruned.landing.allocation.plan, target)
+    return Delivered(pruned.small, pruned.landing, timed)
 
-    def deliver(self, small: nn.Module, landing: Landing) -> Delivered:
-        """Save and export ``small``, and time what was exported."""
-        timed = self.watch.final_time(small, self.write(small, landing), self.target)
-        return Delivered(small, landing, timed)
 
-    def write(self, small: nn.Module, landing: Landing) -> Artifact:
-        """Save and export ``small``."""
-        run, model, plan = self.folder.path, self.job.model, landing.allocation.plan
-        save(run, small, plan, model.spec, model.arguments, self.job.graph.input_shapes)
-        return self.watch.export(small, run / ONNX, PLAN)
+def _confirmed(run: Run, pruned: Pruned, land_from: LandFrom, target: float) -> Delivered:
+    """The largest network whose file meets the target."""
+    tried: list[tuple[ChannelPlan, nn.Module, BenchResult]] = []
 
-    def ratio(self, found: Delivered) -> float:
-        """What the file takes, in units in which the limit is the target."""
-        return self.watch.against_limit(found.timed, self.target).ratio
+    def measure(plan: ChannelPlan) -> PairedRatio:
+        small = slim(run.job.module, plan).eval() if tried else pruned.small
+        tried.append((plan, small, _write_and_time(run, small, plan, target)))
+        return run.comparison.against_limit(tried[-1][-1], target)
 
-    def settle(self, found: Delivered, again: Again) -> Delivered:
-        """Land ``again`` by what the exported file takes, for networks that were not trained since.
+    landing = confirm(
+        pruned.landing,
+        measure,
+        land_from,
+        target,
+        meets=lambda measured, target: measured.ratio <= target,  # as the report decides
+        subject="the exported network",
+    )
+    chosen = landing.allocation.plan
+    plan, small, timed = next(one for one in tried if one[0] == chosen)
+    if tried[-1][0] != plan:  # the files are of a larger one, which missed
+        _write(run, small, plan)
+    return Delivered(small, landing, timed)
 
-        Files are measured for longer than plans on the way, and what that differs by is taken for
-        all of those. A miss is followed by a smaller network; one further below the limit than the
-        band by a larger one, if that meets it too.
-        """
-        for _ in range(MAX_AGAIN):
-            final, landing = self.ratio(found), found.landing
-            low = final < self.target - BAND
-            if final <= self.target and not low:
-                break
-            way = "higher" if low else "lower"
-            share = final / self.target
-            say(f"the exported network takes {share:.1%} of the limit; landing again, {way}")
-            other = land_again(landing, final, again)
-            if other.allocation.widths == landing.allocation.widths:
-                break
-            module = slim(self.job.module, other.allocation.plan).eval()
-            candidate = self.deliver(module, other)
-            if low and self.ratio(candidate) > self.target:
-                self.write(found.small, landing)
-                return replace(found, landing=replace(landing, attempts=other.attempts))
-            found = candidate
-        return found
+
+def _write_and_time(run: Run, small: nn.Module, plan: ChannelPlan, target: float) -> BenchResult:
+    return run.comparison.final_time(small, _write(run, small, plan), target)
+
+
+def _write(run: Run, small: nn.Module, plan: ChannelPlan) -> Artifact:
+    """Save and export ``small``."""
+    job = run.job
+    spec, arguments = job.model.spec, job.model.arguments
+    save(run.folder.path, small, plan, spec, arguments, job.graph.input_shapes)
+    return run.comparison.export(small, run.folder / ONNX, PLAN)

@@ -18,8 +18,8 @@ from prunekit.exporting.package import export_package
 from prunekit.exporting.precision import PRECISIONS
 from prunekit.exporting.sparse import export_sparse
 from prunekit.networks.saved import is_sparse
+from prunekit.pipeline.accuracy import file_accuracy
 from prunekit.pipeline.job import calibration
-from prunekit.pipeline.report_parts import file_accuracy
 from prunekit.report import Report, to_html
 from prunekit.report.schema import ExportPart
 from prunekit.runtimes import runtime_for

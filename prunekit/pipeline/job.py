@@ -50,6 +50,13 @@ class Job:
         return self.model.module
 
     @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one epoch."""
+        if self.data is None:
+            raise UsageError("training needs data; add --data")
+        return len(loader(self.data.train, self.recipe.batch_size, self.recipe.seed))
+
+    @property
     def file_precision(self) -> str:
         """The precision that the run's ONNX files are in."""
         return file_precision(self.runtime, self.target)

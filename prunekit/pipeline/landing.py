@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from prunekit.allocation import Allocation
@@ -32,6 +32,8 @@ NARROW = 0.004
 
 Solve = Callable[[float], Allocation]
 """A predicted-latency ratio not to exceed -> allocation, or `InfeasibleError`."""
+Smallest = Callable[[], Allocation]
+"""The narrowest plan there is."""
 Measure = Callable[[ChannelPlan], PairedRatio]
 
 
@@ -71,14 +73,18 @@ class Landing:
         return load_json(path, cls, "landing", 1)
 
 
-def meets(found: Attempt | PairedRatio, target: float) -> bool:
+LandFrom = Callable[[tuple[Attempt, ...]], Landing]
+"""Another landing, which goes on from these attempts."""
+
+
+def meets(measured: Attempt | PairedRatio, target: float) -> bool:
     """Whether what was measured meets the target: its whole interval does, or it is well below."""
-    return found.high <= target or found.ratio <= SURE * target
+    return measured.high <= target or measured.ratio <= SURE * target
 
 
 def land(
     solve: Solve,
-    smallest: Solve,
+    smallest: Smallest,
     measure: Measure,
     target: float,
     known: tuple[Attempt, ...] = (),
@@ -94,11 +100,7 @@ def land(
     """
     search = _Search(target)
     for attempt in known:
-        try:
-            allocation = solve(attempt.asked) if attempt.asked else smallest(0.0)
-        except InfeasibleError:
-            allocation = smallest(attempt.asked)
-        search.add(allocation, attempt)
+        search.add(_planned(solve, smallest, attempt.asked), attempt)
     while len(search.attempts) < max(MAX_ROUNDS, len(known) + 1):
         asked = search.next_request()
         if asked is None:
@@ -109,60 +111,76 @@ def land(
             if search.tried_smallest:
                 break
             search.tried_smallest = True
-            allocation = smallest(asked)
+            allocation = smallest()
         if not search.is_new(allocation):
             search.note_repeat(asked, allocation)
             continue
-        found = measure(allocation.plan)
-        search.add(allocation, _attempt(asked, allocation, found))
+        measured = measure(allocation.plan)
+        search.add(allocation, _attempt(asked, allocation, measured))
         say(
             f"landing {len(search.attempts)}: predicted {allocation.ratio:.1%}, "
-            f"measured {found.ratio:.1%} [{found.low:.1%}, {found.high:.1%}], "
+            f"measured {measured.ratio:.1%} [{measured.low:.1%}, {measured.high:.1%}], "
             f"asked {target:.1%}"
         )
     if search.best is None and not search.tried_smallest:
         # never reached within the rounds: the smallest plan tells whether it can be at all
-        allocation = smallest(0.0)
+        allocation = smallest()
         if search.is_new(allocation):
             search.add(allocation, _attempt(0.0, allocation, measure(allocation.plan)))
     if search.best is None:
-        least = min(search.attempts, key=lambda attempt: attempt.ratio)
-        raise InfeasibleError(
-            f"a latency of {target:.1%} of dense is below what is reachable; the smallest plan "
-            f"measures {least.ratio:.1%} [{least.low:.1%}, {least.high:.1%}]; ask for at least that"
-        )
+        raise _out_of_reach(search.attempts, target)
     return Landing(search.best, tuple(search.attempts))
 
 
-Again = Callable[[tuple[Attempt, ...]], Landing]
-"""Another landing that goes on from these attempts."""
+def _planned(solve: Solve, smallest: Smallest, asked: float) -> Allocation:
+    """The plan that an attempt which ``asked`` for this was of; zero asked for the smallest."""
+    try:
+        return solve(asked) if asked else smallest()
+    except InfeasibleError:
+        return smallest()
 
 
-def confirm(landing: Landing, measure: Measure, again: Again, target: float) -> Landing:
+def _out_of_reach(attempts: list[Attempt], target: float) -> InfeasibleError:
+    least = min(attempts, key=lambda attempt: attempt.ratio)
+    return InfeasibleError(
+        f"a latency of {target:.1%} of dense is below what is reachable; the smallest plan "
+        f"measures {least.ratio:.1%} [{least.low:.1%}, {least.high:.1%}]; ask for at least that"
+    )
+
+
+def confirm(
+    landing: Landing,
+    measure: Measure,
+    land_from: LandFrom,
+    target: float,
+    *,
+    meets: Callable[[PairedRatio, float], bool] = meets,
+    subject: str = "measured for longer it",
+) -> Landing:
     """The largest plan that meets ``target`` in a longer measurement too, from ``landing`` on.
 
-    For networks that are trained next: what misses after that cannot be mended. A plan that misses
-    is followed by a smaller one, one further below the target than the band by a larger one. Where
-    none is found that meets it, the last is taken, and the report tells of a miss.
+    A plan that misses is followed by a smaller one, one further below the target than the band by a
+    larger one. Where none is found that meets it, the last is taken, and the report tells of a
+    miss. ``subject`` is what is measured, in words.
     """
     best: tuple[float, Landing] | None = None
     tried = []
     for left in reversed(range(MAX_AGAIN + 1)):
-        found = measure(landing.allocation.plan)
+        measured = measure(landing.allocation.plan)
         tried.append(landing.allocation.widths)
-        if meets(found, target):
-            if best is None or found.ratio > best[0]:
-                best = found.ratio, landing
-            if found.ratio >= target - BAND:
+        if meets(measured, target):
+            if best is None or measured.ratio > best[0]:
+                best = measured.ratio, landing
+            if measured.ratio >= target - BAND:
                 break
         elif best is not None:  # the larger one was too large
             break
         if not left:
             break
         way = "lower" if best is None else "higher"
-        say(f"measured for longer it takes {found.ratio / target:.1%} of the limit; landing {way}")
+        say(f"{subject} takes {measured.ratio / target:.1%} of the limit; landing {way}")
         try:
-            other = land_again(landing, found.ratio, again)
+            other = _land_again(landing, measured.ratio, land_from)
         except InfeasibleError:
             break
         if other.allocation.widths in tried:
@@ -171,7 +189,7 @@ def confirm(landing: Landing, measure: Measure, again: Again, target: float) -> 
     return landing if best is None else replace(best[1], attempts=landing.attempts)
 
 
-def land_again(landing: Landing, ratio: float, again: Again) -> Landing:
+def _land_again(landing: Landing, ratio: float, land_from: LandFrom) -> Landing:
     """Another landing, now that the plan of ``landing`` turned out to take ``ratio``.
 
     What that is off by is taken for all its attempts, which are kept as they were measured.
@@ -183,28 +201,35 @@ def land_again(landing: Landing, ratio: float, again: Again) -> Landing:
         replace(a, ratio=off * a.ratio, low=off * a.low, high=off * a.high)
         for a in landing.attempts
     )
-    other = again(known)
+    other = land_from(known)
     return replace(other, attempts=(*landing.attempts, *other.attempts[len(known) :]))
 
 
-def _attempt(asked: float, allocation: Allocation, found: PairedRatio) -> Attempt:
+def _attempt(asked: float, allocation: Allocation, measured: PairedRatio) -> Attempt:
     widths = allocation.widths
-    return Attempt(asked, allocation.ratio, found.ratio, found.low, found.high, widths)
+    return Attempt(asked, allocation.ratio, measured.ratio, measured.low, measured.high, widths)
 
 
+@dataclass
 class _Search:
     """Which request to try next: corrected by what was measured, bracketed by all of it."""
 
-    def __init__(self, target: float) -> None:
-        self.target = target
-        self.attempts: list[Attempt] = []
-        self.best: Allocation | None = None
-        self.best_ratio = 0.0
-        self.tried_smallest = False
-        self.low = 0.0
-        self.high = float("inf")
-        self.caution = 1.0
-        self.repeats = 0
+    target: float
+    attempts: list[Attempt] = field(default_factory=list)
+    best: Allocation | None = None
+    """The largest plan that meets the target."""
+    tried_smallest: bool = False
+    low: float = 0.0
+    """The largest request known to meet the target, and below the smallest known to miss it."""
+    high: float = float("inf")
+    caution: float = 1.0
+    """How much lower to aim, for intervals that reached over the target."""
+    repeats: int = 0
+
+    @property
+    def best_ratio(self) -> float:
+        """The largest measured ratio that meets the target."""
+        return max((a.ratio for a in self.attempts if meets(a, self.target)), default=0.0)
 
     def next_request(self) -> float | None:
         """The predicted ratio to ask for, or None when searching on gains nothing."""
@@ -256,7 +281,6 @@ class _Search:
         self.attempts.append(attempt)
         self._narrow(attempt.asked, attempt)
         if meets(attempt, self.target):
-            self.best_ratio = max(self.best_ratio, attempt.ratio)
             # not by value: shares of saliency tell plans apart within one solve alone
             if self.best is None or allocation.ratio > self.best.ratio:
                 self.best = allocation

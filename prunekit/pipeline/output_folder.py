@@ -18,20 +18,24 @@ from prunekit.core.run_folder import (
 from prunekit.networks.saved import base_runs
 from prunekit.pipeline.recipes.base import TrainingRecipe, read_recipe
 from prunekit.support.errors import FileError, UsageError
+from prunekit.support.processes import rank
 
 
 @contextmanager
 def open_folder(
     path: Path, recipe: TrainingRecipe, *, overwrite: bool, resume: bool
 ) -> Iterator[RunFolder]:
-    """Make or reopen the folder of a run, and put the recipe there.
+    """Make or reopen the folder of a run, and put the recipe there; rank 0 does, for all.
 
     An existing folder is an error unless ``overwrite`` (only a run's own folder is ever removed)
     or ``resume`` (only with the same recipe). When the block fails before an epoch of training is
     done (on an interrupt: before a round of the profile is), nothing new is left behind.
     """
-    check_folder(path, recipe, overwrite=overwrite, resume=resume)
     folder = RunFolder(path)
+    if rank() > 0:
+        yield folder
+        return
+    check_folder(path, recipe, overwrite=overwrite, resume=resume)
     fresh = not (path / RECIPE).is_file() or overwrite
     missing = [part for part in (path, *path.parents) if not part.exists()]
     try:
@@ -44,6 +48,8 @@ def open_folder(
         except OSError as error:
             raise FileError(f"cannot make folder {path}: {error.strerror or error}") from error
         recipe.save(path / RECIPE)
+        if not folder.finished:
+            folder.work.mkdir(exist_ok=True)
         yield folder
     except BaseException as error:
         interrupted = isinstance(error, KeyboardInterrupt)

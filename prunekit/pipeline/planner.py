@@ -14,7 +14,7 @@ from prunekit.core.budget import Budget
 from prunekit.core.scores import Scores
 from prunekit.criteria import Magnitude, score
 from prunekit.latency import LatencyTable
-from prunekit.pipeline.against_dense import Stopwatch
+from prunekit.pipeline.against_dense import DenseComparison
 from prunekit.pipeline.job import Job
 from prunekit.pipeline.landing import AIM, Attempt, Landing, land
 from prunekit.support.errors import InfeasibleError
@@ -46,7 +46,7 @@ class Planner:
     job: Job
     table: LatencyTable
     solver: Allocator
-    watch: Stopwatch
+    comparison: DenseComparison
 
     def allocate(
         self,
@@ -105,12 +105,12 @@ class Planner:
         least = self.smallest(UNSCORED)
         if least.ratio < target * (1 - max(self.table.calibration.worst, 0.05)):
             return
-        timed = self.watch.measure(least.plan)
+        timed = self.comparison.measure(least.plan)
         ratio, (whole, small) = timed.ratios[0], timed.measurements
         if ratio.ratio > target:
             raise InfeasibleError(
-                f"{self.watch.budget} is below what is reachable: the smallest network measures "
-                f"{ratio.ratio:.1%} [{ratio.low:.1%}, {ratio.high:.1%}] of the dense one, "
+                f"{self.comparison.budget} is below what is reachable: the smallest network "
+                f"measures {ratio.ratio:.1%} [{ratio.low:.1%}, {ratio.high:.1%}] of the dense one, "
                 f"{small.median_ms:.4g} of {whole.median_ms:.4g} ms; ask for "
                 f"{math.ceil(100 * ratio.high)}% or more"
             )
@@ -125,8 +125,8 @@ class Planner:
         """The measured loop on the given scores."""
         return land(
             lambda ratio: self.allocate(scores, ratio, at_most),
-            lambda _: self.smallest(scores, limited=True),
-            partial(self.watch.landing_ratio, target=target),
+            partial(self.smallest, scores, limited=True),
+            partial(self.comparison.landing_ratio, target=target),
             target,
             known,
         )
@@ -135,6 +135,6 @@ class Planner:
         """The predicted ratio to train towards, so that ``target`` is measured in the end."""
         scores = score(self.job.module, self.job.graph, Magnitude())
         near = self.nearest(scores, target)
-        measured = self.watch.measure(near.plan).ratios[0].ratio
+        measured = self.comparison.measure(near.plan).ratios[0].ratio
         least = self.smallest(scores).ratio * 1.0001
         return min(0.99, max(least, target * AIM * near.ratio / measured))

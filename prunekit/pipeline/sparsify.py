@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import nn
 
 from prunekit.core.artifact import Artifact
-from prunekit.core.run_folder import BOARD, DENSE, DENSE_WEIGHTS, LOG, ONNX, PAGE, RunFolder
+from prunekit.core.run_folder import DENSE, DENSE_WEIGHTS, LOG, ONNX, PAGE, RunFolder
 from prunekit.core.sparsity import SparsityPlan
 from prunekit.core.target import Target
 from prunekit.criteria import WeightCriterion
@@ -22,6 +21,7 @@ from prunekit.measuring.bench import bench
 from prunekit.networks.build import BuiltModel
 from prunekit.networks.saved import save, save_weights
 from prunekit.networks.weight_layers import layer_macs
+from prunekit.pipeline.accuracy import file_accuracy
 from prunekit.pipeline.job import (
     check_training,
     example_input,
@@ -33,19 +33,25 @@ from prunekit.pipeline.job import (
 )
 from prunekit.pipeline.output_folder import open_folder
 from prunekit.pipeline.recipes.sparsify import SparseRecipe
-from prunekit.pipeline.report_parts import file_accuracy, versions
-from prunekit.pipeline.tensorboard import Board
-from prunekit.pipeline.trainer import Trainer
+from prunekit.pipeline.report_parts import (
+    digests,
+    file_bytes,
+    parameters,
+    training_cost,
+    versions,
+)
+from prunekit.pipeline.trainer import Trained, Trainer, open_trainer
 from prunekit.report import SparsityReport, read_log, sparsity_html
-from prunekit.report.schema import AccuracyPart, Pair, TrainingPart
+from prunekit.report.schema import AccuracyPart, Pair
 from prunekit.report.sparsity import SpeedPart
 from prunekit.runtimes import runtime_for
 from prunekit.sparsify import METHODS, Sparsifier, SparsitySchedule
-from prunekit.support.files import sha256_file, write_text
-from prunekit.support.processes import on_rank_zero, rank
+from prunekit.support.errors import UsageError
+from prunekit.support.files import write_text
+from prunekit.support.processes import on_rank_zero
 from prunekit.support.progress import quietly, say
 from prunekit.support.registry import criteria
-from prunekit.train import Data, FitResult, loader
+from prunekit.train import Data, loader
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,7 @@ class SparseJob:
 
 def set_up_sparse(recipe: SparseRecipe) -> SparseJob:
     """Data, model and method of ``recipe``; all that cannot work is refused here."""
+    check_method(recipe)
     targets = recipe.targets()
     check_training(recipe)
     criterion = criteria.make(recipe.criterion)
@@ -105,6 +112,28 @@ def set_up_sparse(recipe: SparseRecipe) -> SparseJob:
     return job
 
 
+def check_method(recipe: SparseRecipe) -> None:
+    """Raise UsageError for settings that the recipe's method cannot work with."""
+    method = recipe.method
+    recipe.needs_data((f"--method {method}", method != "static"))
+    if method != "static" and recipe.epochs < 1:
+        raise UsageError(
+            f"method {method} works while it trains; give --epochs 1 or more, or --method static"
+        )
+    if method == "static" and recipe.option:
+        raise UsageError("method static exchanges nothing, so that --option has no meaning")
+    reads = METHODS[method].reads
+    known = {field.name for field in fields(SparsitySchedule)}
+    if idle := [name for name in recipe.option if name in known and name not in reads]:
+        raise UsageError(
+            f"option {idle[0]!r} has no meaning for method {method}, which reads {', '.join(reads)}"
+        )
+    if method == "iee" and recipe.ema:
+        raise UsageError(
+            "--ema would average what method iee explores; leave it out, or use another method"
+        )
+
+
 def sparsify(
     job: SparseJob, output: Path, *, overwrite: bool = False, resume: bool = False
 ) -> SparsityReport:
@@ -112,98 +141,100 @@ def sparsify(
 
     Everything finished is kept, so that the same call with ``resume`` goes on from there.
     """
-    opened = (
-        open_folder(output, job.recipe, overwrite=overwrite, resume=resume)
-        if rank() == 0
-        else nullcontext(RunFolder(output))
-    )
-    with opened as folder:
+    recipe = job.recipe
+    with open_folder(output, recipe, overwrite=overwrite, resume=resume) as folder:
         if on_rank_zero(lambda: folder.finished):
             say(f"{output} is finished already")
             return SparsityReport.load(folder.report)
-        on_rank_zero(lambda: folder.work.mkdir(exist_ok=True))
-        wanted = job.recipe.tensorboard and rank() == 0
-        board = Board(folder / BOARD) if wanted else None
-        try:
-            return _run(job, folder, Trainer(job.data, folder, resume, board))
-        finally:
-            if board is not None:
-                board.close()
+        with open_trainer(
+            job.data, folder, resume=resume, tensorboard=recipe.tensorboard
+        ) as trainer:
+            sparse = _train(job, trainer)
+        return on_rank_zero(lambda: _finish(job, folder, sparse))
 
 
-def _run(job: SparseJob, folder: RunFolder, trainer: Trainer) -> SparsityReport:
-    """Dense training if asked for, the sparse one, then all that is written by rank 0."""
+@dataclass(frozen=True)
+class _Sparse:
+    """The networks before and after, and how the one became the other."""
+
+    dense: nn.Module
+    module: nn.Module
+    rule: Sparsifier
+    trained: Trained
+
+
+def _train(job: SparseJob, trainer: Trainer) -> _Sparse:
+    """Dense training if asked for, then the sparse one."""
     recipe, module = job.recipe, job.module
-    dense = None
+    dense_training = sparse_training = None
     if recipe.dense_epochs:
         config = train_config(recipe, recipe.dense_epochs, recipe.lr, distill=0.0)
-        dense = trainer.fit(module, "dense-training", config)
-    whole = copy.deepcopy(module)
+        dense_training = trainer.fit(module, "dense-training", config)
+    dense = copy.deepcopy(module)
     rule = job.sparsifier(module)
-    found = None
+    work = 0.0
     if recipe.trains:
         lr = fine_tune_lr(recipe) if recipe.dense_is_trained else recipe.lr
         config = train_config(recipe, recipe.epochs, lr)
-        teacher = whole if recipe.distill else None
-        found = trainer.fit(module, "sparse-training", config, rule=rule, teacher=teacher)
-    return on_rank_zero(lambda: _finish(job, folder, rule, whole, dense, found))
+        teacher = dense if recipe.distill else None
+        sparse_training = trainer.fit(module, "sparse-training", config, rule=rule, teacher=teacher)
+        work = rule.work / job.per_epoch
+    return _Sparse(dense, module, rule, Trained(dense_training, sparse_training, work=work))
 
 
-def _finish(
-    job: SparseJob,
-    folder: RunFolder,
-    rule: Sparsifier,
-    whole: nn.Module,
-    dense: FitResult | None,
-    found: FitResult | None,
-) -> SparsityReport:
+def _finish(job: SparseJob, folder: RunFolder, sparse: _Sparse) -> SparsityReport:
     """Save, export, measure what was exported, and report."""
-    run, recipe, module, plan = folder.path, job.recipe, job.module.eval(), rule.plan
-    if dense is not None:
-        save_weights(whole, run / DENSE_WEIGHTS)
-    save(run, module, plan, job.model.spec, job.model.arguments, (recipe.shape,))
-    pair = (
-        export(whole, job.example, run / DENSE),
-        export_sparse(module, job.example, run / ONNX, plan),
+    recipe, module, plan = job.recipe, sparse.module.eval(), sparse.rule.plan
+    if sparse.trained.dense is not None:
+        save_weights(sparse.dense, folder / DENSE_WEIGHTS)
+    save(folder.path, module, plan, job.model.spec, job.model.arguments, (recipe.shape,))
+    files = (
+        export(sparse.dense, job.example, folder / DENSE),
+        export_sparse(module, job.example, folder / ONNX, plan),
     )
-    speed = tuple(_speed(job, target, pair, (whole, module)) for target in job.targets)
-    accuracy = AccuracyPart(
-        # random weights have no accuracy worth telling
-        dense=_accuracy(job, pair[0]) if recipe.dense_is_trained else None,
-        pruned=_accuracy(job, pair[1]),
-    )
-    files = folder.artifacts()
-    epochs, updates = read_log(run / LOG)
-    report = SparsityReport(
+    speed = tuple(_speed(job, target, files, (sparse.dense, module)) for target in job.targets)
+    report = _make_report(job, folder, sparse, speed)
+    write_text(folder / PAGE, sparsity_html(report))
+    report.save(folder.report)  # last: it is what says that the run is finished
+    folder.clear_work()
+    return report
+
+
+def _make_report(
+    job: SparseJob, folder: RunFolder, sparse: _Sparse, speed: tuple[SpeedPart, ...]
+) -> SparsityReport:
+    """Put the parts together."""
+    recipe, plan = job.recipe, sparse.rule.plan
+    artifacts = folder.artifacts()
+    epochs, updates = read_log(folder / LOG)
+    return SparsityReport(
         model=recipe.model,
         asked=recipe.share,
         plan=plan,
         ranking=recipe.ranking,
-        accuracy=accuracy,
-        params=_parameters(module, plan),
-        macs=_macs(whole, job.example, plan),
-        file_bytes=Pair(
-            dense=Path(pair[0].path).stat().st_size, pruned=Path(pair[1].path).stat().st_size
-        ),
-        training_cost=_training_cost(job, rule, dense, found),
-        survival=rule.survival(),
+        accuracy=_accuracy_part(job, folder),
+        params=_parameters(sparse.module, plan),
+        macs=_macs(sparse.dense, job.example, plan),
+        file_bytes=file_bytes(folder),
+        training_cost=training_cost(recipe, sparse.trained),
+        survival=sparse.rule.survival(),
         speed=speed,
-        artifacts=files,
-        digests={what: sha256_file(files[what]) for what in ("dense", "onnx")},
+        artifacts=artifacts,
+        digests=digests(artifacts),
         seed=recipe.seed,
         recipe=recipe.model_dump(exclude_none=True),
         versions=versions(),
         epochs=epochs,
         updates=updates,
     )
-    write_text(run / PAGE, sparsity_html(report))
-    report.save(folder.report)  # last: it is what says that the run is finished
-    folder.clear_work()
-    return report
 
 
-def _accuracy(job: SparseJob, onnx: Artifact) -> float | None:
-    return file_accuracy(Path(onnx.path), job.data, job.recipe.workers)
+def _accuracy_part(job: SparseJob, folder: RunFolder) -> AccuracyPart:
+    """Of both files; random weights have no accuracy worth telling."""
+    data, workers, dense = job.data, job.recipe.workers, None
+    if job.recipe.dense_is_trained:
+        dense = file_accuracy(folder / DENSE, data, workers)
+    return AccuracyPart(dense=dense, pruned=file_accuracy(folder / ONNX, data, workers))
 
 
 def _speed(
@@ -230,8 +261,9 @@ def _speed(
 
 
 def _parameters(module: nn.Module, plan: SparsityPlan) -> Pair:
-    whole = sum(parameter.numel() for parameter in module.parameters())
-    return Pair(dense=whole, pruned=whole - sum(la.size - la.kept for la in plan.layers))
+    count = parameters(module)
+    zeros = sum(layer.size - layer.kept for layer in plan.layers)
+    return Pair(dense=count, pruned=count - zeros)
 
 
 def _macs(module: nn.Module, example: Any, plan: SparsityPlan) -> Pair:
@@ -240,26 +272,3 @@ def _macs(module: nn.Module, example: Any, plan: SparsityPlan) -> Pair:
     kept = {layer.name: layer.density for layer in plan.layers}
     left = sum(count * kept.get(name, 1.0) for name, count in macs.items())
     return Pair(dense=sum(macs.values()), pruned=round(left))
-
-
-def _training_cost(
-    job: SparseJob, rule: Sparsifier, dense: FitResult | None, found: FitResult | None
-) -> TrainingPart:
-    """FLOPs relative to a dense run of ``dense_epochs`` (else ``epochs``), and seconds.
-
-    Forward and backward of the weights that are there count three forwards, a teacher's one.
-    """
-    recipe = job.recipe
-    dense_epochs = recipe.dense_epochs or 0
-    relative = None
-    if found is not None:
-        spent = rule.work / job.per_epoch + (recipe.epochs / 3 if recipe.distill else 0)
-        relative = (spent + dense_epochs) / (dense_epochs or recipe.epochs)
-    elif dense is not None:
-        relative = 1.0
-    dense_seconds = 0.0 if dense is None else dense.seconds
-    return TrainingPart(
-        relative_flops=relative,
-        seconds=dense_seconds + (0.0 if found is None else found.seconds),
-        dense_seconds=dense_seconds,
-    )

@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from prunekit.core.run_folder import RunFolder
+from prunekit.core.run_folder import BOARD, RunFolder
 from prunekit.pipeline.tensorboard import Board
 from prunekit.support.errors import UsageError
-from prunekit.train import Data, FitResult, TrainConfig, fit
+from prunekit.support.processes import rank
+from prunekit.train import Data, FitResult, Rule, TrainConfig, fit
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training there was, stage by stage."""
+
+    dense: FitResult | None = None
+    pruning: FitResult | None = None
+    fine_tuning: FitResult | None = None
+    work: float = 0.0
+    """After the dense training: in epochs of the dense network, without a teacher's share."""
+
+    @property
+    def dense_seconds(self) -> float:
+        """Of the dense training."""
+        return 0.0 if self.dense is None else self.dense.seconds
+
+    @property
+    def seconds(self) -> float:
+        """Of all of it."""
+        stages = (self.dense, self.pruning, self.fine_tuning)
+        return sum((stage.seconds for stage in stages if stage is not None), 0.0)
 
 
 @dataclass(frozen=True)
@@ -20,21 +45,28 @@ class Trainer:
     data: Data | None
     folder: RunFolder
     resume: bool
-    board: Board | None
+    board: Board | None = None
 
-    def fit(self, model: nn.Module, stage: str, config: TrainConfig, **more: Any) -> FitResult:
+    def fit(
+        self,
+        model: nn.Module,
+        stage: str,
+        config: TrainConfig,
+        *,
+        rule: Rule | None = None,
+        teacher: nn.Module | None = None,
+    ) -> FitResult:
         """Train with checkpoints in the run's work folder."""
         if self.data is None:
             raise UsageError("training needs data; add --data")
         return fit(
-            model,
-            self.data,
-            config,
+            *(model, self.data, config),
             folder=self.folder.work / stage,
             resume=self.resume,
             log=self.log,
             title=stage.replace("-", " "),
-            **more,
+            rule=rule,
+            teacher=teacher,
         )
 
     def log(self, row: dict[str, Any]) -> None:
@@ -42,3 +74,15 @@ class Trainer:
         self.folder.log(row)
         if self.board is not None:
             self.board.log(row)
+
+
+@contextmanager
+def open_trainer(
+    data: Data | None, folder: RunFolder, *, resume: bool, tensorboard: bool
+) -> Iterator[Trainer]:
+    """The run's trainer, with a board on rank 0 if that is wanted."""
+    if not tensorboard or rank() > 0:
+        yield Trainer(data, folder, resume)
+        return
+    with closing(Board(folder / BOARD)) as board:
+        yield Trainer(data, folder, resume, board)

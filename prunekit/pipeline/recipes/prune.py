@@ -96,63 +96,21 @@ class Recipe(TrainingRecipe):
         return self.criterion or ("taylor" if self.data is not None else "magnitude")
 
     def check(self) -> None:
-        """Raise UsageError for combinations that cannot work."""
+        """Raise UsageError for combinations that cannot work, whatever the method."""
         super().check()
         _ = self.resolved_target()
         self.needs_data(
             ("--from-scratch", self.from_scratch),
             ("--dense-epochs", self.dense_epochs is not None),
             ("--criterion taylor", self.criterion == "taylor"),
-            ("--method halp", self.method == "halp"),
-            ("--method iee", self.method == "iee"),
             ("--distill", self.distill > 0),
         )
-        if self.method in ("halp", "iee") and self.epochs < 2:
-            raise UsageError(
-                f"method {self.method} prunes while it trains; "
-                "give --epochs 2 or more, or --method oneshot"
-            )
-        if self.resolved_method() == "iee" and self.ema:
-            raise UsageError(
-                "--ema averages one network, and method iee trains several in turn; leave it out"
-            )
-        untrained = self.from_scratch and not self.dense_training
-        if untrained and self.distill:
-            raise UsageError(
-                "--distill needs a trained dense network, which --from-scratch with method iee "
-                "never makes; add --dense-epochs, or leave --distill out"
-            )
-        if self.resolved_method() == "iee" and self.heads == "width":
-            raise UsageError(
-                "method iee removes whole heads only; leave --heads out, or use another --method"
-            )
-        if self.depth and self.resolved_method() != "oneshot":
-            raise UsageError(
-                f"--depth is for method oneshot, and this is {self.resolved_method()}; "
-                "add --method oneshot, or leave --depth out"
-            )
-        if self.limit and self.resolved_method() == "iee":
-            raise UsageError(
-                "--limit is for methods oneshot and halp; leave it out, or use another"
-            )
-        if self.limit and self.solver.partition(":")[0] in ("knapsack", "greedy", "uniform"):
-            raise UsageError(
-                f"the solver {self.solver} takes one budget only; use joint with --limit"
-            )
-        for name, method in (("pruning_steps", "halp"), ("score_batches", "oneshot")):
-            if self.changed(name) and self.resolved_method() != method:
-                raise UsageError(
-                    f"--{name.replace('_', '-')} is for method {method}, and this is "
-                    f"{self.resolved_method()}; leave it out, or add --method {method}"
-                )
         for name in ("profile_nets", "profile_seconds"):
             if self.table is not None and self.changed(name):
                 raise UsageError(
                     f"--{name.replace('_', '-')} is for a profile, and --table needs none; "
                     "leave one of them out"
                 )
-        if self.iee and self.resolved_method() != "iee":
-            raise UsageError("--iee has the options of method iee; add --method iee")
 
 
 def make_recipe(flags: dict[str, Any], config: Path | None = None) -> Recipe:

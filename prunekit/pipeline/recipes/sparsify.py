@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Literal
 
 from pydantic import Field
@@ -12,7 +11,6 @@ from prunekit.core.target import Target
 from prunekit.networks.weight_layers import FIRST
 from prunekit.pipeline.recipes.base import TrainingRecipe
 from prunekit.runtimes import file_precision, runtime_for
-from prunekit.sparsify import METHODS, SparsitySchedule
 from prunekit.support.errors import UsageError
 
 ON_CPU = ("onnxruntime:cpu", "openvino:cpu")
@@ -73,7 +71,7 @@ class SparseRecipe(TrainingRecipe):
         return found
 
     def check(self) -> None:
-        """Raise UsageError for combinations that cannot work."""
+        """Raise UsageError for combinations that cannot work, whatever the method."""
         super().check()
         _ = self.share
         if "none" in self.dense and FIRST in self.dense:
@@ -81,27 +79,8 @@ class SparseRecipe(TrainingRecipe):
         self.needs_data(
             ("--from-scratch", self.from_scratch),
             ("--dense-epochs", self.dense_epochs is not None),
-            (f"--method {self.method}", self.method != "static"),
             ("--distill", self.distill > 0),
         )
-        if self.method != "static" and self.epochs < 1:
-            raise UsageError(
-                f"method {self.method} works while it trains; "
-                "give --epochs 1 or more, or --method static"
-            )
-        if self.method == "static" and self.option:
-            raise UsageError("method static exchanges nothing, so that --option has no meaning")
-        reads = METHODS[self.method].reads
-        known = {field.name for field in fields(SparsitySchedule)}
-        if idle := [name for name in self.option if name in known and name not in reads]:
-            raise UsageError(
-                f"option {idle[0]!r} has no meaning for method {self.method}, which reads "
-                f"{', '.join(reads)}"
-            )
-        if self.method == "iee" and self.ema:
-            raise UsageError(
-                "--ema would average what method iee explores; leave it out, or use another method"
-            )
         if self.distill and not self.dense_is_trained:
             raise UsageError(
                 "--distill needs a trained dense network, which --from-scratch never makes; "

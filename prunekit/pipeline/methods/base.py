@@ -1,0 +1,70 @@
+"""What a method is, and what it gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import nn
+
+from prunekit.core.scores import Scores
+from prunekit.criteria import Criterion
+from prunekit.pipeline.job import Job
+from prunekit.pipeline.landing import LandFrom, Landing
+from prunekit.pipeline.planner import Planner
+from prunekit.pipeline.recipes.prune import Recipe
+from prunekit.pipeline.run import Run
+from prunekit.pipeline.trainer import Trained
+from prunekit.support.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """The slim network as it will be deployed, and how it came about."""
+
+    small: nn.Module
+    landing: Landing
+    scores: Scores
+    """What the plan was chosen by; empty where that was no single set of scores."""
+    trained: Trained
+    land_from: LandFrom | None = None
+    """How to land again, where nothing was trained since."""
+
+
+class Method(Protocol):
+    """A way from a dense network to a slim one whose latency was measured."""
+
+    @property
+    def name(self) -> str:
+        """As in ``--method``."""
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise UsageError for settings that this method cannot work with."""
+
+    def check_unused(self, recipe: Recipe) -> None:
+        """Raise UsageError for settings of this method in a recipe for another."""
+
+    def check_job(self, job: Job, criterion: Criterion) -> None:
+        """Raise UsageError for a network or data that this method cannot work with."""
+
+    def prune(self, run: Run, planner: Planner, target: float) -> Pruned:
+        """The slim network within ``target``, a share of the dense latency, trained to the end."""
+        ...
+
+
+def check_trains(recipe: Recipe, method: str) -> None:
+    """Raise UsageError where there is no training for ``method`` to prune in."""
+    recipe.needs_data((f"--method {method}", True))
+    if recipe.epochs < 2:
+        raise UsageError(
+            f"method {method} prunes while it trains; give --epochs 2 or more, or --method oneshot"
+        )
+
+
+def check_changed(recipe: Recipe, name: str, method: str) -> None:
+    """Raise UsageError where setting ``name``, which only ``method`` reads, was given."""
+    if recipe.changed(name):
+        raise UsageError(
+            f"--{name.replace('_', '-')} is for method {method}, and this is "
+            f"{recipe.resolved_method()}; leave it out, or add --method {method}"
+        )

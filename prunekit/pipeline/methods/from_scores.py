@@ -1,0 +1,66 @@
+"""From scores to a slim network: the end that one-shot pruning and HALP have in common."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import nn
+
+from prunekit.core.run_folder import LANDING
+from prunekit.core.scores import Scores
+from prunekit.networks.slimming import slim
+from prunekit.pipeline.job import fine_tune_lr, train_config
+from prunekit.pipeline.landing import LandFrom, Landing, confirm
+from prunekit.pipeline.methods.base import Pruned
+from prunekit.pipeline.planner import Planner
+from prunekit.pipeline.run import Run
+from prunekit.pipeline.trainer import Trained
+from prunekit.support.processes import on_rank_zero
+from prunekit.train import FitResult
+
+
+def land_and_fine_tune(
+    run: Run,
+    planner: Planner,
+    target: float,
+    scores: Scores,
+    at_most: dict[str, int] | None,
+    epochs: int,
+) -> Pruned:
+    """Land by ``scores`` within the widths ``at_most``, slim, and train for ``epochs``."""
+    job = run.job
+    land_from = partial(planner.land, scores, at_most, target)
+    landing = on_rank_zero(lambda: _landing(run, land_from, target))
+    small = slim(job.module, landing.allocation.plan)
+    fine_tuning = _fine_tune(run, small, epochs)
+    share = job.graph.macs(landing.allocation.widths) / job.graph.macs({})
+    return Pruned(
+        small,
+        landing,
+        scores,
+        Trained(fine_tuning=fine_tuning, work=share * epochs),
+        land_from if fine_tuning is None else None,
+    )
+
+
+def _landing(run: Run, land_from: LandFrom, target: float) -> Landing:
+    """The measured landing, confirmed where training follows, or the one of an interrupted run."""
+
+    def compute() -> Landing:
+        landing = land_from(())
+        if run.job.data is None or not run.job.recipe.epochs:
+            return landing
+        measure = partial(run.comparison.confirmed_ratio, target=target)
+        return confirm(landing, measure, land_from, target)
+
+    return run.folder.once(LANDING, Landing, compute)
+
+
+def _fine_tune(run: Run, small: nn.Module, epochs: int) -> FitResult | None:
+    """Train the slim network, if there is data and an epoch left."""
+    if run.job.data is None or epochs < 1:
+        small.eval()
+        return None
+    recipe = run.job.recipe
+    config = train_config(recipe, epochs, fine_tune_lr(recipe))
+    return run.trainer.fit(small, "fine-tuning", config, teacher=run.teacher)
