@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from prunekit.allocation import Allocation
 from prunekit.core.plan import ChannelPlan
@@ -54,21 +55,22 @@ class Attempt:
         return max(self.asked, self.predicted)
 
 
+L = TypeVar("L", bound="Landing")
+
+
 @dataclass(frozen=True)
 class Landing:
     """The plan that landed and all attempts on the way."""
 
     allocation: Allocation
     attempts: tuple[Attempt, ...]
-    seconds: float = 0.0
-    """What it took, where it happened in the middle of a training."""
 
     def save(self, path: str | Path) -> None:
         """Write it for a run that is resumed."""
         save_json(path, self, "landing", 1)
 
     @classmethod
-    def load(cls, path: str | Path) -> Landing:
+    def load(cls: type[L], path: str | Path) -> L:
         """Read what :meth:`save` wrote."""
         return load_json(path, cls, "landing", 1)
 

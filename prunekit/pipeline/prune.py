@@ -6,7 +6,7 @@ import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from prunekit.allocation.solvers import Allocator
+from prunekit.allocation.solvers import ONE_BUDGET, Allocator
 from prunekit.core.run_folder import DENSE_WEIGHTS, JOURNAL, PAGE, TABLE, TARGET
 from prunekit.criteria import Criterion
 from prunekit.exporting.precision import PRECISIONS
@@ -37,8 +37,8 @@ from prunekit.train import FitResult
 def check(recipe: Recipe) -> None:
     """Raise UsageError for settings that the method or the solver cannot work with."""
     check_method(recipe)
-    solver = allocators.make(recipe.solver)
-    if recipe.limit and getattr(solver, "one_budget", False):
+    solver: Allocator = allocators.make(recipe.solver)
+    if recipe.limit and isinstance(solver, ONE_BUDGET):
         raise UsageError(
             f"the solver {recipe.solver} takes one budget only; use joint with --limit"
         )

@@ -7,6 +7,9 @@ from prunekit.allocation.solvers.milp import Milp
 from prunekit.allocation.solvers.problem import Allocator, Limit, Problem, Solution, Term, Variable
 from prunekit.allocation.solvers.uniform import Uniform
 
+ONE_BUDGET = (Greedy, Knapsack, Uniform)
+"""Solvers that take no further limits."""
+
 __all__ = [
     "Allocator",
     "Greedy",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
@@ -22,8 +21,6 @@ class Greedy:
     """
 
     jumps: bool = False
-    one_budget: ClassVar[bool] = True
-    """It knows no further limits."""
 
     def solve(self, problem: Problem) -> Solution:
         """The widths; ``infeasible`` where no narrowing saves any more above the budget."""

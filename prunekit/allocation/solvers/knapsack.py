@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +24,6 @@ class Knapsack:
     """
 
     steps: int = 2000
-    one_budget: ClassVar[bool] = True
-    """It knows no further limits."""
 
     def solve(self, problem: Problem) -> Solution:
         """The model's best plan at its true cost; ``feasible`` when that is within the budget.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
 
 import numpy as np
 
@@ -18,9 +17,6 @@ class Uniform:
     Scores play no part. Costs are taken to rise with the factor; where they do not, the factor
     found is within the budget but may not be the largest. The bound is the worth of everything.
     """
-
-    one_budget: ClassVar[bool] = True
-    """It knows no further limits."""
 
     def solve(self, problem: Problem) -> Solution:
         """The widths; ``infeasible`` where even the least cost more."""

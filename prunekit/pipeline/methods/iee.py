@@ -78,11 +78,19 @@ class IeeMethod:
         lr = fine_tune_lr(recipe) if recipe.dense_is_trained else recipe.lr
         config = train_config(recipe, recipe.epochs, lr)
         result = run.trainer.fit(job.module, "iee", config, rule=rule, teacher=run.teacher)
-        landing = on_rank_zero(lambda: Landing.load(run.folder / LANDING))
+        landing = on_rank_zero(lambda: _LastLanding.load(run.folder / LANDING))
         # the landing happens between two steps and is no training
         training = replace(result, seconds=max(0.0, result.seconds - landing.seconds))
         trained = Trained(pruning=training, work=rule.work / job.steps_per_epoch)
         return Pruned(rule.slim, landing, UNSCORED, trained)
+
+
+@dataclass(frozen=True)
+class _LastLanding(Landing):
+    """The landing in the middle of a training."""
+
+    seconds: float = 0.0
+    """What it took of the training's time."""
 
 
 def _schedule(job: Job) -> IEESchedule:
@@ -99,17 +107,18 @@ def _last_plan(run: Run, target: float, update: Update, smallest: Update) -> Cha
     return landing.allocation.plan
 
 
-def _landing(run: Run, target: float, update: Solve, smallest: Smallest) -> Landing:
+def _landing(run: Run, target: float, update: Solve, smallest: Smallest) -> _LastLanding:
     """The measured landing, confirmed, or the one of a run whose last epoch was cut."""
 
-    def compute() -> Landing:
+    def compute() -> _LastLanding:
         measure = partial(run.comparison.landing_ratio, target=target)
         longer = partial(run.comparison.confirmed_ratio, target=target)
         land_from = partial(land, update, smallest, measure, target)
-        return confirm(land_from(()), longer, land_from, target)
+        landing = confirm(land_from(()), longer, land_from, target)
+        return _LastLanding(landing.allocation, landing.attempts)
 
     began = time.perf_counter()
-    landing = run.folder.once(LANDING, Landing, compute)
+    landing = run.folder.once(LANDING, _LastLanding, compute)
     # the time of one that was kept went with the epoch that was cut
     landing = replace(landing, seconds=time.perf_counter() - began)
     landing.save(run.folder / LANDING)
