@@ -6,20 +6,19 @@ squeezes the marks and never the text.
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import PurePath
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import tomli_w
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from prunekit.core import target
 from prunekit.report.markdown import export_grid, summary_rows, verdict
 from prunekit.report.scale import Scale, scale_around, tick_texts
 from prunekit.report.schema import GroupPart, Report, TrainingPart
+from prunekit.report.templates import template
 from prunekit.report.training import training
-from prunekit.report.words import duration, share
+from prunekit.report.words import duration
 
 _T = TypeVar("_T")
 
@@ -46,20 +45,6 @@ def to_html(report: Report) -> str:
         recipe=recipe_text(report.recipe),
         artifacts=artifact_links(report.artifacts),
     )
-
-
-@cache
-def template(name: str) -> Template:
-    """One of the package's templates."""
-    environment = Environment(
-        loader=PackageLoader("prunekit.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["share"] = share
-    return environment.get_template(name)
 
 
 def recipe_text(recipe: dict[str, Any]) -> str:

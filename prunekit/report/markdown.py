@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import PurePath
 
+from prunekit.report.grids import epoch_grid, few, update_grid
 from prunekit.report.schema import AccuracyPart, Report
-from prunekit.report.training import epoch_grid, few, update_grid
 
 
 def accuracy_rows(accuracy: AccuracyPart) -> list[tuple[str, str, str, str]]:

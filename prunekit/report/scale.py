@@ -58,3 +58,8 @@ def tick_texts(ticks: list[float]) -> list[str]:
         ):
             break
     return texts
+
+
+def from_top(up: Scale, value: float) -> str:
+    """The place of a value on an upright scale, as a distance from the top."""
+    return f"{100 - up.percent(value):.3f}%"

@@ -7,12 +7,12 @@ from typing import Any
 
 from prunekit.core.sparsity import SparsityPlan
 from prunekit.core.target import Environment, Target
+from prunekit.report.grids import epoch_grid, few, update_grid
 from prunekit.report.html import (
     artifact_links,
     cost_facts,
     environment_facts,
     recipe_text,
-    template,
     without_empty,
 )
 from prunekit.report.markdown import accuracy_rows, markdown_table
@@ -24,7 +24,8 @@ from prunekit.report.schema import (
     TrainingPart,
     UpdatePart,
 )
-from prunekit.report.training import charts, epoch_grid, few, update_grid
+from prunekit.report.templates import template
+from prunekit.report.training import charts
 from prunekit.report.words import duration
 from prunekit.support.files import load_json, save_json
 

@@ -6,16 +6,14 @@ Charts are drawn as in the report: inline SVG whose positions are percentages.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from io import BytesIO
 from typing import NamedTuple
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from prunekit.core.graph import LayerShape
 from prunekit.latency import LatencyTable
 from prunekit.latency.staircase import Staircase, staircases
-from prunekit.report.scale import Scale
+from prunekit.report.scale import Scale, from_top
+from prunekit.report.templates import template
 from prunekit.report.words import plural
 from prunekit.support.errors import UsageError
 
@@ -65,8 +63,7 @@ def plot(table: LatencyTable, shapes: Sequence[LayerShape], suffix: str) -> byte
             f"cannot draw a {suffix or 'file without suffix'}; use .html, .svg or .png"
         )
     rows = [_row(table, shape, number) for number, shape in enumerate(shapes)]
-    template = environment().get_template(f"staircase{suffix}.j2")
-    text = template.render(
+    text = template(f"staircase{suffix}.j2").render(
         table=table,
         rows=rows,
         lead=_lead(table),
@@ -76,18 +73,6 @@ def plot(table: LatencyTable, shapes: Sequence[LayerShape], suffix: str) -> byte
         top=TOP,
     )
     return text.encode()
-
-
-@cache
-def environment() -> Environment:
-    """Templates of pages and charts."""
-    return Environment(
-        loader=PackageLoader("prunekit.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def _lead(table: LatencyTable) -> str:
@@ -146,11 +131,6 @@ def title(stair: Staircase) -> str:
 def axis(stair: Staircase) -> str:
     """The name of the horizontal axis."""
     return "width" if stair.side == "both" else f"{stair.side}-width"
-
-
-def from_top(up: Scale, value: float) -> str:
-    """A value as a distance from the top."""
-    return f"{100 - up.percent(value):.3f}%"
 
 
 def _png(table: LatencyTable, shapes: Sequence[LayerShape]) -> bytes:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prunekit.report.scale import Scale, tick_texts
-from prunekit.report.staircase import Dot, Panel, environment, from_top
+from prunekit.report.scale import Scale, from_top, tick_texts
+from prunekit.report.staircase import Dot, Panel
+from prunekit.report.templates import template
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,12 @@ def sweep_html(sweep: Sweep) -> str:
         f"{len(points)} budgets, dense {sweep.dense_ms:.4g} ms, granularity {sweep.granularity}, "
         f"solver {sweep.solver}, largest proved gap {max(p.gap for p in points):.3%}."
     )
-    return (
-        environment()
-        .get_template("sweep.html.j2")
-        .render(
-            sweep=sweep,
-            lead=lead,
-            panel=_panel(sweep),
-            rows=[(point, cells(point)) for point in points],
-            groups=groups,
-        )
+    return template("sweep.html.j2").render(
+        sweep=sweep,
+        lead=lead,
+        panel=_panel(sweep),
+        rows=[(point, cells(point)) for point in points],
+        groups=groups,
     )
 
 

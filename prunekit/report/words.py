@@ -21,3 +21,8 @@ def share(value: float) -> str:
 def plural(count: int, what: str) -> str:
     """``1 epoch``, ``2 epochs``."""
     return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def loss_text(loss: float) -> str:
+    """A loss to four digits."""
+    return f"{loss:.4g}"
