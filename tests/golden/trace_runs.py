@@ -49,7 +49,8 @@ from prunekit import zoo  # noqa: E402
 from prunekit.cli.main import run as command  # noqa: E402
 
 torch.set_num_threads(1)
-torch.backends.mkldnn.set_flags(False)  # its kernels are chosen by processor
+torch.backends.mkldnn.set_flags(False)  # kernels that depend on the processor
+torch.backends.nnpack.set_flags(False)  # and on the sizes of its caches
 
 ON_FAKE = ("--target", "fake", "-q")
 SHAPE = ("--input", "1x3x8x8")
@@ -842,6 +843,8 @@ def _in_a_process(name: str, home: Path) -> int:
     if number:
         return number
     status = 1
+    # torch makes its pool anew after a fork, which two threads must not do at once
+    torch.set_num_threads(1)
     try:
         work = home / f"{name}.work"
         work.mkdir()
