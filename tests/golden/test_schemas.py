@@ -1,7 +1,7 @@
 """The schema of every file that is written: as recorded in schemas.json.
 
-Field names, types and defaults, with the kind and the version in the file's head. What a name
-stands for is in :data:`FILES` alone. `python tests/golden/record.py schemas` records them anew.
+Field names, types and defaults, and the kind and version in the head. What a name stands
+for is in :data:`FILES` alone. `python tests/golden/record.py schemas` records them anew.
 """
 
 from __future__ import annotations
