@@ -16,7 +16,8 @@ from prunekit.core.scores import PRESENT, Scores
 from prunekit.criteria import Accumulator, Criterion
 from prunekit.networks.masking import mask_
 from prunekit.pruning.forms import ActivePlanForm, ArraysForm, LastScoresForm
-from prunekit.train.method_state import UNSAVED, Facts, Forms, Saved, Tensors, forms_of, read, write
+from prunekit.train.method_state import UNSAVED, Forms, Saved, forms_of, read, write
+from prunekit.train.rule import Facts, Tensors
 from prunekit.train.updates import UpdateLog, UpdateRow
 
 Solve = Callable[[Scores, float, dict[str, int], dict[str, int]], Allocation]

@@ -29,7 +29,8 @@ from prunekit.pruning.iee_state import IeeState, state_forms
 from prunekit.pruning.iee_structure import StructureChooser
 from prunekit.support.errors import InfeasibleError, TrainingError, UsageError
 from prunekit.support.processes import average_, on_rank_zero
-from prunekit.train.method_state import Facts, Saved, Tensors, check_settings, read, write
+from prunekit.train.method_state import Saved, check_settings, read, write
+from prunekit.train.rule import Facts, Tensors
 from prunekit.train.step import PATIENCE, check_optimizer, take_step
 
 Update = Callable[[float], Allocation]

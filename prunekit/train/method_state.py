@@ -22,13 +22,10 @@ from typing import (
 from torch import Tensor
 
 from prunekit.support.errors import UsageError
-from prunekit.train.rule import JSON
+from prunekit.train.rule import JSON, Facts, Tensors
 
 T = TypeVar("T")
 
-Tensors: TypeAlias = dict[str, Tensor]
-Facts: TypeAlias = dict[str, JSON]
-"""What JSON can write, by name."""
 Entry: TypeAlias = dict[str, Any]
 """What an optimizer remembers of one parameter: tensors and numbers by torch's own names."""
 OptimizerState: TypeAlias = dict[str, Entry]

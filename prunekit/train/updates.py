@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypedDict, TypeVar
 
-from prunekit.train.rule import JSON
+from prunekit.train.rule import Row
 
 
 class UpdateRow(TypedDict):
@@ -29,7 +28,7 @@ class ExchangeRow(UpdateRow):
     """The share of what the update before brought that this one left; None of nothing."""
 
 
-R = TypeVar("R", bound=Mapping[str, JSON])
+R = TypeVar("R", bound=Row)
 
 
 @dataclass
