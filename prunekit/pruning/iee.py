@@ -370,10 +370,10 @@ class IEE:
         return saved
 
     @torch.no_grad()
-    def load_state(self, tensors: Tensors, facts: Facts) -> None:
+    def load_state(self, tensors_: Tensors, facts: Facts) -> None:
         """Take up where :meth:`state` left off; the dense model has its values already."""
         check_settings("IEE", facts["settings"], self._settings())
-        saved = Saved(tensors, facts)
+        saved = Saved(tensors_, facts)
         read(self._state, saved, state_forms(self.graph, self.criterion.name))
         self._networks.read(saved, self._opened(), self.plan)
         self._total = None
