@@ -134,7 +134,7 @@ class Loop:
         return belongs(self.model, self.graph, self.iee.plan)
 
     def cost(self, widths):
-        return total(self.graph, widths, self.iee.updates.costs)
+        return total(self.graph, widths, self.iee.chooser.costs)
 
     @property
     def limit(self):

@@ -32,7 +32,7 @@ from prunekit.allocation.solvers import Uniform
 from prunekit.core.plan import narrowed
 from prunekit.criteria import Accumulator
 from prunekit.networks.slimming import WHOLE, kept
-from prunekit.pruning.iee import overlap
+from prunekit.pruning.history import overlap
 from prunekit.support.errors import InfeasibleError, UsageError
 from prunekit.support.registry import criteria
 
@@ -384,7 +384,7 @@ def fits_no_more(loop, plan, block=1):
 def test_the_structure_costs_the_budget_after_growth_and_less_before(make, budget, block, start):
     loop = Loop(make, budget=budget, granularity=block, start=start, criterion=pk.Magnitude())
     schedule, cost = loop.iee.schedule, ParamsCost() if "params" in budget else MacsCost()
-    assert isinstance(loop.iee.updates.costs, type(cost))
+    assert isinstance(loop.iee.chooser.costs, type(cost))
     dense, cycle = loop.cost({}), 0
     fraction = loop.limit / dense
     smallest = loop.cost({g.id: g.widths(block)[0] for g in loop.graph.groups})

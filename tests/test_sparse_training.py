@@ -139,7 +139,7 @@ def test_exploration_leaves_everything_active_as_it_was(optimizer, options):
     active = copy.deepcopy(loop.sparse.active).eval()
     image = torch.randn(3, 4, 6, 6, generator=torch.Generator().manual_seed(1))
     answer, before = active(image), loop.state()
-    held = copy.deepcopy(loop.sparse._held)
+    held = copy.deepcopy(loop.sparse._exploration.held)
     moved = 0
     while loop.sparse.stage == "explore":
         loop.step()
@@ -156,7 +156,7 @@ def test_exploration_leaves_everything_active_as_it_was(optimizer, options):
                 assert torch.equal(now[name], value), name
         assert torch.equal(loop.sparse.active.eval()(image), answer)
     assert moved
-    after, weights = loop.state(), loop.sparse._names
+    after, weights = loop.state(), loop.sparse._sparse.names
     for name, value in before.items():
         layer = name.rpartition(" of ")[2].removesuffix(".weight")
         if layer not in masks:  # norms with their statistics, biases, dense layers, their momentum
@@ -171,12 +171,12 @@ def test_exploration_leaves_everything_active_as_it_was(optimizer, options):
 
 def test_grown_weights_take_over_what_they_explored_and_sleepers_remember():
     loop = Loop("iee").until("explore")
-    while loop.sparse._left > 1:
+    while loop.sparse._state.left > 1:
         loop.step()
     left = {name: mask.clone() for name, mask in loop.sparse.masks.items()}
     loop.step()
     assert loop.sparse.stage == "train"
-    asleep = dict(zip(loop.sparse._names, loop.sparse._asleep, strict=True))
+    asleep = dict(zip(loop.sparse._sparse.names, loop.sparse._exploration.asleep, strict=True))
     grown = 0
     for name, mask in loop.sparse.masks.items():
         new = mask & ~left[name]
@@ -201,7 +201,7 @@ def test_grown_weights_take_over_what_they_explored_and_sleepers_remember():
 def test_exploration_starts_from_what_the_source_says():
     for source in ("explored", "zero", "mru"):
         loop = Loop("iee", source=source, improve=0)
-        while loop.sparse._left > 1:
+        while loop.sparse._state.left > 1:
             loop.step()
         begin = {n: loop.weight(n).detach().clone() for n in loop.sparse.masks}
         before = {n: m.clone() for n, m in loop.sparse.masks.items()}
@@ -233,7 +233,7 @@ def explored(**options):
 @pytest.mark.parametrize("momentum", ["kept", "zero"])
 def test_momentum_of_what_explores(momentum, freeze):
     loop, left = explored(momentum=momentum, freeze=freeze)
-    grown, slept = 0, loop.sparse._slept
+    grown, slept = 0, loop.sparse._exploration.slept
     for name, mask in loop.sparse.masks.items():
         state = loop.optimizer.state[loop.weight(name)]["momentum_buffer"]
         grown += int(state[mask & ~left[name]].count_nonzero())
@@ -262,7 +262,9 @@ def test_grown_weights_may_take_their_most_recent_values_back():
         for name, mask in loop.sparse.masks.items():
             if stage == "train" and loop.sparse.stage == "improve":
                 gone = masks[name] & ~mask  # with the values after the step, not those before it
-                recent[name][gone] = loop.sparse._recent[loop.sparse._names.index(name)][gone]
+                recent[name][gone] = loop.sparse._exploration.recent[
+                    loop.sparse._sparse.names.index(name)
+                ][gone]
                 was = before[f"{name}.weight"][gone]
                 assert torch.allclose(recent[name][gone], was, atol=0.2)
             if stage == "explore" and loop.sparse.stage != "explore":
@@ -330,7 +332,7 @@ def test_dropped_weights_are_the_smallest():
     loop = Loop("set").run(2)
     before = {name: mask.clone() for name, mask in loop.sparse.masks.items()}
     dense = copy.deepcopy(loop)
-    dense.sparse._left = 99  # the same step without the exchange
+    dense.sparse._state.left = 99  # the same step without the exchange
     dense.step()
     loop.step()
     for name, mask in loop.sparse.masks.items():
@@ -479,7 +481,7 @@ def test_gradients_that_overflow_put_an_exchange_off():
     assert len(loop.sparse.history) == 1
     assert finite([torch.ones(70_000, dtype=torch.float16)])  # whose sum is beyond the type
     assert not finite([torch.tensor([1.0, math.inf], dtype=torch.float16)])
-    loop.sparse._left, loop.sparse._waited = 1, 16
+    loop.sparse._state.left, loop.sparse._state.waited = 1, 16
     loop.weight("3").grad = torch.full_like(loop.weight("3"), math.nan)
     with pytest.raises(TrainingError, match="no finite gradients in 16 steps"):
         loop.sparse.after_backward(loop.model, 3)
@@ -753,8 +755,8 @@ def test_a_sample_of_an_n_m_pattern_has_enough_in_every_block():
     loop = Loop("iee", None, pattern="2:4", reactivate=0.05, fraction=0.5)
     seen = 0
     while loop.sparse.stage != "final":
-        awake = [part.clone() for part in loop.sparse._awake]
-        left = [part.clone() for part in loop.sparse._left_over]
+        awake = [part.clone() for part in loop.sparse._exploration.awake]
+        left = [part.clone() for part in loop.sparse._state.left_over]
         stage = loop.sparse.stage
         loop.step()
         if stage == "explore" and loop.sparse.stage != "explore":
@@ -768,7 +770,7 @@ def test_recent_values_of_weights_that_were_never_active_are_those_they_came_wit
     model = net()
     values = copied(model.state_dict())
     sparse = pk.sparsify.IEE(model, 0.8, SparsitySchedule(40, **SHORT, source="mru"))
-    for name, held in zip(sparse.masks, sparse._asleep, strict=True):
+    for name, held in zip(sparse.masks, sparse._exploration.asleep, strict=True):
         assert torch.equal(held, values[f"{name}.weight"])
     loop = Loop("iee", 0.8, source="mru", explore=0).run()
     assert any(row["iou"] < 1 for row in loop.sparse.history)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -88,6 +88,12 @@ class Accumulator:
             self.sums[group] += values
         self.batches += 1
         return True
+
+    def resume(self, batches: int, sums: Mapping[str, NDArray[np.float64]]) -> None:
+        """Go on from what another one had added."""
+        self.batches = batches
+        for group in self.sums:
+            self.sums[group] = np.array(sums[group])
 
     def reset(self) -> None:
         """Forget everything added so far."""

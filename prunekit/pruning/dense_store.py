@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from prunekit.core.graph import ChannelGraph
 from prunekit.core.plan import ChannelPlan
 from prunekit.networks.slimming import WHOLE, Kept, kept, named_tensors, slim
 from prunekit.support.errors import UsageError
-from prunekit.train.method_state import State
+from prunekit.train.method_state import OptimizerState
+from prunekit.train.step import scale_gradients_
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class Network:
     module: nn.Module
     plan: ChannelPlan
     parts: dict[str, Kept]
+    work: float
+    """Of a training step, in steps of the dense network, by MACs."""
 
     def part(self, name: str) -> Kept:
         """The elements of the dense tensor ``name`` that this network has."""
@@ -33,10 +37,12 @@ class Store:
     Elements of networks that are open are stale here until they are written back.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, graph: ChannelGraph) -> None:
         self.model = model
-        self.state: State = {}
-        self._optimizer: Optimizer | None = None
+        self.state: OptimizerState = {}
+        self.optimizer: Optimizer | None = None
+        self.graph = graph
+        self._dense_macs = graph.macs({})
         self._slots: list[list[str | Tensor]] = []
 
     # --- values -------------------------------------------------------------------------------
@@ -50,20 +56,21 @@ class Store:
                 f"{foreign[0]} is computed by a parametrisation, which IEE cannot take apart; "
                 "remove it first (torch.nn.utils.parametrize.remove_parametrizations)"
             )
-        return Network(slim(self.model, plan), plan, parts)
+        work = self.graph.macs(plan.widths) / self._dense_macs
+        return Network(slim(self.model, plan), plan, parts, work)
 
     def write(self, network: Network) -> None:
         """Take the values of ``network`` back."""
-        held = tensors(self.model)
+        dense = tensors(self.model)
         for name, tensor in tensors(network.module).items():
-            network.part(name).put_(held[name], tensor.detach())
+            network.part(name).put_(dense[name], tensor.detach())
 
     # --- the optimizer ------------------------------------------------------------------------
 
     def attach(self, optimizer: Optimizer) -> None:
         """Remember which slot of ``optimizer`` belongs to which of the dense parameters."""
         names = {id(tensor): name for name, tensor in self.model.named_parameters()}
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._slots = [
             [names.get(id(tensor), tensor) for tensor in group["params"]]
             for group in optimizer.param_groups
@@ -74,50 +81,52 @@ class Store:
                 "make it from the parameters of the model that IEE was given"
             )
 
-    def gathered(self, network: Network) -> State:
+    def adopt_state(self, network: Network) -> OptimizerState:
         """The part for ``network`` of a state that the optimizer came with.
 
         It has the dense network's shapes (trained before) or those of ``network`` (resumed).
         """
-        if self._optimizer is None:
+        if self.optimizer is None:
             return {}
         dense = dict(self.model.named_parameters())
         small = dict(network.module.named_parameters())
-        found = {
-            n: self._optimizer.state[p] for n, p in dense.items() if p in self._optimizer.state
+        state = {
+            name: dict(self.optimizer.state[parameter])
+            for name, parameter in dense.items()
+            if parameter in self.optimizer.state
         }
-        if any(
-            value.shape not in ((), small[name].shape)
-            for name, entry in found.items()
+        if all(
+            value.shape in ((), small[name].shape)
+            for name, entry in state.items()
             for value in entry.values()
             if isinstance(value, Tensor)
         ):
-            self.state = {name: dict(entry) for name, entry in found.items()}
-            return self.state_for(network)
-        return {name: dict(entry) for name, entry in found.items()}
+            return state
+        self.state = state
+        return self.state_for(network)
 
-    def lend(self, network: Network, state: State) -> None:
+    def give_to_optimizer(self, network: Network, state: OptimizerState) -> None:
         """Let the optimizer train ``network``, going on from ``state``."""
-        if self._optimizer is None:
+        if self.optimizer is None:
             return
         live = dict(network.module.named_parameters())
-        optimizer = self._optimizer
+        optimizer = self.optimizer
         for group, slots in zip(optimizer.param_groups, self._slots, strict=True):
             for slot, old in zip(slots, group["params"], strict=True):
                 if isinstance(slot, str):
                     optimizer.state.pop(old, None)
             group["params"] = [live[s] if isinstance(s, str) else s for s in slots]
-        for name, found in state.items():
-            optimizer.state[live[name]] = found
+        for name, entry in state.items():
+            optimizer.state[live[name]] = entry
 
-    def lent(self, network: Network) -> State:
+    def take_state(self, network: Network) -> OptimizerState:
         """The optimizer's state of ``network``, which it is training."""
-        if self._optimizer is None:
+        if self.optimizer is None:
             return {}
-        state = self._optimizer.state
+        state = self.optimizer.state
         return {n: dict(state[p]) for n, p in network.module.named_parameters() if p in state}
 
-    def state_for(self, network: Network) -> State:
+    def state_for(self, network: Network) -> OptimizerState:
         """The part of the state held here that concerns ``network``, copied."""
         shapes = {name: p.shape for name, p in self.model.named_parameters()}
         return {
@@ -130,15 +139,15 @@ class Store:
             for name, entry in self.state.items()
         }
 
-    def write_state(self, network: Network, state: State) -> None:
+    def write_state(self, network: Network, state: OptimizerState) -> None:
         """Take the optimizer's state of ``network`` back."""
         dense = dict(self.model.named_parameters())
         small = dict(network.module.named_parameters())
         for name, entry in state.items():
-            held = self.state.setdefault(name, {})
+            whole = self.state.setdefault(name, {})
             for key, value in entry.items():
                 if not isinstance(value, Tensor) or value.ndim == 0:
-                    held[key] = value.clone() if isinstance(value, Tensor) else value
+                    whole[key] = value.clone() if isinstance(value, Tensor) else value
                     continue
                 if value.shape != small[name].shape:
                     raise UsageError(
@@ -146,9 +155,9 @@ class Store:
                         f"{list(small[name].shape)}; IEE needs an optimizer with one number per "
                         "weight, such as SGD or AdamW"
                     )
-                if not isinstance(held.get(key), Tensor):
-                    held[key] = torch.zeros_like(dense[name], dtype=value.dtype)
-                network.part(name).put_(held[key], value)
+                if not isinstance(whole.get(key), Tensor):
+                    whole[key] = torch.zeros_like(dense[name], dtype=value.dtype)
+                network.part(name).put_(whole[key], value)
 
 
 class Frozen:
@@ -171,13 +180,7 @@ class Frozen:
 
     def clear_gradients_(self) -> None:
         """Zero the gradients of frozen elements, so that clipping does not count them."""
-        pairs = [
-            (p.grad, free)
-            for p, free in zip(self._parameters, self._free, strict=True)
-            if p.grad is not None
-        ]
-        if pairs:  # not so where the loss reads none of them
-            torch._foreach_mul_([g for g, _ in pairs], [f for _, f in pairs])
+        scale_gradients_(self._parameters, self._free)
 
     @torch.no_grad()
     def put_back_(self) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from prunekit.allocation.allocate import Allocation
 from prunekit.core.graph import ChannelGraph
@@ -16,6 +15,10 @@ from prunekit.core.plan import ChannelPlan, geometric_budgets
 from prunekit.core.scores import PRESENT, Scores
 from prunekit.criteria import Accumulator, Criterion
 from prunekit.networks.masking import mask_
+from prunekit.pruning.forms import ActivePlanForm, ArraysForm, LastScoresForm
+from prunekit.train.method_state import UNSAVED, Forms, Saved, forms_of, read, write
+from prunekit.train.rule import Facts, Tensors
+from prunekit.train.updates import UpdateLog, UpdateRow
 
 Solve = Callable[[Scores, float, dict[str, int], dict[str, int]], Allocation]
 """(scores, budget as a fraction of dense, widths not to exceed, least widths) -> allocation."""
@@ -34,6 +37,28 @@ class Schedule:
             return None
         number = (step + 1) // self.interval - 1
         return number if number < self.steps else None
+
+
+class HalpRow(UpdateRow):
+    """One pruning step; ``cycle`` is its number."""
+
+    predicted_ratio: float
+    widths: dict[str, int]
+
+
+@dataclass
+class HalpState:
+    """Where a pruning stands, but for what the present interval has scored."""
+
+    plan: ChannelPlan
+    last: Scores | None = None
+    """The scores of the last full interval."""
+    log: UpdateLog[HalpRow] = field(default_factory=UpdateLog, metadata=UNSAVED)
+
+
+def state_forms(graph: ChannelGraph, criterion: str) -> Forms:
+    """How :class:`HalpState` is saved."""
+    return forms_of(HalpState, {"plan": ActivePlanForm(graph), "last": LastScoresForm(criterion)})
 
 
 class Halp:
@@ -61,10 +86,14 @@ class Halp:
         budgets = geometric_budgets(1.0, fraction, schedule.steps)
         self.budgets = [max(budget, min(floor, 1.0)) for budget in budgets]
         self.total = Accumulator(graph, criterion)
-        self.plan = ChannelPlan.dense(graph)
-        self.last: Scores | None = None
+        """The scores of the present interval."""
+        self._state = HalpState(ChannelPlan.dense(graph))
         self._model: nn.Module | None = None
-        self._rows: list[dict[str, Any]] = []
+
+    @property
+    def plan(self) -> ChannelPlan:
+        """What is kept."""
+        return self._state.plan
 
     def begin(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Masks act on the model itself."""
@@ -79,10 +108,9 @@ class Halp:
         """The model itself, masked."""
         return model
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[HalpRow]:
         """One record per pruning step since the last call, for the log."""
-        found, self._rows = self._rows, []
-        return found
+        return self._state.log.new()
 
     def after_backward(self, model: nn.Module, step: int) -> None:
         """Add this batch's scores."""
@@ -94,63 +122,59 @@ class Halp:
         del optimizer  # its momentum moves removed channels, and the mask puts them back to zero
         number = self.schedule.due(step)
         if number is not None and self.total.batches:
-            self.last = self._reduced(self.total.scores())
+            scores = self._state.last = self._reduced(self.total.scores())
             self.total.reset()
             if number < self.schedule.steps - 1:
-                most = self.plan.widths
-                end = self.solve(self.last, self.fraction, most, {}).widths
-                allocation = self.solve(self.last, self.budgets[number], most, end)
-                self.plan = allocation.plan
-                widths = {g.id: self.plan.widths[g.id] for g in self.graph.groups if g.prunable}
-                self._rows.append(
-                    {
-                        "stage": "update",
-                        "step": step + 1,
-                        "cycle": number,
-                        "predicted_ratio": allocation.ratio,
-                        "widths": widths,
-                    }
-                )
+                self._prune(scores, number, step)
         mask_(model, self.plan)
+
+    def _prune(self, scores: Scores, number: int, step: int) -> None:
+        """Pruning step ``number``, down to its budget."""
+        most = self.plan.widths
+        end = self.solve(scores, self.fraction, most, {}).widths
+        allocation = self.solve(scores, self.budgets[number], most, end)
+        plan = self._state.plan = allocation.plan
+        self._state.log.rows.append(
+            {
+                "stage": "update",
+                "step": step + 1,
+                "cycle": number,
+                "predicted_ratio": allocation.ratio,
+                "widths": {g.id: plan.widths[g.id] for g in self.graph.groups if g.prunable},
+            }
+        )
 
     def scores(self) -> Scores:
         """The scores of the last full interval; removed channels have none."""
-        return self._reduced(self.total.scores()) if self.last is None else self.last
+        return self._state.last or self._reduced(self.total.scores())
 
     def _reduced(self, scores: Scores) -> Scores:
         """Zero for channels already gone; on all ranks alike, whose gradients are the same."""
-        found = {}
+        by_group = {}
         for group, values in scores.by_group.items():
             alive = np.zeros(len(values))
             alive[list(self.plan.keep[group])] = 1
             # a removed channel ranks below any live one, even one that scores zero
-            found[group] = values * alive + alive * PRESENT
-        return Scores(found, scores.criterion, scores.batches)
+            by_group[group] = values * alive + alive * PRESENT
+        return Scores(by_group, scores.criterion, scores.batches)
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    # --- going on after a restart -------------------------------------------------------------
+
+    def _forms(self) -> Forms:
+        return state_forms(self.graph, self.total.criterion.name)
+
+    def state(self) -> Saved:
         """Everything a resumed run needs."""
-        tensors = {f"sum.{g}": torch.from_numpy(v.copy()) for g, v in self.total.sums.items()}
-        if self.last is not None:
-            tensors |= {
-                f"last.{g}": torch.from_numpy(np.asarray(v)) for g, v in self.last.by_group.items()
-            }
-        facts = {
-            "batches": self.total.batches,
-            "last_batches": self.last.batches if self.last else 0,
-            "keep": {group: list(kept) for group, kept in self.plan.keep.items()},
-            "predicted": self.plan.predicted,
-        }
-        return tensors, facts
+        saved = Saved.empty()
+        ArraysForm("sum").write(self.total.sums, saved)
+        saved.facts["batches"] = self.total.batches
+        write(self._state, saved, self._forms())
+        return saved
 
-    def load_state(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    def load_state(self, tensors: Tensors, facts: Facts) -> None:
         """Take up where :meth:`state` left off."""
-        self.total.batches = int(facts["batches"])
-        for group in self.total.sums:
-            self.total.sums[group] = tensors[f"sum.{group}"].cpu().numpy().copy()
-        last = {n[5:]: t.cpu().numpy().copy() for n, t in tensors.items() if n.startswith("last.")}
-        criterion = self.total.criterion.name
-        self.last = Scores(last, criterion, int(facts["last_batches"])) if last else None
-        plan = ChannelPlan.from_keep(self.graph, facts["keep"])
-        self.plan = replace(plan, predicted=dict(facts.get("predicted", {})))
+        saved = Saved(tensors, facts)
+        self.total.resume(int(facts["batches"]), ArraysForm("sum").read(saved))
+        read(self._state, saved, self._forms())
         if self._model is not None:  # norms over channels leave out those that are gone
             mask_(self._model, self.plan)

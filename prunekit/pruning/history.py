@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TypedDict
 
 from prunekit.core.plan import ChannelPlan
+from prunekit.pruning.forms import Channels
+from prunekit.train.method_state import Saved
+from prunekit.train.updates import ExchangeRow, UpdateLog
 
-Channels = dict[str, list[int]]
+
+class IeeRow(ExchangeRow):
+    """One update of IEE for channels."""
+
+    predicted_ratio: float
+    relative_flops: float
+    """The training so far, as a share of the same number of dense steps."""
+    widths: dict[str, int]
 
 
-class History:
+class UpdateFacts(TypedDict):
+    """What of a row the history does not find out itself."""
+
+    step: int
+    cycle: int
+    omega: float
+    predicted_ratio: float
+    relative_flops: float
+    widths: dict[str, int]
+
+
+@dataclass
+class History(UpdateLog[IeeRow]):
     """Records one row per update of the structure."""
 
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self.told = 0
-        """Rows that were handed out already."""
-        self.grown: Channels = {}
-        """What the last update added."""
-        self.ever_grown: Channels = {}
+    grown: Channels = field(default_factory=dict)
+    """What the last update added."""
+    ever_grown: Channels = field(default_factory=dict)
 
     def record(
-        self, before: ChannelPlan, pruned: ChannelPlan, plan: ChannelPlan, facts: dict[str, Any]
+        self, before: ChannelPlan, pruned: ChannelPlan, plan: ChannelPlan, facts: UpdateFacts
     ) -> None:
         """Note the step from ``before`` to ``plan`` by way of ``pruned``."""
         survived = None
@@ -32,28 +51,40 @@ class History:
         }
         for group, channels in self.grown.items():
             self.ever_grown[group] = sorted({*self.ever_grown.get(group, ()), *channels})
-        found = {"iou": overlap(before, plan), "grown": _count(self.grown), "survival": survived}
-        self.rows.append({"stage": "update", **facts, **found})
-
-    def new(self) -> list[dict[str, Any]]:
-        """The rows since the last call."""
-        found = self.rows[self.told :]
-        self.told = len(self.rows)
-        return found
+        row: IeeRow = {
+            "stage": "update",
+            **facts,
+            "iou": overlap(before, plan),
+            "grown": _count(self.grown),
+            "survival": survived,
+        }
+        self.rows.append(row)
 
     def survival(self, plan: ChannelPlan) -> float | None:
         """The share of all channels ever grown that are in ``plan``; None before any."""
         count = _count(self.ever_grown)
         return _still(self.ever_grown, plan) / count if count else None
 
-    def state(self) -> dict[str, Any]:
-        """As JSON."""
-        return {"rows": self.rows, "grown": self.grown, "ever_grown": self.ever_grown}
 
-    def load_state(self, facts: dict[str, Any]) -> None:
-        """Take up where :meth:`state` left off; what it had was told."""
-        self.rows, self.told = list(facts["rows"]), len(facts["rows"])
-        self.grown, self.ever_grown = dict(facts["grown"]), dict(facts["ever_grown"])
+@dataclass(frozen=True)
+class HistoryForm:
+    """A history as facts; what it had was told."""
+
+    name: str = "history"
+
+    def write(self, value: History, saved: Saved) -> None:
+        """All but how much was told."""
+        saved.facts[self.name] = {
+            "rows": list(value.rows),
+            "grown": value.grown,
+            "ever_grown": dict(value.ever_grown),
+        }
+
+    def read(self, saved: Saved) -> History:
+        """With every row told."""
+        facts = saved.facts[self.name]
+        rows = list(facts["rows"])
+        return History(rows, len(rows), dict(facts["grown"]), dict(facts["ever_grown"]))
 
 
 def overlap(one: ChannelPlan, other: ChannelPlan) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args, get_type_hints
+from typing import Literal, TypeAlias, get_args, get_type_hints
 
 from prunekit.support.errors import UsageError
 from prunekit.support.parsing import parse_options
@@ -26,6 +26,10 @@ WHOLE_NUMBERS = {
 """Options that count something, and their least values."""
 STRETCH = 8
 """How far ``adaptive`` lengthens a cycle at most."""
+SETTLED = 0.95
+"""Overlap of two structures in a row from which ``adaptive`` lengthens the next cycle."""
+
+Stage: TypeAlias = Literal["warm-up", "estimate", "improve", "explore", "final"]
 
 
 @dataclass(frozen=True)
@@ -138,11 +142,39 @@ class IEESchedule:
         """H, J and Q in steps."""
         cycle = max(3.0, (self.last_step - self.warm) / self.cycles)
         given = (self.estimate, self.improve, self.explore)
-        found = [
+        estimate, improve, explore = [
             max(1, round(share * cycle)) if value is None else value
             for share, value in zip(SHARES, given, strict=True)
         ]
-        return found[0], found[1], found[2] if self.exploring else 1
+        return estimate, improve, explore if self.exploring else 1
+
+    # --- what is due --------------------------------------------------------------------------
+
+    @property
+    def first_stage(self) -> tuple[Stage, int]:
+        """What training begins with, and for how many steps."""
+        return ("warm-up", self.warm) if self.warm else ("estimate", self.lengths[0])
+
+    def stage_after(self, stage: Stage, stretch: int) -> tuple[Stage, int]:
+        """The next stage that has any steps, and how many, unless the cycle was the last."""
+        estimate, improve, explore = self.lengths
+        if stage == "estimate" and improve:
+            return "improve", improve * stretch
+        if stage in ("estimate", "improve"):
+            return "explore", explore
+        return "estimate", estimate * stretch
+
+    def stretch_after(self, stretch: int, overlap: float) -> int:
+        """How many times longer H and J become after an update at the budget."""
+        return min(STRETCH, 2 * stretch) if self.adaptive and overlap >= SETTLED else 1
+
+    def fitting(self, stretch: int, done: int) -> int:
+        """The longest stretch up to this one that a cycle has time for; 0 where it has none."""
+        estimate, improve, explore = self.lengths
+        left = self.last_step - done - explore
+        while stretch > 1 and (estimate + improve) * stretch > left:
+            stretch //= 2
+        return stretch if (estimate + improve) * stretch <= left else 0
 
     @property
     def updates(self) -> int:

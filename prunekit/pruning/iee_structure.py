@@ -10,35 +10,39 @@ import numpy as np
 from prunekit.allocation.allocate import Allocation, allocate, uniform
 from prunekit.allocation.costs import CostModel, total
 from prunekit.allocation.solvers import Allocator, Uniform
-from prunekit.core.budget import Budget, Kind
+from prunekit.core.budget import Budget
 from prunekit.core.graph import ChannelGraph
 from prunekit.core.plan import ChannelPlan
 from prunekit.core.scores import Scores
 from prunekit.pruning.iee_schedule import IEESchedule
-from prunekit.support.errors import InfeasibleError
+from prunekit.support.errors import InfeasibleError, UsageError
 
 
-class Updates:
+class StructureChooser:
     """Chooses the structures of one training; a fraction is a share of the dense cost."""
 
     def __init__(
         self,
         graph: ChannelGraph,
         costs: CostModel,
-        kind: Kind,
+        budget: Budget,
         schedule: IEESchedule,
         solver: Allocator | None,
         granularity: int,
     ) -> None:
-        self.graph, self.costs, self.kind = graph, costs, kind
+        self.graph, self.costs, self.kind = graph, costs, budget.kind
         self.schedule, self.solver, self.granularity = schedule, solver, granularity
         self.dense_cost = total(graph, {}, costs)
+        self.fraction = budget.limit(self.dense_cost) / self.dense_cost
+        """Of the structure that the training ends with."""
+        if self.fraction >= 1:
+            raise UsageError(f"{budget} is met by the dense network; there is nothing to prune")
 
-    def first(self, fraction: float) -> ChannelPlan:
+    def first(self) -> ChannelPlan:
         """What training starts with."""
         if self.schedule.start == "dense":
             return ChannelPlan.dense(self.graph)
-        return uniform(self.graph, self.costs, fraction, self.granularity, self.schedule.seed)
+        return uniform(self.graph, self.costs, self.fraction, self.granularity, self.schedule.seed)
 
     def pruned(
         self, scores: Scores, fraction: float, omega: float, active: ChannelPlan

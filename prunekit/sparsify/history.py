@@ -2,59 +2,86 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 
+from prunekit.train.method_state import Numbered, Saved
+from prunekit.train.updates import ExchangeRow, UpdateLog
 
-class Record:
+
+class _Work(TypedDict, total=False):
+    relative_flops: float
+    """The training so far, as a share of the same number of dense steps, where it is counted."""
+
+
+class SparseRow(ExchangeRow, _Work):
+    """One exchange of weights."""
+
+    densities: dict[str, float]
+
+
+class ExchangeFacts(_Work):
+    """What of a row the history does not find out itself."""
+
+    step: int
+    cycle: int
+    omega: float
+    densities: dict[str, float]
+
+
+@dataclass
+class History(UpdateLog[SparseRow]):
     """One row per exchange; structures are lists of boolean tensors."""
 
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self.told = 0
-        """Rows that were handed out already."""
-        self.grown: list[Tensor] = []
-        """What the last exchange added."""
-        self.ever: list[Tensor] = []
-        """What any exchange added."""
+    grown: list[Tensor] = field(default_factory=list)
+    """What the last exchange added."""
+    ever_grown: list[Tensor] = field(default_factory=list)
 
-    def note(
+    def record(
         self,
         before: list[Tensor],
         left: list[Tensor],
         after: list[Tensor],
-        facts: dict[str, Any],
+        facts: ExchangeFacts,
     ) -> float:
         """Note the step from ``before`` to ``after`` by way of ``left``; gives the overlap."""
         survived = share(self.grown, left)
-        self.grown = [now & ~held for now, held in zip(after, left, strict=True)]
-        self.ever = [
-            old | new for old, new in zip(self.ever or self.grown, self.grown, strict=True)
+        self.grown = [now & ~stayed for now, stayed in zip(after, left, strict=True)]
+        self.ever_grown = [
+            old | new for old, new in zip(self.ever_grown or self.grown, self.grown, strict=True)
         ]
         iou = overlap(before, after)
-        found = {"iou": iou, "grown": count(self.grown), "survival": survived}
-        self.rows.append({"stage": "update", **facts, **found})
+        row: SparseRow = {
+            "stage": "update",
+            **facts,
+            "iou": iou,
+            "grown": count(self.grown),
+            "survival": survived,
+        }
+        self.rows.append(row)
         return iou
 
-    def new(self) -> list[dict[str, Any]]:
-        """The rows since the last call."""
-        found = self.rows[self.told :]
-        self.told = len(self.rows)
-        return found
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and JSON facts."""
-        tensors = {f"grown.{i}": t for i, t in enumerate(self.grown)}
-        return tensors | {f"ever.{i}": t for i, t in enumerate(self.ever)}, {"rows": self.rows}
+@dataclass(frozen=True)
+class HistoryForm:
+    """A history as facts and tensors; what it had was told."""
 
-    def load_state(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """Take up where :meth:`state` left off; what it had was told."""
-        self.rows, self.told = list(facts["rows"]), len(facts["rows"])
-        for name in ("grown", "ever"):
-            held = [key for key in tensors if key.startswith(f"{name}.")]
-            setattr(self, name, [tensors[f"{name}.{i}"].bool() for i in range(len(held))])
+    name: str = "record"
+
+    def write(self, value: History, saved: Saved) -> None:
+        """All but how much was told."""
+        saved.facts[self.name] = {"rows": list(value.rows)}
+        Numbered("grown").write(value.grown, saved)
+        Numbered("ever").write(value.ever_grown, saved)
+
+    def read(self, saved: Saved) -> History:
+        """With every row told."""
+        rows = list(saved.facts[self.name]["rows"])
+        grown, ever_grown = Numbered("grown").read(saved), Numbered("ever").read(saved)
+        return History(rows, len(rows), grown, ever_grown)
 
 
 def count(parts: list[Tensor]) -> int:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+
+from prunekit.train.step import scale_gradients_
 
 _KEEP_ZERO = (SGD, Adam, AdamW, RMSprop)
 """Optimizers that leave a weight at zero whose value, gradient and state are zero."""
@@ -20,7 +22,7 @@ class Masks:
     others the weights are put back to zero after every step too.
     """
 
-    def __init__(self, weights: Sequence[nn.Parameter], active: list[Tensor]) -> None:
+    def __init__(self, weights: Sequence[Tensor], active: list[Tensor]) -> None:
         self.weights: list[Tensor] = [*weights]
         self.active = active
         """Booleans, as decisions are made on them."""
@@ -54,13 +56,7 @@ class Masks:
     @torch.no_grad()
     def clear_gradients_(self) -> None:
         """Zero the gradients of inactive weights."""
-        pairs = [
-            (w.grad, f)
-            for w, f in zip(self.weights, self._factors, strict=True)
-            if w.grad is not None
-        ]
-        if pairs:
-            torch._foreach_mul_([g for g, _ in pairs], [f for _, f in pairs])
+        scale_gradients_(self.weights, self._factors)
 
     @torch.no_grad()
     def after_step_(self, optimizer: Optimizer) -> None:

@@ -25,7 +25,7 @@ class SET(Sparsifier):
 
     def growth_scores(self) -> list[Tensor]:
         """Draws of this exchange."""
-        return self._scorer.draws(1 + self._cycle)
+        return self._scorer.draws(1 + self._state.cycle)
 
 
 class RigL(Sparsifier):
@@ -41,7 +41,7 @@ class RigL(Sparsifier):
 
     def growth_scores(self) -> list[Tensor]:
         """The size of the loss's gradient."""
-        return self._gradients
+        return self._state.gradients
 
 
 class GMP(Sparsifier):
@@ -55,14 +55,14 @@ class GMP(Sparsifier):
 
     def first_counts(self) -> list[int]:
         """All."""
-        return [weight.numel() for weight in self._weights]
+        return self._sparse.sizes
 
     def counts_after_drop(self) -> list[int]:
         """On the cubic way from dense to the target, which the last exchange reaches."""
-        left = (1 - min(1.0, (self._cycle + 1) / self._updates)) ** 3
+        left = (1 - min(1.0, (self._state.cycle + 1) / self._updates)) ** 3
         return [
-            target + round((weight.numel() - target) * left)
-            for target, weight in zip(self.target, self._weights, strict=True)
+            target + round((size - target) * left)
+            for target, size in zip(self.target, self._sparse.sizes, strict=True)
         ]
 
     @property
@@ -71,17 +71,17 @@ class GMP(Sparsifier):
 
     def _is_last(self, iou: float) -> bool:
         del iou  # the target is reached at the last exchange, and not before
-        return self._cycle >= self._updates
+        return self._state.cycle >= self._updates
 
     def drop_scores(self) -> list[Tensor]:
         """Under an N:M pattern the best N of each M may not go."""
-        found = super().drop_scores()
+        scores = super().drop_scores()
         if not self.pattern.structured:
-            return found
-        held = [
+            return scores
+        active = [
             part.masked_fill(~on, choose.ABSENT)
-            for part, on in zip(found, self._masks.active, strict=True)
+            for part, on in zip(scores, self._masks.active, strict=True)
         ]
         return [
-            part.masked_fill(zeros.top_of_blocks(part, self.pattern), torch.inf) for part in held
+            part.masked_fill(zeros.top_of_blocks(part, self.pattern), torch.inf) for part in active
         ]

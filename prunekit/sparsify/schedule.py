@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args, get_type_hints
+from typing import Literal, TypeAlias, get_args, get_type_hints
 
 from prunekit.support.errors import UsageError
 from prunekit.support.parsing import parse_options
@@ -16,6 +16,8 @@ FEWEST = 20
 """In short trainings there are so many exchanges instead, of IEE half as many more."""
 STOP_IOU = 0.9
 """Where IEE's exchanges end by default: tools/decisions/021."""
+
+Stage: TypeAlias = Literal["train", "improve", "explore", "final"]
 
 
 @dataclass(frozen=True)
@@ -101,15 +103,22 @@ class SparsitySchedule:
         kind = "exploring" if exploring else "plain"
         parts = 3 if exploring else 1
         stage = max(1, min(LONGEST[kind], self.last_step // (parts * FEWEST)))
-        given = (self.every, self.improve, self.explore)
-        found = [stage if length is None else length for length in given]
-        return (found[0], found[1], found[2]) if exploring else (found[0], 0, 0)
+        every = stage if self.every is None else self.every
+        explore = stage if self.explore is None else self.explore
+        return (every, self.improve, explore) if exploring else (every, 0, 0)
 
     def last_overlap(self, *, exploring: bool) -> float:
         """The overlap that ends the exchanges; 1: none does."""
         if self.stop_iou is None:
             return STOP_IOU if exploring else 1.0
         return self.stop_iou
+
+    def ends(self, done: int, overlap: float, *, exploring: bool) -> bool:
+        """Whether the exchange after ``done`` steps, with this overlap, is the last."""
+        stop = self.last_overlap(exploring=exploring)
+        if stop < 1 and overlap >= stop:
+            return True
+        return done + sum(self.lengths(exploring=exploring)) > self.last_step
 
     def fraction_at(self, step: int) -> float:
         """The share of the active weights that is exchanged after ``step`` steps."""

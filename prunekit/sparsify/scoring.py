@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,13 +11,17 @@ from torch import Tensor
 from prunekit.criteria import WeightCriterion
 from prunekit.support.errors import TrainingError
 from prunekit.support.processes import average_
+from prunekit.train.method_state import Forms, Numbered, Plain
+
+SCORER_FORMS: Forms = {"sums": Numbered("sum"), "added": Plain("scored", int)}
+"""How what a stage has scored is saved."""
 
 
 class Scorer:
     """A criterion at work on the same weights, stage after stage."""
 
     def __init__(
-        self, criterion: WeightCriterion, names: list[str], weights: list[Tensor], seed: int
+        self, criterion: WeightCriterion, names: list[str], weights: Sequence[Tensor], seed: int
     ) -> None:
         self.criterion, self.names, self.weights, self.seed = criterion, names, weights, seed
         self.sums: list[Tensor] = []
@@ -35,13 +41,13 @@ class Scorer:
 
     def add(self) -> None:
         """Take in this step's scores, unless gradients overflowed."""
-        found = self.now()
-        if not finite(found):
+        scores = self.now()
+        if not finite(scores):
             return
         if self.sums:
-            torch._foreach_add_(self.sums, found)
+            torch._foreach_add_(self.sums, scores)
         else:
-            self.sums = found
+            self.sums = scores
         self.added += 1
 
     @property
@@ -52,16 +58,16 @@ class Scorer:
     def result(self) -> list[Tensor]:
         """Of the stage that ends: averages over its steps, or of the weights as they are."""
         if self.criterion.needs_gradients:
-            found = [part / self.added for part in self.sums]
+            scores = [part / self.added for part in self.sums]
         else:
-            found = self.now()
-            if not finite(found):
+            scores = self.now()
+            if not finite(scores):
                 raise TrainingError(
                     f"{self.criterion.name} scores of the weights are not finite; "
                     "lower the learning rate or set `clip_norm`"
                 )
-        average_(found)
-        return found
+        average_(scores)
+        return scores
 
     def draws(self, number: int) -> list[Tensor]:
         """Random scores, a function of seed, ``number`` and layer alone."""

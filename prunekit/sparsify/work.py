@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from prunekit.networks.weight_layers import layer_macs
 from prunekit.support.progress import say
+from prunekit.train.method_state import Forms, Plain
+
+WORK_FORMS: Forms = {"done": Plain("work", float)}
+"""How what was done is saved."""
 
 
 class Work:
@@ -18,7 +23,7 @@ class Work:
     """
 
     def __init__(
-        self, model: nn.Module, names: list[str], weights: list[Tensor], example: Any
+        self, model: nn.Module, names: list[str], weights: Sequence[Tensor], example: Any
     ) -> None:
         macs = {} if example is None else layer_macs(model, example, names)
         self.whole = sum(macs.values())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -15,6 +14,8 @@ from torch.optim import Optimizer
 
 from prunekit.support.errors import FileError
 from prunekit.support.files import write_bytes
+from prunekit.train.method_state import Entry, Saved
+from prunekit.train.rule import Facts, Tensors
 
 __all__ = ["CHECKPOINT", "load_checkpoint", "pack_optimizer", "save_checkpoint", "unpack_optimizer"]
 
@@ -22,13 +23,14 @@ CHECKPOINT = "checkpoint.safetensors"
 _VERSION = 1
 
 
-def save_checkpoint(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write ``tensors`` and JSON ``facts`` atomically; raises FileError where that fails."""
+def save_checkpoint(path: Path, saved: Saved) -> None:
+    """Write tensors and JSON facts atomically; raises FileError where that fails."""
     # Copies: safetensors refuses tensors that share memory, as tied weights do.
     plain = {
-        name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()
+        name: tensor.detach().to("cpu", copy=True).contiguous()
+        for name, tensor in saved.tensors.items()
     }
-    text = json.dumps(facts, sort_keys=True)
+    text = json.dumps(saved.facts, sort_keys=True)
     header = {
         "prunekit": "checkpoint",
         "version": str(_VERSION),
@@ -38,7 +40,7 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any
     write_bytes(path, safetensors.torch.save(plain, metadata=header))
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def load_checkpoint(path: Path) -> Saved:
     """What :func:`save_checkpoint` wrote; a damaged or foreign file is named in the FileError."""
     try:
         with path.open("rb"):
@@ -65,11 +67,10 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"checkpoint {path} is damaged (its checksum does not match); "
             "remove it to start from the beginning"
         )
-    facts: dict[str, Any] = json.loads(text)
-    return tensors, facts
+    return Saved(tensors, json.loads(text))
 
 
-def _digest(tensors: dict[str, Tensor], text: str) -> str:
+def _digest(tensors: Tensors, text: str) -> str:
     total = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -78,28 +79,20 @@ def _digest(tensors: dict[str, Tensor], text: str) -> str:
     return total.hexdigest()
 
 
-def pack_optimizer(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def pack_optimizer(optimizer: Optimizer) -> Saved:
     """The optimizer's state as tensors named ``index.key`` and JSON facts; not its settings."""
-    tensors: dict[str, Tensor] = {}
-    facts: dict[str, Any] = {}
-    for index, state in optimizer.state_dict()["state"].items():
-        for key, value in state.items():
-            name = f"{index}.{key}"
-            if isinstance(value, Tensor):
-                tensors[name] = value
-            else:
-                facts[name] = value
-    return tensors, facts
+    tensors: Tensors = {}
+    facts: Facts = {}
+    for index, entry in optimizer.state_dict()["state"].items():
+        for key, value in entry.items():
+            (tensors if isinstance(value, Tensor) else facts)[f"{index}.{key}"] = value
+    return Saved(tensors, facts)
 
 
-def unpack_optimizer(
-    optimizer: Optimizer, tensors: dict[str, Tensor], facts: dict[str, Any]
-) -> None:
+def unpack_optimizer(optimizer: Optimizer, saved: Saved) -> None:
     """Put back what :func:`pack_optimizer` took, into an optimizer over the same parameters."""
-    whole = optimizer.state_dict()
-    state: dict[int, dict[str, Any]] = {}
-    for name, value in {**tensors, **facts}.items():
+    state: dict[int, Entry] = {}
+    for name, value in {**saved.tensors, **saved.facts}.items():
         index, _, key = name.partition(".")
         state.setdefault(int(index), {})[key] = value
-    whole["state"] = state
-    optimizer.load_state_dict(whole)
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Literal, get_args, get_type_hints
 
 from prunekit.support.errors import UsageError
+from prunekit.train.rule import Facts
 
 __all__ = ["TrainConfig"]
 
@@ -76,7 +77,7 @@ class TrainConfig:
             return self.base_lr
         return self.base_lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
 
-    def essence(self) -> dict[str, Any]:
+    def essence(self) -> Facts:
         """The settings that decide what is trained; a resumed training must have the same."""
         return {key: value for key, value in asdict(self).items() if key not in _PLACE}
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias, TypedDict
 
 import torch
 from accelerate.utils import broadcast, set_seed
@@ -29,9 +29,25 @@ from prunekit.train.ema import put
 from prunekit.train.engine import Position, Run, prepare
 from prunekit.train.evaluating import accepted_layout, count_right, logits_of
 from prunekit.train.resuming import restore, save
-from prunekit.train.rule import Rule
+from prunekit.train.rule import JSON, Rule
 
 __all__ = ["FitResult", "fit"]
+
+Log: TypeAlias = Callable[[dict[str, JSON]], None]
+"""Takes one row; the row is its own to change."""
+
+
+class EpochRow(TypedDict):
+    """What the log is told at the end of every epoch."""
+
+    stage: str
+    epoch: int
+    step: int
+    loss: float
+    lr: float
+    accuracy: float
+    seconds: float
+
 
 # Reading a loss makes the host wait for a GPU, so there it is done for this many steps at once.
 _READ_EVERY_ON_GPU = 16
@@ -62,7 +78,7 @@ def fit(
     resume: bool = False,
     teacher: nn.Module | None = None,
     rule: Rule | None = None,
-    log: Callable[[dict[str, Any]], None] | None = None,
+    log: Log | None = None,
     title: str = "training",
 ) -> FitResult:
     """Train ``model`` in place; it ends on the CPU in evaluation mode, averaged if ``ema`` is on.
@@ -105,7 +121,7 @@ def _train(
     position: Position,
     progress: Bar,
     path: Path | None,
-    log: Callable[[dict[str, Any]], None] | None,
+    log: Log | None,
     title: str,
 ) -> None:
     """Epoch after epoch from ``position`` on, which is kept up to date."""
@@ -124,19 +140,17 @@ def _train(
                 if path is not None:
                     save(run, position, path)
                 if log is not None:
-                    for row in run.rule.rows():
-                        log(row)
-                    log(
-                        {
-                            "stage": title,
-                            "epoch": position.epoch,
-                            "step": position.step,
-                            "loss": loss,
-                            "lr": lr,
-                            "accuracy": position.accuracy,
-                            "seconds": position.seconds,
-                        }
-                    )
+                    epoch: EpochRow = {
+                        "stage": title,
+                        "epoch": position.epoch,
+                        "step": position.step,
+                        "loss": loss,
+                        "lr": lr,
+                        "accuracy": position.accuracy,
+                        "seconds": position.seconds,
+                    }
+                    for row in (*run.rule.rows(), epoch):
+                        log(dict(row))
         run.accelerator.wait_for_everyone()
 
 
@@ -226,16 +240,16 @@ def _objective(run: Run, network: nn.Module, images: Tensor, labels: Tensor) -> 
     if run.teacher is None:
         return loss
     with torch.no_grad(), run.accelerator.autocast():
-        told = logits_of(run.teacher(images)).float()
-    if told.shape != logits.shape:
+        soft = logits_of(run.teacher(images)).float()
+    if soft.shape != logits.shape:
         raise ModelError(
-            f"the teacher has {told.shape[1]} outputs and the model {logits.shape[1]}; "
+            f"the teacher has {soft.shape[1]} outputs and the model {logits.shape[1]}; "
             "they must agree"
         )
     heat = config.distill_temperature
     distance = F.kl_div(
         F.log_softmax(logits / heat, 1),
-        F.log_softmax(told / heat, 1),
+        F.log_softmax(soft / heat, 1),
         reduction="batchmean",
         log_target=True,
     )
@@ -285,11 +299,11 @@ def _agree(run: Run) -> None:
     if run.ema is not None:
         run.ema.settle(run.model)
     if run.world > 1:
-        held = {} if run.ema is None else run.ema.values
+        averages = [] if run.ema is None else [*run.ema.values.values()]
         # of what is trained next too, whose values on rank 0 are those of a checkpoint
         networks = dict.fromkeys((run.result, run.network))
         buffers = [b for network in networks for b in network.buffers()]
-        broadcast([*buffers, *held.values()], from_process=0)
+        broadcast([*buffers, *averages], from_process=0)
 
 
 def _validate(run: Run) -> float:

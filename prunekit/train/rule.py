@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-__all__ = ["JSON", "NoRule", "Rule"]
+__all__ = ["JSON", "Facts", "NoRule", "Row", "Rule", "Tensors"]
 
 JSON: TypeAlias = Any  # what json.dumps takes
+Tensors: TypeAlias = dict[str, Tensor]
+Facts: TypeAlias = dict[str, JSON]
+"""What json.dumps takes, by name."""
+Row: TypeAlias = Mapping[str, JSON]
+"""One line of the log; methods have rows of their own types."""
 
 
 class Rule(Protocol):
@@ -40,13 +46,13 @@ class Rule(Protocol):
     def after_step(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
         """The optimizer has stepped; gradients are still there."""
 
-    def rows(self) -> list[dict[str, JSON]]:
+    def rows(self) -> Sequence[Row]:
         """What there is for the log since the last call; asked for after every checkpoint."""
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, JSON]]:
+    def state(self) -> tuple[Tensors, Facts]:
         """Everything the rule needs to go on after a restart: tensors and JSON facts."""
 
-    def load_state(self, tensors: dict[str, Tensor], facts: dict[str, JSON]) -> None:
+    def load_state(self, tensors: Tensors, facts: Facts) -> None:
         """Take back what :meth:`state` gave; the tensors come on the model's device."""
 
 
@@ -70,13 +76,13 @@ class NoRule:
     def after_step(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
         """Do nothing."""
 
-    def rows(self) -> list[dict[str, JSON]]:
+    def rows(self) -> Sequence[Row]:
         """Nothing to log."""
         return []
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, JSON]]:
+    def state(self) -> tuple[Tensors, Facts]:
         """Nothing to keep."""
         return {}, {}
 
-    def load_state(self, tensors: dict[str, Tensor], facts: dict[str, JSON]) -> None:
+    def load_state(self, tensors: Tensors, facts: Facts) -> None:
         """Do nothing."""

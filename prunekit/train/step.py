@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
+from prunekit.support.errors import UsageError
 from prunekit.support.processes import average_
+
+PATIENCE = 16
+"""Further steps that a method waits for finite gradients: mixed precision overflows at times."""
 
 
 class Hooks(Protocol):
@@ -45,3 +51,22 @@ def take_step(
         scaler.step(optimizer)
         scaler.update()
     hooks.after_step(network, optimizer, step)
+
+
+def check_optimizer(method: str, begun: Optimizer | None, given: Optimizer) -> None:
+    """Refuse another optimizer than the one that ``method`` was begun with."""
+    if given is not begun:
+        raise UsageError(
+            f"{method} was begun with another optimizer; give it the same at each step"
+        )
+
+
+def scale_gradients_(parameters: Sequence[Tensor], factors: Sequence[Tensor]) -> None:
+    """Multiply the gradients that are there, each by its factor, in one fused product."""
+    pairs = [
+        (p.grad, factor)
+        for p, factor in zip(parameters, factors, strict=True)
+        if p.grad is not None
+    ]
+    if pairs:  # not so where the loss reads none of them
+        torch._foreach_mul_([g for g, _ in pairs], [factor for _, factor in pairs])
