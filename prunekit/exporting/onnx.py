@@ -231,15 +231,11 @@ def _write(model: nn.Module, inputs: dict[str, Tensor], path: Path, *, is_dict: 
         quiet = contextlib.redirect_stdout(io.StringIO())
         with warnings.catch_warnings(), quiet, _translations_kept():
             warnings.simplefilter("ignore")
-            torch.onnx.export(
-                model,
-                f=str(path),
-                input_names=list(inputs),
-                external_data=False,
-                verbose=False,
-                dynamo=True,
-                **arguments,
+            program: Any = torch.onnx.export(
+                model, input_names=list(inputs), verbose=False, dynamo=True, **arguments
             )
+        _forget_sources(program)
+        program.save(str(path), external_data=False)
     except Exception as error:
         if isinstance(error, OSError):
             raise
@@ -254,6 +250,15 @@ def _write(model: nn.Module, inputs: dict[str, Tensor], path: Path, *, is_dict: 
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _forget_sources(program: Any) -> None:
+    """Leave out where in the sources each operator comes from: paths of the machine that exports.
+
+    A deployed file tells nothing of it, and is the same wherever it was made.
+    """
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
 
 
 @contextlib.contextmanager

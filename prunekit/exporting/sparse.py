@@ -54,7 +54,7 @@ def export_sparse(
         proto = onnx.load(file)
         check_pattern(proto, model, plan, idle)
         onnx.helper.set_model_props(
-            proto, {PATTERN_KEY: plan.pattern, "prunekit.core.sparsity": f"{plan.sparsity:.6g}"}
+            proto, {PATTERN_KEY: plan.pattern, "prunekit.sparsity": f"{plan.sparsity:.6g}"}
         )
         if sparse_initializers:
             _leave_zeros_out(proto)

@@ -192,7 +192,7 @@ def of_graph(graph: pk.ChannelGraph) -> dict[str, Any]:
         {
             **{n: getattr(g, n) for n in ("id", "size", "granularity", "min_width", "prunable")},
             "reason": g.reason,
-            "members": [[m.module, m.role, m.index.tolist()] for m in g.members],
+            "members": [[m.module, str(m.role), m.index.tolist()] for m in g.members],
         }
         for g in graph.groups
     ]
