@@ -22,11 +22,6 @@ from prunekit.cli.common import (
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("bench")(bench)
-
-
 def bench(
     artifacts: Annotated[
         list[str], typer.Argument(metavar="A [B ...]", help="Artifacts or run folders.")

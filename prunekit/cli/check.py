@@ -24,11 +24,6 @@ from prunekit.cli.common import (
 STATUS = {"pass": 0, "fail": 1, "inconclusive": 3}
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("check")(check)
-
-
 def check(
     context: typer.Context,
     artifact: Annotated[
