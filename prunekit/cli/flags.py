@@ -135,12 +135,13 @@ def _parameter(name: str, field: FieldInfo, alone: bool) -> inspect.Parameter:
         default = inspect.Parameter.empty if alone else None
     else:
         spelled = "--" + name.replace("_", "-")
-        limits = [part.ge for part in field.metadata if hasattr(part, "ge")] if alone else []
+        checked = alone and kind in (int, float)
+        least = [part.ge for part in field.metadata if checked and hasattr(part, "ge")]
         info = typer.Option(
             f"{spelled}/--no-{spelled[2:]}" if default is True else spelled,
             help=help_text,
             metavar=flag.metavar or "|".join(choices) or None,
-            min=limits[0] if limits else None,
+            min=least[0] if least else None,
             rich_help_panel=flag.section,
             autocompletion=completing(choices or plugins),
         )

@@ -49,7 +49,8 @@ class TrainingRecipe(BaseModel):
     data: Annotated[
         str | None,
         Flag(
-            "digits, imagefolder:PATH, cifar10:PATH, ..., package.module:factory; none: untrained."
+            "What is trained and scored on: digits, imagefolder:PATH, cifar10:PATH, ... or "
+            "package.module:factory; none: neither."
         ),
     ] = None
     threads: Annotated[int, Flag("Threads of the target.", "Target")] = Field(1, ge=1)
