@@ -194,7 +194,9 @@ def run_in(output: Path, recipe: TrainingRecipe, overwrite: bool, resume: bool) 
 
 def print_run(output: Path, artifacts: Mapping[str, str]) -> None:
     """Where the files of a finished run lie."""
-    for name, path in {**artifacts, "report": str(output / "report.json")}.items():
+    from prunekit.core.run_folder import REPORT
+
+    for name, path in {**artifacts, "report": str(output / REPORT)}.items():
         print_text(f"{name:>14}: {path}")
 
 
