@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,27 +16,29 @@ from prunekit.cli.common import (
     TargetText,
     Threads,
     Verbose,
+    option,
     print_json,
     print_table,
     set_verbosity,
 )
 
+if TYPE_CHECKING:
+    from prunekit.measuring.bench import BenchResult
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("bench")(bench)
+Artifacts = Annotated[
+    list[str], typer.Argument(metavar="A [B ...]", help="Artifacts or run folders.")
+]
+Seed = Annotated[int, option("Seed of the order of runs.", min=0)]
 
 
 def bench(
-    artifacts: Annotated[
-        list[str], typer.Argument(metavar="A [B ...]", help="Artifacts or run folders.")
-    ],
+    artifacts: Artifacts,
     target: TargetText = "onnxruntime:cpu",
     batch: Batch = 1,
     threads: Threads = 1,
     base: Base = None,
     max_seconds: Seconds = 20.0,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the order of runs.")] = 0,
+    seed: Seed = 0,
     json: Json = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -50,41 +52,47 @@ def bench(
     where = Target.parse(target, batch=batch, threads=threads)
     opened = [open_artifact(path, where, base) for path in artifacts]
     result = measure(opened, where, max_seconds=max_seconds, seed=seed)
+    (_print_json if json else _print)(artifacts, result)
+
+
+def _print_json(paths: list[str], result: BenchResult) -> None:
     ratios = [None, *result.ratios]
-    if json:
-        print_json(
-            {
-                "target": asdict(where),
-                "environment": asdict(result.environment),
-                "artifacts": [
-                    {
-                        "path": path,
-                        "median_ms": m.median_ms,
-                        "p90_ms": m.p90_ms,
-                        "p99_ms": m.p99_ms,
-                        "interval_ms": list(m.interval()),
-                        "samples": len(m.samples_ms),
-                        "ratio": None if r is None else r.ratio,
-                        "ratio_ci": None if r is None else [r.low, r.high],
-                    }
-                    for path, m, r in zip(artifacts, result.measurements, ratios, strict=True)
-                ],
-            }
-        )
-        return
+    print_json(
+        {
+            "target": asdict(result.target),
+            "environment": asdict(result.environment),
+            "artifacts": [
+                {
+                    "path": path,
+                    "median_ms": times.median_ms,
+                    "p90_ms": times.p90_ms,
+                    "p99_ms": times.p99_ms,
+                    "interval_ms": list(times.interval()),
+                    "samples": len(times.samples_ms),
+                    "ratio": None if ratio is None else ratio.ratio,
+                    "ratio_ci": None if ratio is None else [ratio.low, ratio.high],
+                }
+                for path, times, ratio in zip(paths, result.measurements, ratios, strict=True)
+            ],
+        }
+    )
+
+
+def _print(paths: list[str], result: BenchResult) -> None:
+    ratios = [None, *result.ratios]
     print_table(
-        f"{where.describe()} on {result.environment.device_name}",
+        f"{result.target.describe()} on {result.environment.device_name}",
         ("artifact", "median (ms)", "95 % interval", "p90", "p99", "runs", "ratio to the first"),
         [
             (
                 path,
-                f"{m.median_ms:.3f}",
-                "[{:.3f}, {:.3f}]".format(*m.interval()),
-                f"{m.p90_ms:.3f}",
-                f"{m.p99_ms:.3f}",
-                str(len(m.samples_ms)),
-                "" if r is None else str(r),
+                f"{times.median_ms:.3f}",
+                "[{:.3f}, {:.3f}]".format(*times.interval()),
+                f"{times.p90_ms:.3f}",
+                f"{times.p99_ms:.3f}",
+                str(len(times.samples_ms)),
+                "" if ratio is None else str(ratio),
             )
-            for path, m, r in zip(artifacts, result.measurements, ratios, strict=True)
+            for path, times, ratio in zip(paths, result.measurements, ratios, strict=True)
         ],
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,37 +16,40 @@ from prunekit.cli.common import (
     TargetText,
     Threads,
     Verbose,
+    option,
     print_json,
     print_text,
     set_verbosity,
 )
 
+if TYPE_CHECKING:
+    from prunekit.measuring.bench import Verdict
+
 STATUS = {"pass": 0, "fail": 1, "inconclusive": 3}
 
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("check")(check)
+ArtifactToCheck = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[ARTIFACT]", help="What to check; default: the model.onnx beside a report."
+    ),
+]
+Baseline = Annotated[
+    Path | None, option("An artifact, or the report.json of the run it is from.", "--baseline")
+]
+Threshold = Annotated[
+    str, option("How much slower is too slow: 5% or 0.05.", "--threshold", metavar="SHARE")
+]
+Confidence = Annotated[
+    float, option("How sure a pass or a failure is.", "--confidence", min=0.5, max=0.9999)
+]
 
 
 def check(
     context: typer.Context,
-    artifact: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[ARTIFACT]", help="What to check; default: the model.onnx beside a report."
-        ),
-    ] = None,
-    baseline: Annotated[
-        Path | None,
-        typer.Option("--baseline", help="An artifact, or the report.json of the run it is from."),
-    ] = None,
-    threshold: Annotated[
-        str, typer.Option(metavar="SHARE", help="How much slower is too slow: 5% or 0.05.")
-    ] = "5%",
-    confidence: Annotated[
-        float, typer.Option(min=0.5, max=0.9999, help="How sure a pass or a failure is.")
-    ] = 0.99,
+    artifact: ArtifactToCheck = None,
+    baseline: Baseline = None,
+    threshold: Threshold = "5%",
+    confidence: Confidence = 0.99,
     target: TargetText = "onnxruntime:cpu",
     batch: Batch = 1,
     threads: Threads = 1,
@@ -73,30 +76,40 @@ def check(
         raise UsageError("check needs --baseline FILE, an artifact or a report.json")
     limits = Limits(parse_share(threshold, "--threshold"), confidence, max_seconds)
     if baseline.suffix == ".json":
-        for flag in ("target", "batch", "threads"):
-            source = context.get_parameter_source(flag)
-            if source is not None and source.name == "COMMANDLINE":
-                raise UsageError(f"--{flag} does not go with a report, which has its own target")
-        if base is not None:
-            raise UsageError("--base does not go with a report, whose files say all; leave it out")
+        _refuse_what_a_report_says(context, base)
         verdict = check_against_report(baseline, artifact, limits)
     elif artifact is None:
         raise UsageError("check against an artifact needs the ARTIFACT to check")
     else:
         where = Target.parse(target, batch=batch, threads=threads)
         verdict = check_against_artifact(baseline, artifact, where, limits, base)
-    if json:
-        ratio = verdict.ratio
-        print_json(
-            {
-                "outcome": verdict.outcome,
-                "ratio": ratio.ratio,
-                "ratio_ci": [ratio.low, ratio.high],
-                "confidence": ratio.confidence,
-                "threshold": verdict.threshold,
-                "reason": verdict.reason,
-            }
-        )
-    else:
-        print_text(f"{verdict.outcome}: {verdict.reason}")
+    _show(verdict, json)
     return STATUS[verdict.outcome]
+
+
+def _refuse_what_a_report_says(context: typer.Context, base: str | None) -> None:
+    from prunekit.support.errors import UsageError
+
+    for flag in ("target", "batch", "threads"):
+        source = context.get_parameter_source(flag)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UsageError(f"--{flag} does not go with a report, which has its own target")
+    if base is not None:
+        raise UsageError("--base does not go with a report, whose files say all; leave it out")
+
+
+def _show(verdict: Verdict, json: bool) -> None:
+    if not json:
+        print_text(f"{verdict.outcome}: {verdict.reason}")
+        return
+    ratio = verdict.ratio
+    print_json(
+        {
+            "outcome": verdict.outcome,
+            "ratio": ratio.ratio,
+            "ratio_ci": [ratio.low, ratio.high],
+            "confidence": ratio.confidence,
+            "threshold": verdict.threshold,
+            "reason": verdict.reason,
+        }
+    )

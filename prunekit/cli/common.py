@@ -4,121 +4,110 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
+from prunekit.cli.flags import completing
+from prunekit.core.target import PRECISIONS
 from prunekit.support.progress import verbosity
 
-Model = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help=(
-            "torchvision:NAME, timm:NAME, zoo:NAME, path/file.py:factory, package.module:factory "
-            "or a run folder"
-        ),
-    ),
-]
+if TYPE_CHECKING:
+    from prunekit.pipeline.recipes.base import TrainingRecipe
+
+TARGET, OUTPUT = "Target", "Output"
+
+PLAIN: dict[str, Any] = {
+    "add_completion": False,
+    "rich_markup_mode": None,
+    "pretty_exceptions_enable": False,
+}
+"""How a command or a group is made: its help and its errors are plain text."""
+
+
+def option(
+    text: str,
+    *names: str,
+    section: str | None = None,
+    known: Sequence[str] = (),
+    metavar: str | None = None,
+    complete: Callable[[str], list[str]] | None = None,
+    **more: Any,
+) -> Any:
+    """A flag with its help first; ``known`` are the values that it has, where they are few."""
+    return typer.Option(
+        *names,
+        help=text,
+        metavar=metavar or "|".join(known) or None,
+        rich_help_panel=section,
+        autocompletion=complete or completing(known),
+        **more,
+    )
+
+
+def _runtimes(incomplete: str) -> list[str]:
+    """What a shell offers for a target."""
+    from prunekit.support.registry import runtimes
+
+    return [name for name in runtimes.names() if name.startswith(incomplete)]
+
+
 Base = Annotated[
     str | None,
-    typer.Option(
-        "--base",
-        metavar="MODEL",
-        help="The dense model of a run folder, where that is your own code.",
-    ),
+    option("The dense model of a run folder, where that is your own code.", metavar="MODEL"),
 ]
-Input = Annotated[
-    str | None,
-    typer.Option(
-        "--input", help="Input shape, batch first; default: that of a run folder, or 1x3x224x224."
-    ),
-]
+Config = Annotated[Path | None, option("A recipe (TOML) with the same settings; flags win.")]
 TargetText = Annotated[
-    str, typer.Option("--target", help="runtime[:device][:precision]; see prunekit targets.")
-]
-Gpu = Annotated[bool, typer.Option("--gpu", help="The best GPU runtime here, as the target.")]
-GpuPrecision = Annotated[
-    str | None,
-    typer.Option("--precision", help="With --gpu: fp32 (default), tf32, fp16, bf16 or int8."),
-]
-Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the target.")]
-Batch = Annotated[int, typer.Option("--batch", min=1, help="Batch size of the target.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no remarks.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is at the output.")]
-Reparameterize = Annotated[
-    bool,
-    typer.Option(
-        "--reparameterize/--no-reparameterize",
-        help="Fold blocks that train with branches, as they are deployed.",
-    ),
-]
-Heads = Annotated[
     str,
-    typer.Option(
-        "--heads", help="What goes of attentions: whole heads, or width of all heads alike."
+    option(
+        "runtime[:device][:precision]; see prunekit targets.", section=TARGET, complete=_runtimes
     ),
 ]
-Keep = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--keep",
-        metavar="LAYER",
-        help=(
-            "Layers whose output channels all stay: a name, a module or a pattern such as "
-            "layer4.*; may be repeated."
-        ),
-    ),
+Gpu = Annotated[bool, option("The best GPU runtime here, as the target.", "--gpu", section=TARGET)]
+GpuPrecision = Annotated[
+    str | None, option("With --gpu; default: fp32.", section=TARGET, known=PRECISIONS)
 ]
-MinWidth = Annotated[
-    str | None,
-    typer.Option(
-        "--min-width",
-        metavar="SHARE",
-        help="Share of each group's channels that stays at least, such as 25%.",
-    ),
+Threads = Annotated[int, option("Threads of the target.", section=TARGET, min=1)]
+Batch = Annotated[int, option("Batch size of the target.", section=TARGET, min=1)]
+Seconds = Annotated[float, option("Stop measuring after this many seconds.", min=0.1)]
+RunFolder = Annotated[Path, option("The run folder to make.", "-o", "--output", section=OUTPUT)]
+Resume = Annotated[
+    bool, option("Go on where an interrupted run stopped.", "--resume", section=OUTPUT)
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
-Seconds = Annotated[
-    float, typer.Option("--max-seconds", min=0.1, help="Stop measuring after this many seconds.")
-]
+Overwrite = Annotated[bool, option("Replace what is at the output.", "--overwrite", section=OUTPUT)]
+Json = Annotated[bool, option("One JSON object on stdout.", "--json", section=OUTPUT)]
+Verbose = Annotated[bool, option("Say more.", "--verbose", "-v", section=OUTPUT)]
+Quiet = Annotated[bool, option("No progress, no remarks.", "--quiet", "-q", section=OUTPUT)]
+
+_ORDER = (
+    *("Arguments", "Options", "Target", "Measurements", "What goes", "What becomes zero"),
+    *("Dense network", "Training", "Output"),
+)
 
 
-def option(text: str, *names: str, **more: Any) -> Any:
-    """A flag with its help first."""
-    return typer.Option(*names, help=text, **more)
+class Sectioned(TyperCommand):
+    """A command whose help has headings: those of its flags."""
 
-
-def sections(**headings: str) -> type[TyperCommand]:
-    """A command whose help has these headings, each from the named parameter on."""
-
-    class Sectioned(TyperCommand):
-        def format_options(self, ctx: Any, formatter: Any) -> None:
-            parts: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
-            heading = "Options"
-            for parameter in self.get_params(ctx):
-                heading = headings.get(parameter.name or "", heading)
-                is_argument = parameter.param_type_name == "argument"
-                if (record := parameter.get_help_record(ctx)) is not None:
-                    parts.setdefault("Arguments" if is_argument else heading, []).append(record)
-            for title, records in parts.items():
-                if records:
-                    with formatter.section(title):
-                        formatter.write_dl(records)
-
-    return Sectioned
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Arguments, then the flags under their headings."""
+        parts: dict[str, list[tuple[str, str]]] = {title: [] for title in _ORDER}
+        for parameter in self.get_params(ctx):
+            is_argument = parameter.param_type_name == "argument"
+            title = getattr(parameter, "rich_help_panel", None) or "Options"
+            if (record := parameter.get_help_record(ctx)) is not None:
+                parts["Arguments" if is_argument else title].append(record)
+        for title, records in parts.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
 
 
 def target_of(gpu: bool, target: str | None, precision: str | None) -> str | None:
     """What ``--gpu``, ``--precision`` and ``--target`` say together; None where none is given."""
-    from prunekit.core.target import PRECISIONS
     from prunekit.runtimes.nvidia.gpu import best_gpu
     from prunekit.support.errors import UsageError
 
@@ -188,6 +177,27 @@ def refuse_same(**files: Path | None) -> None:
         other = known.setdefault(path.resolve(), name)
         if other != name:
             raise UsageError(f"--{other} and --{name} are both {path}; give two files")
+
+
+@contextmanager
+def run_in(output: Path, recipe: TrainingRecipe, overwrite: bool, resume: bool) -> Iterator[None]:
+    """A pipeline that makes the run folder ``output``; of several processes one speaks."""
+    from prunekit.pipeline.output_folder import check_folder
+    from prunekit.support.processes import on_rank_zero, rank
+
+    if rank() > 0:
+        set_verbosity(verbose=False, quiet=True)
+    on_rank_zero(lambda: check_folder(output, recipe, overwrite=overwrite, resume=resume))
+    with resumable(output):
+        yield
+
+
+def print_run(output: Path, artifacts: Mapping[str, str]) -> None:
+    """Where the files of a finished run lie."""
+    from prunekit.core.run_folder import REPORT
+
+    for name, path in {**artifacts, "report": str(output / REPORT)}.items():
+        print_text(f"{name:>14}: {path}")
 
 
 @contextmanager

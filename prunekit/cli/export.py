@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,79 +11,87 @@ from prunekit.cli.common import (
     Json,
     Overwrite,
     Quiet,
-    Reparameterize,
     Verbose,
+    option,
     print_json,
     print_text,
     refuse_existing,
     set_verbosity,
 )
+from prunekit.core.target import DEVICES, PRECISIONS
+from prunekit.support.errors import UsageError
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("export")(export)
+    from prunekit.core.artifact import Artifact
+    from prunekit.core.sparsity import SparsityPlan
+    from prunekit.pipeline.export import Wanted
+    from prunekit.report.schema import ExportPart
+    from prunekit.train import Data
+
+FORMATS = ("onnx", "openvino", "tensorrt", "aotinductor")
+INT8_RUNTIMES = ("onnxruntime", "tensorrt")
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or any MODEL.")]
+Format = Annotated[str, option("The file's format.", known=FORMATS)]
+Precision = Annotated[
+    str,
+    option(
+        "fp32, fp16, int8; of engines also tf32, of aotinductor all but int8.", known=PRECISIONS
+    ),
+]
+Base = Annotated[
+    str | None,
+    option(
+        "The dense model of a run folder, where that is your own code.",
+        *("--base", "--model"),
+        metavar="MODEL",
+    ),
+]
+Input = Annotated[str | None, option("Input shape; default: the run's.")]
+DataText = Annotated[
+    str | None,
+    option("What int8 takes its ranges from, and accuracy is measured on; default: the run's."),
+]
+SparseInitializers = Annotated[
+    bool, option("Leave zeros out of a sparse run's ONNX file.", "--sparse-initializers")
+]
+For = Annotated[str, option("Whom an int8 ONNX file is for.", "--for", known=INT8_RUNTIMES)]
+Batches = Annotated[
+    str, option("Batches that an engine takes; one number for all three.", metavar="MIN,OPT,MAX")
+]
+Workspace = Annotated[int, option("MiB that a layer of an engine may use; 0: no limit.", min=0)]
+Sparse = Annotated[bool, option("Let an engine use 2:4 sparse weights.", "--sparse")]
+Device = Annotated[str, option("What an aotinductor package is compiled for.", known=DEVICES)]
+Fold = Annotated[
+    bool,
+    option(
+        "Fold blocks that train with branches, as they are deployed.",
+        "--reparameterize/--no-reparameterize",
+    ),
+]
+Output = Annotated[
+    Path | None,
+    option("Default: in RUN, named by precision and format.", "-o", "--output", section="Output"),
+]
 
 
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or any MODEL.")],
-    format: Annotated[  # noqa: A002
-        str, typer.Option("--format", help="onnx, openvino, tensorrt, aotinductor.")
-    ] = "onnx",
-    precision: Annotated[
-        str,
-        typer.Option(help="fp32, fp16, int8; of engines also tf32, of aotinductor all but int8."),
-    ] = "fp32",
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="Default: in RUN, named by precision and format."),
-    ] = None,
-    input: Annotated[  # noqa: A002
-        str | None, typer.Option("--input", help="Input shape; default: the run's.")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--base",
-            "--model",
-            metavar="MODEL",
-            help="The dense model of a run folder, where that is your own code.",
-        ),
-    ] = None,
-    sparse_initializers: Annotated[
-        bool,
-        typer.Option("--sparse-initializers", help="Leave zeros out of a sparse run's ONNX file."),
-    ] = False,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data",
-            help="What int8 takes its ranges from, and accuracy is measured on; default: the "
-            "run's.",
-        ),
-    ] = None,
-    runtime: Annotated[
-        str,
-        typer.Option("--for", help="Whom an int8 ONNX file is for: onnxruntime or tensorrt."),
-    ] = "onnxruntime",
-    batches: Annotated[
-        str,
-        typer.Option(
-            "--batches",
-            metavar="MIN,OPT,MAX",
-            help="Batches that an engine takes; one number for all three.",
-        ),
-    ] = "1",
-    workspace: Annotated[
-        int, typer.Option(min=0, help="MiB that a layer of an engine may use; 0: no limit.")
-    ] = 0,
-    sparse: Annotated[
-        bool, typer.Option("--sparse", help="Let an engine use 2:4 sparse weights.")
-    ] = False,
-    device: Annotated[
-        str, typer.Option(help="What an aotinductor package is compiled for: cpu or cuda.")
-    ] = "cpu",
-    reparameterize: Reparameterize = True,
+    run: Run,
+    base: Base = None,
+    input: Input = None,  # noqa: A002 - the flag's name
+    data: DataText = None,
+    format: Format = "onnx",  # noqa: A002
+    precision: Precision = "fp32",
+    runtime: For = "onnxruntime",
+    batches: Batches = "1",
+    workspace: Workspace = 0,
+    sparse: Sparse = False,
+    sparse_initializers: SparseInitializers = False,
+    device: Device = "cpu",
+    reparameterize: Fold = True,
+    output: Output = None,
     overwrite: Overwrite = False,
     json: Json = False,
     verbose: Verbose = False,
@@ -91,89 +99,146 @@ def export(
 ) -> None:
     """Write a deployment artifact; its outputs are compared with PyTorch's before it counts."""
     set_verbosity(verbose, quiet)
-    import torch
-
-    from prunekit.core.run_folder import REPORT, SPARSITY
-    from prunekit.core.sparsity import SparsityPlan
-    from prunekit.networks.folding import reparameterize as fold
-    from prunekit.networks.running import evaluating
-    from prunekit.networks.saved import is_run, is_sparse, load, open_model, saved_input
     from prunekit.pipeline.export import Wanted, deploy, record
-    from prunekit.pipeline.job import example_input, open_data, say_folded
-    from prunekit.pipeline.recipes.base import parse_shape
-    from prunekit.support.errors import UsageError
-    from prunekit.support.files import read_object
-    from prunekit.train.data import is_code
-    from prunekit.train.evaluating import logits_of
+    from prunekit.pipeline.job import example_input
 
-    pattern = SparsityPlan.load(Path(run) / SPARSITY) if is_sparse(run) else None
-    if sparse_initializers and (pattern is None or (format, precision) != ("onnx", "fp32")):
-        raise UsageError(
-            "--sparse-initializers is for the fp32 ONNX file of a sparse run; leave it out"
-        )
     wanted = Wanted(
         *(format, precision, runtime, _batches(batches), workspace, sparse, device),
-        pattern=pattern,
+        pattern=_pattern(run, (format, precision) if sparse_initializers else None),
         sparse_initializers=sparse_initializers,
     )
-    own, told = saved_input(run), None
-    shape = input or own
-    if is_run(run):
-        module = load(run, model)
-        path = output or Path(run) / wanted.file_name
-        other = shape and own and parse_shape(shape)[1:] != parse_shape(own)[1:]
-        if other and path.parent.resolve() == Path(run).resolve():
-            raise UsageError(
-                f"{run} was made for inputs of {own}, and its files are for those; "
-                f"for a file that takes {shape} give -o outside of it"
-            )
-        report = Path(run) / REPORT
-        if report.is_file():  # a folder of `prunekit.save` has none
-            told = read_object(report, "report").get("recipe", {}).get("data")
-    else:
-        channels = {} if shape is None else {"in_channels": parse_shape(shape)[1]}
-        module = open_model(run, model, **channels).module
-        name = f"{run.split(':')[-1]}{wanted.file_name.removeprefix('model')}"
-        path = output or Path(name)
+    module, shape = _network(run, base, input)
+    path = output or _default_path(run, wanted)
+    _check_shape(run, input, path)
     if shape is None:
         raise UsageError("the input shape is not known; give --input, such as 1x3x224x224")
     for file in wanted.files(path):
         refuse_existing(file, overwrite)
+    images = _data(run, data, wanted, shape)
     example = example_input(shape)
-    # the accuracy of a plain copy is the run's own, which its report has
-    source = data or (told if wanted.precision != "fp32" or wanted.format != "onnx" else None)
-    if source is not None and data is None and is_code(str(source)):
-        raise UsageError(
-            f"{run} took its data from {source}, which is code that a file may not start by "
-            f"itself; add --data {source} to say that you trust it"
-        )
-    found = None if source is None else open_data(source, parse_shape(shape))
-    if found is not None:
-        with evaluating(module), torch.no_grad():
-            output = module(example)
-        first = output[0] if isinstance(output, tuple) else output  # as of the file's outputs
-        if isinstance(first, torch.Tensor):
-            logits_of(first, found.num_classes)
-    if reparameterize and not is_run(run):
-        whole, module = module, fold(module, example)
-        say_folded(whole, module)
-    artifact = deploy(module, example, path, wanted, found)
-    part = record(Path(run), artifact, wanted, found)
+    if images is not None:
+        _check_outputs(module, example, images)
+    module = _folded(run, module, example) if reparameterize else module
+    artifact = deploy(module, example, path, wanted, images)
+    part = record(Path(run), artifact, wanted, images)
     if json:
         print_json(part.model_dump(mode="json"))
+    else:
+        _show(artifact, part, wanted.files(path))
+
+
+def _pattern(run: str, without_zeros: tuple[str, str] | None) -> SparsityPlan | None:
+    """Where the zeros of a sparse run are; only its fp32 ONNX file may be written without."""
+    from prunekit.core.run_folder import SPARSITY
+    from prunekit.core.sparsity import SparsityPlan
+    from prunekit.networks.saved import is_sparse
+
+    pattern = SparsityPlan.load(Path(run) / SPARSITY) if is_sparse(run) else None
+    if without_zeros and (pattern is None or without_zeros != ("onnx", "fp32")):
+        raise UsageError(
+            "--sparse-initializers is for the fp32 ONNX file of a sparse run; leave it out"
+        )
+    return pattern
+
+
+def _network(run: str, base: str | None, shape: str | None) -> tuple[nn.Module, str | None]:
+    """The network of a run, or any model; and the input's shape, where it is known."""
+    from prunekit.networks.saved import is_run, load, open_model, saved_input
+    from prunekit.pipeline.recipes.base import parse_shape
+
+    shape = shape or saved_input(run)
+    if is_run(run):
+        return load(run, base), shape
+    channels = {} if shape is None else {"in_channels": parse_shape(shape)[1]}
+    return open_model(run, base, **channels).module, shape
+
+
+def _default_path(run: str, wanted: Wanted) -> Path:
+    from prunekit.networks.saved import is_run
+
+    if is_run(run):
+        return Path(run) / wanted.file_name
+    return Path(f"{run.split(':')[-1]}{wanted.file_name.removeprefix('model')}")
+
+
+def _check_shape(run: str, shape: str | None, path: Path) -> None:
+    """The files in a run's folder are all for the inputs that it was made for."""
+    from prunekit.networks.saved import is_run, saved_input
+    from prunekit.pipeline.recipes.base import parse_shape
+
+    own = saved_input(run)
+    if not (is_run(run) and shape and own) or parse_shape(shape)[1:] == parse_shape(own)[1:]:
         return
-    size = sum(file.stat().st_size for file in wanted.files(path))
-    apart = "outputs equal PyTorch's"
-    if wanted.precision != "fp32" and artifact.apart is not None:
-        apart = f"outputs within {artifact.apart:.1e} of PyTorch's"
+    if path.parent.resolve() == Path(run).resolve():
+        raise UsageError(
+            f"{run} was made for inputs of {own}, and its files are for those; "
+            f"for a file that takes {shape} give -o outside of it"
+        )
+
+
+def _data(run: str, source: str | None, wanted: Wanted, shape: str) -> Data | None:
+    """What was asked for, or the run's own data where the file is no plain copy.
+
+    The accuracy of a plain copy is the run's own, which its report has.
+    """
+    from prunekit.core.run_folder import REPORT
+    from prunekit.networks.saved import is_run
+    from prunekit.pipeline.job import open_data
+    from prunekit.pipeline.recipes.base import parse_shape
+    from prunekit.support.files import read_object
+    from prunekit.train.data import is_code
+
+    report = Path(run) / REPORT
+    is_copy = (wanted.format, wanted.precision) == ("onnx", "fp32")
+    # a folder of `prunekit.save` has no report
+    if source is None and not is_copy and is_run(run) and report.is_file():
+        source = read_object(report, "report").get("recipe", {}).get("data")
+        if source is not None and is_code(str(source)):
+            raise UsageError(
+                f"{run} took its data from {source}, which is code that a file may not start by "
+                f"itself; add --data {source} to say that you trust it"
+            )
+    return None if source is None else open_data(source, parse_shape(shape))
+
+
+def _check_outputs(module: nn.Module, example: Tensor, data: Data) -> None:
+    """There must be one output for each class; the file's accuracy is of the first."""
+    import torch
+
+    from prunekit.networks.running import evaluating
+    from prunekit.train.evaluating import logits_of
+
+    with evaluating(module), torch.no_grad():
+        output = module(example)
+    first = output[0] if isinstance(output, tuple) else output
+    if isinstance(first, torch.Tensor):
+        logits_of(first, data.num_classes)
+
+
+def _folded(run: str, module: nn.Module, example: Tensor) -> nn.Module:
+    """The network as it is deployed; that of a run is that already."""
+    from prunekit.networks.folding import reparameterize
+    from prunekit.networks.saved import is_run
+    from prunekit.pipeline.job import say_folded
+
+    if is_run(run):
+        return module
+    folded = reparameterize(module, example)
+    say_folded(module, folded)
+    return folded
+
+
+def _show(artifact: Artifact, part: ExportPart, files: tuple[Path, ...]) -> None:
+    size = sum(file.stat().st_size for file in files)
+    outputs = "outputs equal PyTorch's"
+    if part.precision != "fp32" and artifact.apart is not None:
+        outputs = f"outputs within {artifact.apart:.1e} of PyTorch's"
     accuracy = "" if part.accuracy is None else f", accuracy {part.accuracy:.2%}"
-    print_text(f"{artifact.path} ({size / 2**20:.1f} MiB, {apart}{accuracy})")
+    print_text(f"{artifact.path} ({size / 2**20:.1f} MiB, {outputs}{accuracy})")
 
 
 def _batches(text: str) -> tuple[int, int, int]:
     """``1,8,32``, or one number for all three."""
-    from prunekit.support.errors import UsageError
-
     parts = text.split(",")
     try:
         numbers = [int(part) for part in parts]

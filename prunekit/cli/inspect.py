@@ -2,129 +2,135 @@
 
 from __future__ import annotations
 
-import typer
+from typing import TYPE_CHECKING
 
 from prunekit.cli.common import (
-    Base,
-    Heads,
-    Input,
     Json,
-    Model,
     Quiet,
-    Reparameterize,
     Verbose,
     print_json,
     print_table,
     print_text,
     set_verbosity,
 )
+from prunekit.cli.flags import Given, settings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from prunekit.core.graph import ChannelGraph
+    from prunekit.pipeline.recipes.prune import Recipe
+
+FLAGS = ("model", "base", "input", "reparameterize", "heads")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("inspect")(inspect)
-
-
+@settings("prunekit.pipeline.recipes.prune:Recipe", *FLAGS)
 def inspect(
-    model: Model,
-    base: Base = None,
-    input: Input = None,  # noqa: A002 - the flag's name
-    reparameterize: Reparameterize = True,
-    heads: Heads = "whole",
+    given: Given[Recipe],
     json: Json = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
     """Show channel groups, layers, MACs, and what is not prunable and why."""
     set_verbosity(verbose, quiet)
-    from prunekit.networks.folding import folded_blocks
     from prunekit.pipeline.job import example_input, open_dense
-    from prunekit.pipeline.recipes.prune import make_recipe
     from prunekit.tracing import trace
 
-    recipe = make_recipe(
-        {
-            "model": model,
-            "base": base,
-            "input": input,
-            "reparameterize": reparameterize,
-            "heads": heads,
-        }
-    )
-    built = open_dense(recipe)
-    graph = trace(built.module, example_input(recipe.input), heads=recipe.heads)
-    macs = {layer.name: layer.macs(layer.in_channels, layer.out_channels) for layer in graph.layers}
+    recipe = given.recipe()
+    module = open_dense(recipe).module
+    graph = trace(module, example_input(recipe.input), heads=recipe.heads)
     if json:
-        print_json(
-            {
-                "model": model,
-                "input": recipe.input,
-                "fingerprint": graph.fingerprint,
-                "macs": graph.macs({}),
-                "memory_bytes": graph.memory({}),
-                "peak_activation_bytes": graph.peak({}).bytes,
-                "params": sum(p.numel() for p in built.module.parameters()),
-                "prunable_macs_share": graph.prunable_macs_share(),
-                "groups": [
-                    {
-                        "id": g.id,
-                        "size": g.size,
-                        "prunable": g.prunable,
-                        "reason": g.reason,
-                        "members": sorted({m.module for m in g.members}),
-                    }
-                    for g in graph.groups
-                ],
-                "layers": [
-                    {
-                        "name": layer.name,
-                        "shape": str(layer.shape),
-                        "in_channels": layer.in_channels,
-                        "out_channels": layer.out_channels,
-                        "in_groups": [span.group for span in layer.in_spans],
-                        "out_group": layer.out_group,
-                        "macs": macs[layer.name],
-                        "calls": layer.calls,
-                    }
-                    for layer in graph.layers
-                ],
-                "removable_blocks": list(graph.removable),
-                "folded_blocks": list(folded_blocks(built.module)),
-                "notes": list(graph.notes),
-            }
-        )
+        print_json({"model": recipe.model, "input": recipe.input, **_facts(graph, module)})
         return
+    _print_groups(graph, recipe.model)
+    if verbose:
+        _print_layers(graph)
+    _print_summary(graph, recipe.input)
+
+
+def _macs(graph: ChannelGraph) -> dict[str, int]:
+    """Multiply-accumulates of each layer."""
+    return {layer.name: layer.macs(layer.in_channels, layer.out_channels) for layer in graph.layers}
+
+
+def _facts(graph: ChannelGraph, module: nn.Module) -> dict[str, object]:
+    from prunekit.networks.folding import folded_blocks
+
+    macs = _macs(graph)
+    return {
+        "fingerprint": graph.fingerprint,
+        "macs": graph.macs({}),
+        "memory_bytes": graph.memory({}),
+        "peak_activation_bytes": graph.peak({}).bytes,
+        "params": sum(p.numel() for p in module.parameters()),
+        "prunable_macs_share": graph.prunable_macs_share(),
+        "groups": [
+            {
+                "id": group.id,
+                "size": group.size,
+                "prunable": group.prunable,
+                "reason": group.reason,
+                "members": sorted({member.module for member in group.members}),
+            }
+            for group in graph.groups
+        ],
+        "layers": [
+            {
+                "name": layer.name,
+                "shape": str(layer.shape),
+                "in_channels": layer.in_channels,
+                "out_channels": layer.out_channels,
+                "in_groups": [span.group for span in layer.in_spans],
+                "out_group": layer.out_group,
+                "macs": macs[layer.name],
+                "calls": layer.calls,
+            }
+            for layer in graph.layers
+        ],
+        "removable_blocks": list(graph.removable),
+        "folded_blocks": list(folded_blocks(module)),
+        "notes": list(graph.notes),
+    }
+
+
+def _print_groups(graph: ChannelGraph, model: str) -> None:
     print_table(
         f"{model}: channel groups",
         ("group", "channels", "layers", "prunable", "why not"),
         [
             (
-                g.id,
-                str(g.size),
-                str(len({m.module for m in g.members})),
-                "yes" if g.prunable else "no",
-                g.reason,
+                group.id,
+                str(group.size),
+                str(len({member.module for member in group.members})),
+                "yes" if group.prunable else "no",
+                group.reason,
             )
-            for g in graph.groups
+            for group in graph.groups
         ],
     )
-    if verbose:
-        print_table(
-            "layers",
-            ("layer", "shape", "in", "out", "MMACs"),
-            [
-                (
-                    layer.name,
-                    str(layer.shape),
-                    str(layer.in_channels),
-                    str(layer.out_channels),
-                    f"{macs[layer.name] / 1e6:.2f}",
-                )
-                for layer in graph.layers
-            ],
-        )
+
+
+def _print_layers(graph: ChannelGraph) -> None:
+    macs = _macs(graph)
+    print_table(
+        "layers",
+        ("layer", "shape", "in", "out", "MMACs"),
+        [
+            (
+                layer.name,
+                str(layer.shape),
+                str(layer.in_channels),
+                str(layer.out_channels),
+                f"{macs[layer.name] / 1e6:.2f}",
+            )
+            for layer in graph.layers
+        ],
+    )
+
+
+def _print_summary(graph: ChannelGraph, shape: str) -> None:
     print_text(
-        f"at {recipe.input}: {graph.macs({}) / 1e6:.1f} MMACs in {len(graph.layers)} layers; "
+        f"at {shape}: {graph.macs({}) / 1e6:.1f} MMACs in {len(graph.layers)} layers; "
         f"{graph.prunable_macs_share():.1%} of them in layers that can be narrowed; "
         f"{graph.memory({}) / 2**20:.1f} MiB of memory in fp32, "
         f"{graph.peak({}).bytes / 2**20:.1f} of it activations at their peak"

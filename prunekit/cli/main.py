@@ -12,19 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from prunekit.cli import (
-    bench,
-    check,
-    export,
-    inspect,
-    profile_,
-    prune,
-    report,
-    sparsify,
-    sweep,
-    table,
-    targets,
-)
+from prunekit.cli.commands import COMPLETION, Commands
 from prunekit.support.errors import PrunekitError
 
 # typer carries its own copy of click in some versions and uses the package in others
@@ -32,8 +20,8 @@ _ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ 
 
 app = typer.Typer(
     name="prunekit",
+    cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help=(
@@ -42,10 +30,6 @@ app = typer.Typer(
         "infeasible); 2 usage or environment error; 3 inconclusive; 130 interrupted."
     ),
 )
-
-for command in (targets, inspect, profile_, sweep, prune, sparsify, export, bench, check, report):
-    command.register(app)
-table.register(app)
 
 
 def _version(wanted: bool) -> None:
@@ -70,6 +54,8 @@ def main() -> NoReturn:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - until the end
+    if "_PRUNEKIT_COMPLETE" in os.environ or COMPLETION & {*sys.argv[1:2]}:
+        app(prog_name="prunekit")  # typer answers the shell, and exits
     sys.exit(run(sys.argv[1:]))
 
 

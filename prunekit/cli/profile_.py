@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
+from typing import TYPE_CHECKING, Annotated
 
 from prunekit.cli.common import (
-    Base,
     Gpu,
     GpuPrecision,
-    Heads,
-    Input,
     Json,
-    Model,
     Overwrite,
     Quiet,
-    Reparameterize,
     Resume,
     Seconds,
-    Seed,
-    Threads,
     Verbose,
+    option,
     print_json,
     print_text,
     refuse_existing,
@@ -30,75 +22,74 @@ from prunekit.cli.common import (
     set_verbosity,
     target_of,
 )
+from prunekit.cli.flags import Given, settings
+
+if TYPE_CHECKING:
+    from prunekit.latency import LatencyTable
+    from prunekit.pipeline.recipes.prune import Recipe
+    from prunekit.profiling import HarvestPlan
+
+KNOWN_SOURCES = ("auto", "harvest", "grid", "differences")
+
+BatchOfTarget = Annotated[
+    int | None, option("Batch of the target; default: --input's.", section="Target", min=1)
+]
+TableFile = Annotated[Path | None, option("The table's file.", "-o", "--output", section="Output")]
+Nets = Annotated[
+    int | None,
+    option("Networks to measure, dense included; default: 12, or 5 with --transfer.", min=4),
+]
+Rounds = Annotated[int | None, option("Rounds that each network is in; default: 8.", min=1)]
+TargetError = Annotated[
+    str,
+    option(
+        "End early once the mean error on networks left out is this, such as 1.5%.",
+        metavar="PERCENT",
+    ),
+]
+Shard = Annotated[
+    str | None,
+    option(
+        "Measure share I of N of the networks (2/4; auto under torchrun) into a file of its own; "
+        "prunekit table merge joins them."
+    ),
+]
+Transfer = Annotated[
+    Path | None,
+    option(
+        "Calibrate this table of another device to the one here by a few whole networks.",
+        metavar="TABLE",
+    ),
+]
+Source = Annotated[
+    str,
+    option(
+        "Where layer times come from: harvest (whole networks, watched), grid (single operators), "
+        "differences (whole networks, by regression); auto: harvest where the runtime tells times "
+        "of layers, else differences.",
+        known=KNOWN_SOURCES,
+    ),
+]
+FLAGS = (
+    *("model", "base", "input", "target", "threads"),
+    *("granularity", "heads", "reparameterize", "seed"),
+)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("profile")(profile)
-
-
+@settings("prunekit.pipeline.recipes.prune:Recipe", *FLAGS)
 def profile(
-    model: Model,
-    base: Base = None,
-    input: Input = None,  # noqa: A002 - the flag's name
-    target: Annotated[
-        str | None,
-        typer.Option(
-            "--target", help="runtime[:device][:precision] (onnxruntime:cpu); see prunekit targets."
-        ),
-    ] = None,
+    given: Given[Recipe],
     gpu: Gpu = False,
     precision: GpuPrecision = None,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help="Batch of the target; default: --input's.")
-    ] = None,
-    threads: Threads = 1,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="The table's file.")] = None,
-    nets: Annotated[
-        int | None,
-        typer.Option(
-            min=4, help="Networks to measure, dense included; default: 12, or 5 with --transfer."
-        ),
-    ] = None,
-    rounds: Annotated[
-        int | None, typer.Option(min=1, help="Rounds that each network is in; default: 8.")
-    ] = None,
+    batch: BatchOfTarget = None,
+    nets: Nets = None,
+    rounds: Rounds = None,
     max_seconds: Seconds = 120.0,
-    target_error: Annotated[
-        str,
-        typer.Option(
-            metavar="PERCENT",
-            help="End early once the mean error on networks left out is this, such as 1.5%.",
-        ),
-    ] = "0%",
-    granularity: Annotated[
-        int | None, typer.Option(min=1, help="Channel granularity; default: the target's.")
-    ] = None,
-    shard: Annotated[
-        str | None,
-        typer.Option(
-            help="Measure share I of N of the networks (2/4; auto under torchrun) into a file of "
-            "its own; prunekit table merge joins them."
-        ),
-    ] = None,
-    transfer: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="TABLE",
-            help="Calibrate this table of another device to the one here by a few whole networks.",
-        ),
-    ] = None,
-    source: Annotated[
-        str,
-        typer.Option(
-            help="Where layer times come from: harvest (whole networks, watched), grid (single "
-            "operators), differences (whole networks, by regression); auto: harvest where the "
-            "runtime tells times of layers, else differences."
-        ),
-    ] = "auto",
-    seed: Seed = 0,
-    reparameterize: Reparameterize = True,
-    heads: Heads = "whole",
+    target_error: TargetError = "0%",
+    shard: Shard = None,
+    transfer: Transfer = None,
+    source: Source = "auto",
+    output: TableFile = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -107,34 +98,57 @@ def profile(
 ) -> None:
     """Build a latency table for MODEL on a target, by measuring whole networks."""
     set_verbosity(verbose, quiet)
-    from prunekit.core.run_folder import rounds_in
-    from prunekit.core.target import Target
     from prunekit.latency import LatencyTable
     from prunekit.latency.shipped import find_table
-    from prunekit.networks.saved import saved_input
-    from prunekit.pipeline.job import set_up
-    from prunekit.pipeline.recipes.base import parse_shape
-    from prunekit.pipeline.recipes.prune import Recipe, make_recipe
-    from prunekit.pipeline.table import SOURCES, finished_table, make_table
     from prunekit.profiling import HarvestPlan
-    from prunekit.profiling.differences import LEAST_NETS
     from prunekit.profiling.sharding import parse_shard, shard_path
     from prunekit.profiling.transferring import TRANSFER_NETS
-    from prunekit.support.errors import InterruptedRunError, UsageError
     from prunekit.support.parsing import parse_percent
-    from prunekit.support.processes import world
 
-    asked = target_of(gpu, target, precision)
-    wanted = "onnxruntime:cpu" if asked is None else asked
-    shape = input or saved_input(model) or Recipe.model_fields["input"].default
-    if batch is not None:
-        shape = "x".join(map(str, (batch, *parse_shape(shape)[1:])))
-    if shard is not None and transfer is not None:
+    recipe = _recipe(given, target_of(gpu, given.text("target"), precision), batch)
+    _check_source(source, nets, rounds, shard=shard is not None, transfer=transfer is not None)
+    plan = HarvestPlan(
+        nets or (HarvestPlan.nets if transfer is None else TRANSFER_NETS),
+        rounds or HarvestPlan.rounds,
+        max_seconds=max_seconds,
+        seed=recipe.seed,
+        shard=(1, 1) if shard is None else parse_shard(shard),
+        target_error=parse_percent(target_error, "--target-error"),
+    )
+    _check_plan(plan, source, transfer=transfer is not None)
+    path = output or Path(_default_name(recipe))
+    path = path if shard is None else shard_path(path, plan.shard)
+    refuse_existing(path, overwrite, resume)
+    origin_file = None if transfer is None else find_table(transfer)
+    refuse_same(transfer=origin_file, output=path)
+    origin = None if origin_file is None else LatencyTable.load(origin_file)
+    table = _profile(recipe, plan, path, source, origin, resume=resume, overwrite=overwrite)
+    if json:
+        print_json({"table": str(path), **_facts(table)})
+    else:
+        print_text(f"latency table: {path}")
+
+
+def _recipe(given: Given[Recipe], target: str | None, batch: int | None) -> Recipe:
+    """What is profiled, with the batch that was asked for."""
+    recipe = given.recipe(target=target)
+    if batch is None:
+        return recipe
+    return recipe.model_copy(update={"input": "x".join(map(str, (batch, *recipe.shape[1:])))})
+
+
+def _check_source(
+    source: str, nets: int | None, rounds: int | None, *, shard: bool, transfer: bool
+) -> None:
+    """Refuse flags that do not go together."""
+    from prunekit.profiling.differences import LEAST_NETS
+    from prunekit.support.errors import UsageError
+
+    if shard and transfer:
         raise UsageError("--shard and --transfer exclude each other; a transfer is short enough")
-    if source not in ("auto", *SOURCES):
-        known = ", ".join(("auto", *SOURCES))
-        raise UsageError(f"unknown --source {source!r}; known: {known}")
-    if source in ("grid", "differences") and shard is not None:
+    if source not in KNOWN_SOURCES:
+        raise UsageError(f"unknown --source {source!r}; known: {', '.join(KNOWN_SOURCES)}")
+    if source in ("grid", "differences") and shard:
         raise UsageError(f"--source {source} does not go with --shard; drop one")
     if source == "grid" and (nets is not None or rounds is not None):
         raise UsageError(
@@ -143,64 +157,55 @@ def profile(
         )
     if source == "differences" and nets is not None and nets < LEAST_NETS:
         raise UsageError(f"--source differences needs --nets {LEAST_NETS} or more, not {nets}")
-    if source != "auto" and transfer is not None:
+    if source != "auto" and transfer:
         raise UsageError(f"--source {source} does not go with --transfer; drop one")
-    wanted_error = parse_percent(target_error, "--target-error")
-    if wanted_error and (source in ("grid", "differences") or transfer is not None):
-        how = "--transfer" if transfer is not None else f"--source {source}"
-        raise UsageError(f"--target-error does not go with {how}; drop one")
-    part = (1, 1) if shard is None else parse_shard(shard)
+
+
+def _check_plan(plan: HarvestPlan, source: str, *, transfer: bool) -> None:
+    """Refuse a plan that cannot be carried out here."""
+    from prunekit.support.errors import UsageError
+    from prunekit.support.processes import world
+
+    if plan.target_error and (source in ("grid", "differences") or transfer):
+        other = "--transfer" if transfer else f"--source {source}"
+        raise UsageError(f"--target-error does not go with {other}; drop one")
     if world() > 1:
         raise UsageError("several processes would measure the same networks; add --shard auto")
-    recipe = make_recipe(
-        {
-            "model": model,
-            "base": base,
-            "input": shape,
-            "target": wanted,
-            "threads": threads,
-            "seed": seed,
-            "reparameterize": reparameterize,
-            "heads": heads,
-        }
-    )
-    path = output or Path(_default_name(model, str(Target.parse(wanted)), shape, threads))
-    path = path if shard is None else shard_path(path, part)
-    journal = path.with_name(path.name + ".journal.jsonl")
-    refuse_existing(path, overwrite, resume)
-    source_file = None if transfer is None else find_table(transfer)
-    refuse_same(transfer=source_file, output=path)
-    origin = None if source_file is None else LatencyTable.load(source_file)
-    count = nets or (HarvestPlan.nets if transfer is None else TRANSFER_NETS)
-    plan = HarvestPlan(
-        count,
-        rounds or HarvestPlan.rounds,
-        max_seconds=max_seconds,
-        seed=seed,
-        shard=part,
-        target_error=wanted_error,
-    )
+
+
+def _profile(
+    recipe: Recipe,
+    plan: HarvestPlan,
+    path: Path,
+    source: str,
+    origin: LatencyTable | None,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> LatencyTable:
+    """Measure, or go on measuring; a table that is whole already is checked and kept."""
+    from prunekit.core.run_folder import rounds_in
+    from prunekit.pipeline.job import set_up
+    from prunekit.pipeline.table import finished_table, make_table
+    from prunekit.support.errors import InterruptedRunError
+
     job = set_up(recipe)
+    journal = path.with_name(path.name + ".journal.jsonl")
+    if resume and path.exists() and not journal.exists():
+        return finished_table(
+            *(path, job.graph, job.target, plan, recipe.granularity, source, origin)
+        )
     try:
-        finished = resume and path.exists() and not journal.exists()
-        table = (
-            finished_table(path, job.graph, job.target, plan, granularity, source, origin)
-            if finished
-            else make_table(
-                job.module,
-                job.graph,
-                job.example,
-                job.target,
-                path,
-                journal=journal,
-                plan=plan,
-                granularity=granularity,
-                name=model,
-                resume=resume,
-                overwrite=overwrite,
-                origin=origin,
-                source=source,
-            )
+        return make_table(
+            *(job.module, job.graph, job.example, job.target, path),
+            journal=journal,
+            plan=plan,
+            granularity=recipe.granularity,
+            name=recipe.model,
+            resume=resume,
+            overwrite=overwrite,
+            origin=origin,
+            source=source,
         )
     except KeyboardInterrupt:
         raise InterruptedRunError(
@@ -208,27 +213,27 @@ def profile(
             if rounds_in(journal)
             else "interrupted before a round was finished; nothing is kept"
         ) from None
-    if json:
-        print_json(
-            {
-                "table": str(path),
-                "target": str(table.target),
-                "device": table.environment.device_name,
-                "granularity": table.granularity,
-                "entries": len(table.entries),
-                "networks": len(table.networks),
-                "rounds": table.protocol.rounds,
-                "stopped": table.protocol.stopped,
-                "drift": table.protocol.drift,
-                "disturbed": table.protocol.disturbed,
-                "dense_ms": table.networks[0].end_to_end_us / 1e3,
-                **table.calibration.errors,
-            }
-        )
-    else:
-        print_text(f"latency table: {path}")
 
 
-def _default_name(model: str, target: str, shape: str, threads: int) -> str:
-    parts = (model.split(":")[-1], target, shape, f"{threads}t")
+def _facts(table: LatencyTable) -> dict[str, object]:
+    return {
+        "target": str(table.target),
+        "device": table.environment.device_name,
+        "granularity": table.granularity,
+        "entries": len(table.entries),
+        "networks": len(table.networks),
+        "rounds": table.protocol.rounds,
+        "stopped": table.protocol.stopped,
+        "drift": table.protocol.drift,
+        "disturbed": table.protocol.disturbed,
+        "dense_ms": table.networks[0].end_to_end_us / 1e3,
+        **table.calibration.errors,
+    }
+
+
+def _default_name(recipe: Recipe) -> str:
+    from prunekit.core.target import Target
+
+    target = str(Target.parse(recipe.target))
+    parts = (recipe.model.split(":")[-1], target, recipe.input, f"{recipe.threads}t")
     return "-".join(part.replace(":", "_").replace("/", "_") for part in parts) + ".json"

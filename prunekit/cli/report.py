@@ -10,11 +10,6 @@ import typer
 from prunekit.cli.common import Json, print_json, print_text
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("report")(report)
-
-
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
     json: Json = False,

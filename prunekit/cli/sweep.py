@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
+from typing import TYPE_CHECKING, Annotated
 
 from prunekit.cli.common import (
-    Base,
-    Heads,
-    Input,
     Json,
-    Keep,
-    MinWidth,
-    Model,
     Overwrite,
     Quiet,
-    Reparameterize,
-    Seed,
-    Threads,
     Verbose,
     option,
     print_json,
@@ -29,40 +18,32 @@ from prunekit.cli.common import (
     refuse_same,
     set_verbosity,
 )
+from prunekit.cli.flags import Given, settings
+
+if TYPE_CHECKING:
+    from prunekit.latency import LatencyTable
+    from prunekit.pipeline.job import Job
+    from prunekit.pipeline.recipes.prune import Recipe
+    from prunekit.report.sweep import Sweep
+
+Table = Annotated[Path | None, option("A latency table made before; default: profile now.")]
+Points = Annotated[int, option("Latencies to solve for.", min=2)]
+Plans = Annotated[Path, option("Where the plans go, as JSON.", "-o", "--output", section="Output")]
+Plot = Annotated[Path | None, option("Draw the curve: a .html file.", section="Output")]
+FLAGS = (
+    *("model", "base", "input", "data", "target", "threads"),
+    *("criterion", "solver", "granularity", "keep", "min_width", "heads"),
+    *("weights", "pretrained", "reparameterize", "seed"),
+)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("sweep")(sweep)
-
-
+@settings("prunekit.pipeline.recipes.prune:Recipe", *FLAGS)
 def sweep(
-    model: Model,
-    base: Base = None,
-    input: Input = None,  # noqa: A002 - the flag's name
-    target: Annotated[str, option("runtime[:device][:precision].")] = "onnxruntime:cpu",
-    threads: Threads = 1,
-    table: Annotated[
-        Path | None, option("A latency table made before; default: profile now.")
-    ] = None,
-    points: Annotated[int, option("Latencies to solve for.", min=2)] = 20,
-    data: Annotated[str | None, option("digits, imagefolder:PATH, ..., for scores.")] = None,
-    criterion: Annotated[
-        str | None, option("taylor, magnitude, ...; default: taylor where there is data.")
-    ] = None,
-    solver: Annotated[str, option("joint, knapsack, greedy or uniform.")] = "joint",
-    granularity: Annotated[int | None, option("Widths are multiples of this.", min=1)] = None,
-    keep: Keep = None,
-    min_width: MinWidth = None,
-    weights: Annotated[str | None, option("Dense weights, a .safetensors file.")] = None,
-    pretrained: Annotated[bool, option("torchvision's or timm's weights.", "--pretrained")] = False,
-    output: Annotated[Path, option("Where the plans go, as JSON.", "-o", "--output")] = Path(
-        "sweep.json"
-    ),
-    plot: Annotated[Path | None, option("Draw the curve: a .html file.")] = None,
-    heads: Heads = "whole",
-    reparameterize: Reparameterize = True,
-    seed: Seed = 0,
+    given: Given[Recipe],
+    table: Table = None,
+    points: Points = 20,
+    output: Plans = Path("sweep.json"),
+    plot: Plot = None,
     overwrite: Overwrite = False,
     json: Json = False,
     verbose: Verbose = False,
@@ -77,18 +58,39 @@ def sweep(
     from dataclasses import asdict
 
     from prunekit.pipeline.job import set_up
-    from prunekit.pipeline.recipes.prune import make_recipe
     from prunekit.pipeline.sweep import check
-    from prunekit.pipeline.sweep import sweep as run_sweep
-    from prunekit.pipeline.table import load_table, make_table
-    from prunekit.profiling import HarvestPlan
-    from prunekit.report.sweep import cells, sweep_html
-    from prunekit.support.errors import InterruptedRunError, PrunekitError, UsageError
+    from prunekit.pipeline.table import load_table
+    from prunekit.report.sweep import sweep_html
     from prunekit.support.files import save_json, write_text
+
+    own = output.with_name(f"{output.stem}-table.json")
+    _check_files(own, table, output, plot, overwrite)
+    job = set_up(given.recipe(method="oneshot"))
+    check(job)
+    if table is None:
+        curve = _solve(job, _profiled(job, own), points, kept=own)
+    else:
+        curve = _solve(job, load_table(table, job.graph, job.target), points)
+    save_json(output, curve, "sweep", 1)
+    if plot is not None:
+        write_text(plot, sweep_html(curve))
+    if json:
+        print_json(asdict(curve))
+        return
+    _print(curve)
+    print_text(f"plans: {output}")
+    if plot is not None:
+        print_text(f"curve: {plot}")
+
+
+def _check_files(
+    own: Path, table: Path | None, output: Path, plot: Path | None, overwrite: bool
+) -> None:
+    """Refuse files that exist, and the profile of an earlier sweep."""
+    from prunekit.support.errors import UsageError
 
     if plot is not None and plot.suffix != ".html":
         raise UsageError(f"cannot draw {plot}; use a .html file")
-    own = output.with_name(f"{output.stem}-table.json")
     refuse_same(table=table or own, output=output, plot=plot)
     for path in (output, *([plot] if plot else [])):
         refuse_existing(path, overwrite, False)
@@ -97,67 +99,50 @@ def sweep(
             f"the profile of an earlier sweep is at {own}; use it (--table {own}), --overwrite or "
             "another -o"
         )
-    recipe = make_recipe(
-        {
-            "model": model,
-            "base": base,
-            "input": input,
-            "target": target,
-            "threads": threads,
-            "data": data,
-            "criterion": criterion,
-            "solver": solver,
-            "granularity": granularity,
-            "keep": tuple(keep) if keep else None,
-            "min_width": min_width,
-            "weights": weights,
-            "pretrained": pretrained or None,
-            "heads": heads,
-            "reparameterize": reparameterize,
-            "seed": seed,
-            "method": "oneshot",
-        }
-    )
-    job = set_up(recipe)
-    check(job)
-    journal = own.with_name(own.name + ".journal.jsonl")
+
+
+def _profiled(job: Job, path: Path) -> LatencyTable:
+    """The table of a profile made now; a sweep is short enough to begin it again."""
+    from prunekit.pipeline.table import make_table
+    from prunekit.profiling import HarvestPlan
+
+    journal = path.with_name(path.name + ".journal.jsonl")
     try:
-        known = (
-            load_table(table, job.graph, job.target)
-            if table is not None
-            else make_table(
-                *(job.module, job.graph, job.example, job.target, own),
-                journal=journal,
-                plan=HarvestPlan(seed=seed),
-                granularity=granularity,
-                name=model,
-                resume=False,
-            )
+        return make_table(
+            *(job.module, job.graph, job.example, job.target, path),
+            journal=journal,
+            plan=HarvestPlan(seed=job.recipe.seed),
+            granularity=job.recipe.granularity,
+            name=job.recipe.model,
+            resume=False,
         )
     except KeyboardInterrupt:
-        journal.unlink(missing_ok=True)  # a sweep is short enough to begin again
+        journal.unlink(missing_ok=True)
         raise
+
+
+def _solve(job: Job, table: LatencyTable, points: int, kept: Path | None = None) -> Sweep:
+    """The curve; what stops it says where a profile made for it is ``kept``."""
+    from prunekit.pipeline.sweep import sweep as run_sweep
+    from prunekit.support.errors import InterruptedRunError, PrunekitError
+
     try:
-        found = run_sweep(job, known, points)
+        return run_sweep(job, table, points)
     except PrunekitError as error:
-        if table is not None:
+        if kept is None:
             raise
-        raise type(error)(f"{error}; the profile is kept: --table {own}") from error
+        raise type(error)(f"{error}; the profile is kept: --table {kept}") from error
     except KeyboardInterrupt:
-        if table is not None:
+        if kept is None:
             raise
-        raise InterruptedRunError(f"interrupted; the profile is kept: --table {own}") from None
-    save_json(output, found, "sweep", 1)
-    if plot is not None:
-        write_text(plot, sweep_html(found))
-    if json:
-        print_json(asdict(found))
-        return
+        raise InterruptedRunError(f"interrupted; the profile is kept: --table {kept}") from None
+
+
+def _print(curve: Sweep) -> None:
+    from prunekit.report.sweep import cells
+
     print_table(
-        f"{found.criterion} kept within a latency, dense {found.dense_ms:.4g} ms",
+        f"{curve.criterion} kept within a latency, dense {curve.dense_ms:.4g} ms",
         ("latency", "ms", "kept", "MACs", "parameters", ""),
-        [(*cells(point), "knee" if point.knee else "") for point in found.points],
+        [(*cells(point), "knee" if point.knee else "") for point in curve.points],
     )
-    print_text(f"plans: {output}")
-    if plot is not None:
-        print_text(f"curve: {plot}")

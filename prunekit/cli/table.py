@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from prunekit.cli.common import (
+    PLAIN,
     Json,
     Overwrite,
+    Sectioned,
+    option,
     print_json,
     print_table,
     print_text,
@@ -27,20 +30,27 @@ DETAILED = 6
 BARS = 16
 """At most so many steps of a staircase."""
 
+table = typer.Typer(
+    name="table",
+    help="Look at latency tables, compare and join them.",
+    no_args_is_help=True,
+    **PLAIN,
+)
+
 Table = Annotated[
     Path, typer.Argument(metavar="TABLE", help="A latency table's file, or one of table list.")
 ]
+Joined = Annotated[Path, option("The joined table's file.", "-o", "--output", section="Output")]
+Layer = Annotated[
+    str | None, option("Only layer shapes whose text has this, with their staircases.")
+]
+Plot = Annotated[
+    Path | None,
+    option("Draw staircases, by default the dearest: .html, .svg or .png.", metavar="FILE"),
+]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the group of commands."""
-    group = typer.Typer(help="Look at latency tables, compare and join them.", no_args_is_help=True)
-    for command in (show, diff, merge):
-        group.command(command.__name__)(command)
-    group.command("list")(list_shipped)
-    app.add_typer(group, name="table")
-
-
+@table.command("list", cls=Sectioned)
 def list_shipped(json: Json = False) -> None:
     """The latency tables that come with the package; a name goes wherever a table's file does."""
     from prunekit.latency import LatencyTable
@@ -78,9 +88,10 @@ def list_shipped(json: Json = False) -> None:
     )
 
 
+@table.command(cls=Sectioned)
 def merge(
     paths: Annotated[list[Path], typer.Argument(metavar="TABLE...", help="Two tables or more.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The joined table's file.")],
+    output: Joined,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -123,6 +134,7 @@ def merge(
     )
 
 
+@table.command(cls=Sectioned)
 def diff(
     first: Annotated[Path, typer.Argument(metavar="A", help="A latency table's file.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another one's.")],
@@ -207,62 +219,64 @@ def _ratio(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
+@table.command(cls=Sectioned)
 def show(
     path: Table,
-    layer: Annotated[
-        str | None,
-        typer.Option(help="Only layer shapes whose text has this, with their staircases."),
-    ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Draw staircases, by default the dearest: .html, .svg or .png."
-        ),
-    ] = None,
+    layer: Layer = None,
+    plot: Plot = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Show what a latency table holds, how well it predicts, and the steps its device works in."""
-    from dataclasses import asdict
-
     from prunekit.latency import LatencyTable
     from prunekit.latency.shipped import find_table
     from prunekit.latency.staircase import dearest, find_shapes
-    from prunekit.support.progress import say
 
     if plot is not None:
         refuse_existing(plot, overwrite)
     table = LatencyTable.load(find_table(path))
-    calibration = table.calibration
     shapes = dearest(table) if layer is None else find_shapes(table, layer)
     if plot is not None:
         _plot(table, shapes if layer is not None else shapes[:PLOTTED], plot)
-    chosen = {*shapes}
     if json:
-        print_json(
-            {
-                "target": asdict(table.target),
-                "environment": asdict(table.environment),
-                "origin": asdict(table.origin) if table.origin else None,
-                "protocol": asdict(table.protocol),
-                "granularity": table.granularity,
-                "probe": asdict(table.probe) if table.probe else None,
-                "calibration": asdict(calibration) | calibration.errors,
-                "networks": [asdict(net) for net in table.networks],
-                "entries": [
-                    {"shape": str(entry.shape), "samples": [asdict(s) for s in entry.samples]}
-                    for entry in table.entries
-                    if entry.shape in chosen
-                ],
-            }
-        )
+        print_json(_table_json(table, {*shapes}))
         return
+    _print_facts(table)
+    if layer is None:
+        _print_networks(table)
+        _print_entries(table, shapes)
+    else:
+        _print_layers(table, shapes, layer)
+
+
+def _table_json(table: LatencyTable, shapes: set[LayerShape]) -> dict[str, object]:
+    from dataclasses import asdict
+
+    return {
+        "target": asdict(table.target),
+        "environment": asdict(table.environment),
+        "origin": asdict(table.origin) if table.origin else None,
+        "protocol": asdict(table.protocol),
+        "granularity": table.granularity,
+        "probe": asdict(table.probe) if table.probe else None,
+        "calibration": asdict(table.calibration) | table.calibration.errors,
+        "networks": [asdict(net) for net in table.networks],
+        "entries": [
+            {"shape": str(entry.shape), "samples": [asdict(sample) for sample in entry.samples]}
+            for entry in table.entries
+            if entry.shape in shapes
+        ],
+    }
+
+
+def _print_facts(table: LatencyTable) -> None:
+    """What was measured where, and how well that predicts."""
     print_text(
         f"{table.target.describe()} on {table.environment.device_name}, "
         f"{table.environment.runtime_version}, {table.environment.created}\n"
         f"granularity {table.granularity}; {table.protocol.source} from {table.protocol.nets} "
         f"networks, {table.protocol.rounds} rounds ({table.protocol.stopped})\n"
-        f"{calibration} ({calibration.nets} networks)"
+        f"{table.calibration} ({table.calibration.nets} networks)"
     )
     if table.probe is not None:
         print_text(f"device: {table.probe}")
@@ -273,12 +287,19 @@ def show(
         )
     if table.origin is not None:
         print_text(f"layers measured on {table.origin.device_name}, {table.origin.runtime_version}")
-    if layer is not None:
-        for shape in shapes[:DETAILED]:
-            _print_staircases(table, shape)
-        if len(shapes) > DETAILED:
-            say(f"note: {len(shapes) - DETAILED} more layer shapes match --layer {layer!r}")
-        return
+
+
+def _print_layers(table: LatencyTable, shapes: list[LayerShape], layer: str) -> None:
+    """The staircases of the layer shapes that match ``--layer``."""
+    from prunekit.support.progress import say
+
+    for shape in shapes[:DETAILED]:
+        _print_staircases(table, shape)
+    if len(shapes) > DETAILED:
+        say(f"note: {len(shapes) - DETAILED} more layer shapes match --layer {layer!r}")
+
+
+def _print_networks(table: LatencyTable) -> None:
     print_table(
         "networks",
         ("model", "channels kept", "end to end (ms)", "spread (ms)", "layers (ms)", "runs"),
@@ -294,6 +315,10 @@ def show(
             for net in table.networks
         ],
     )
+
+
+def _print_entries(table: LatencyTable, shapes: list[LayerShape]) -> None:
+    """A row for each layer shape, from its narrowest sample to its widest."""
     rows = []
     for shape in shapes:
         samples = table.by_shape[shape].samples

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 
-import typer
-
 from prunekit.cli.common import Json, Quiet, Verbose, print_json, print_table, set_verbosity
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("targets")(targets)
 
 
 def targets(json: Json = False, verbose: Verbose = False, quiet: Quiet = False) -> None:

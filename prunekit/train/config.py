@@ -9,7 +9,11 @@ from typing import Literal, get_args, get_type_hints
 from prunekit.support.errors import UsageError
 from prunekit.train.rule import Facts
 
-__all__ = ["TrainConfig"]
+__all__ = ["DeviceChoice", "MixedPrecision", "Optimizer", "TrainConfig"]
+
+Optimizer = Literal["sgd", "adamw"]
+MixedPrecision = Literal["no", "fp16", "bf16"]
+DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 # What may differ between an interrupted training and its resumption: where it runs, not what it is.
 _PLACE = ("device", "workers")
@@ -28,7 +32,7 @@ class TrainConfig:
 
     epochs: int = 15
     batch_size: int = 64
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Optimizer = "sgd"
     lr: float | None = None
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -36,12 +40,12 @@ class TrainConfig:
     warmup_epochs: float = 1.0
     label_smoothing: float = 0.0
     ema: float = 0.0
-    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    mixed_precision: MixedPrecision = "no"
     clip_norm: float = 0.0
     distill: float = 0.0
     distill_temperature: float = 4.0
     workers: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceChoice = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:

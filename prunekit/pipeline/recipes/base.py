@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from prunekit.networks.saved import saved_input
+from prunekit.pipeline.recipes.flag import Flag
 from prunekit.support.errors import FileError, UsageError
 from prunekit.support.files import write_text
+from prunekit.train.config import DeviceChoice, MixedPrecision, Optimizer, TrainConfig
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -21,48 +23,110 @@ else:
 
 R = TypeVar("R", bound="TrainingRecipe")
 
+_DENSE, _TRAINING = "Dense network", "Training"
+
 
 class TrainingRecipe(BaseModel):
     """What recipes of all commands that train have in common; see `prunekit.train.TrainConfig`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str
-    base: str | None = None
-    """The dense model of a run folder given as ``model``, where that is the user's own code."""
-    input: str = "1x3x224x224"
-    data: str | None = None
-    threads: int = Field(1, ge=1)
-    measure_seconds: float = Field(8.0, gt=0)
-    """Time limit of one measurement; the last one of ``prune`` takes 2.5 times as long."""
+    model: Annotated[
+        str,
+        Flag(
+            "torchvision:NAME, timm:NAME, zoo:NAME, path/file.py:factory, package.module:factory "
+            "or a run folder",
+            metavar="MODEL",
+        ),
+    ]
+    base: Annotated[
+        str | None,
+        Flag("The dense model of a run folder, where that is your own code.", metavar="MODEL"),
+    ] = None
+    input: Annotated[str, Flag("Input shape, batch first; a run folder has its own.")] = (
+        "1x3x224x224"
+    )
+    data: Annotated[
+        str | None,
+        Flag(
+            "What is trained and scored on: digits, imagefolder:PATH, cifar10:PATH, ... or "
+            "package.module:factory; none: neither."
+        ),
+    ] = None
+    threads: Annotated[int, Flag("Threads of the target.", "Target")] = Field(1, ge=1)
+    measure_seconds: Annotated[
+        float,
+        Flag("Time limit of one measurement.", "Measurements"),
+    ] = Field(8.0, gt=0)
 
-    from_scratch: bool = False
-    pretrained: bool = False
-    weights: str | None = None
-    reparameterize: bool = True
-    """Fold blocks that train with branches before anything else; see `prunekit.reparameterize`."""
+    from_scratch: Annotated[
+        bool,
+        Flag(
+            "Begin with random weights.",
+            _DENSE,
+        ),
+    ] = False
+    pretrained: Annotated[bool, Flag("torchvision's or timm's weights.", _DENSE)] = False
+    weights: Annotated[str | None, Flag("Dense weights, a .safetensors file.", _DENSE)] = None
+    reparameterize: Annotated[
+        bool, Flag("Fold blocks that train with branches, as they are deployed.", _DENSE)
+    ] = True
 
-    dense_epochs: int | None = Field(None, ge=1)
-    """Dense training before anything goes: from scratch, or fine-tuning."""
+    dense_epochs: Annotated[
+        int | None,
+        Flag(
+            "Epochs of dense training first; default: as --epochs where --from-scratch needs it.",
+            _DENSE,
+        ),
+    ] = Field(None, ge=1)
 
-    epochs: int = Field(15, ge=0)
-    batch_size: int = Field(64, ge=2)
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float | None = Field(None, gt=0)
-    fine_tune_lr: float | None = Field(None, gt=0)
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    warmup_epochs: float = 1.0
-    label_smoothing: float = 0.0
-    ema: float = 0.0
-    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
-    clip_norm: float = 0.0
-    distill: float = 0.0
-    distill_temperature: float = 4.0
-    workers: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    seed: int = Field(0, ge=0)
-    tensorboard: bool = False
+    # What a training is set to by default is told where it is used.
+    epochs: Annotated[
+        int, Flag("Epochs of pruning and fine-tuning, or of sparse training.", _TRAINING)
+    ] = Field(TrainConfig.epochs, ge=0)
+    batch_size: Annotated[int, Flag("Training batch over all processes.", _TRAINING)] = Field(
+        TrainConfig.batch_size, ge=2
+    )
+    optimizer: Annotated[Optimizer, Flag("Optimizer.", _TRAINING)] = TrainConfig.optimizer
+    lr: Annotated[
+        float | None,
+        Flag(
+            "Learning rate of training from random weights; default: 0.1 per 128 images (sgd), "
+            "0.001 (adamw).",
+            _TRAINING,
+        ),
+    ] = Field(TrainConfig.lr, gt=0)
+    fine_tune_lr: Annotated[
+        float | None,
+        Flag("Learning rate of training from trained weights; default: a fifth.", _TRAINING),
+    ] = Field(None, gt=0)
+    momentum: Annotated[float, Flag("SGD momentum.", _TRAINING)] = TrainConfig.momentum
+    weight_decay: Annotated[float, Flag("Weight decay.", _TRAINING)] = TrainConfig.weight_decay
+    warmup_epochs: Annotated[float, Flag("Epochs of linear warm-up.", _TRAINING)] = (
+        TrainConfig.warmup_epochs
+    )
+    label_smoothing: Annotated[float, Flag("Label smoothing.", _TRAINING)] = (
+        TrainConfig.label_smoothing
+    )
+    ema: Annotated[float, Flag("Decay of averaged weights; 0 is off.", _TRAINING)] = TrainConfig.ema
+    mixed_precision: Annotated[
+        MixedPrecision, Flag("Number format of the training's arithmetic.", _TRAINING)
+    ] = TrainConfig.mixed_precision
+    clip_norm: Annotated[float, Flag("Gradient norm limit; 0 is off.", _TRAINING)] = (
+        TrainConfig.clip_norm
+    )
+    distill: Annotated[
+        float, Flag("Share of the dense teacher's term in the loss, 0 to 1.", _TRAINING)
+    ] = TrainConfig.distill
+    distill_temperature: Annotated[float, Flag("Its temperature.", _TRAINING)] = (
+        TrainConfig.distill_temperature
+    )
+    workers: Annotated[int, Flag("Data-loading processes.", _TRAINING)] = TrainConfig.workers
+    device: Annotated[DeviceChoice, Flag("Training device.", _TRAINING)] = TrainConfig.device
+    seed: Annotated[int, Flag("Seed of everything random.", _TRAINING)] = Field(
+        TrainConfig.seed, ge=0
+    )
+    tensorboard: Annotated[bool, Flag("Also log to OUTPUT/tensorboard.", _TRAINING)] = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -128,8 +192,10 @@ class TrainingRecipe(BaseModel):
         return None
 
 
-def read_recipe(kind: type[R], flags: dict[str, Any], config: Path | None = None) -> R:
-    """:func:`make_recipe` for any command's recipe."""
+def read_recipe(kind: type[R], flags: Mapping[str, object], config: Path | None = None) -> R:
+    """``flags`` over the ``config`` file over the defaults; a wrong setting is named."""
+    from prunekit.networks.saved import saved_input  # a command's help needs no torch
+
     settings = read_toml(config) if config is not None else {}
     settings |= {name: value for name, value in flags.items() if value is not None}
     where = f"{config} or the flags" if config is not None else "the flags"

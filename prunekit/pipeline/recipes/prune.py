@@ -2,50 +2,107 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from prunekit.core.budget import Budget
 from prunekit.core.target import Target
 from prunekit.pipeline.recipes.base import TrainingRecipe, read_recipe
+from prunekit.pipeline.recipes.flag import Flag
 from prunekit.support.errors import UsageError
 from prunekit.support.parsing import parse_percent
 
-if sys.version_info >= (3, 11):
-    pass
-else:
-    pass
+_GOES = "What goes"
 
 
 class Recipe(TrainingRecipe):
     """Settings of ``prunekit prune``; field names are the flags' names with underscores."""
 
-    target: str = "onnxruntime:cpu"
-    target_latency: str = "50%"
-    limit: tuple[str, ...] = ()
-    """Further budgets that the plan has to keep, such as ``macs=40%`` or ``params=1.5M``."""
-    table: str | None = None
-    method: Literal["oneshot", "halp", "iee"] | None = None
-    iee: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    """Options of method ``iee``: fields of `prunekit.IEESchedule` but ``steps``."""
-    criterion: str | None = None
-    solver: str = "joint"
-    granularity: int | None = Field(None, ge=1)
-    keep: tuple[str, ...] = ()
-    """Layers whose output channels all stay, by name, pattern or module."""
-    min_width: float = Field(0.0, ge=0, lt=1)
-    """The share of each group's channels that stays at least; in text ``25%``."""
-    depth: bool = False
-    """Whole residual blocks may go as well."""
-    heads: Literal["whole", "width"] = "whole"
-    """What goes of attentions: whole heads, or channels of all heads alike."""
-    score_batches: int = Field(8, ge=1)
-    pruning_steps: int = Field(8, ge=1)
-    profile_nets: int = Field(12, ge=4)
-    profile_seconds: float = Field(120.0, gt=0)
+    target: Annotated[
+        str,
+        Flag("runtime[:device][:precision]; see prunekit targets.", "Target", plugins="runtimes"),
+    ] = "onnxruntime:cpu"
+    target_latency: Annotated[str, Flag("50% of dense, 12.5ms, or 2x faster.", "Target")] = "50%"
+    limit: Annotated[
+        tuple[str, ...],
+        Flag(
+            "One more budget, such as macs=40%, params=1.5M (of convolutions and linear layers) or "
+            "memory=8MiB (weights and activations); may be repeated.",
+            "Target",
+            metavar="BUDGET",
+        ),
+    ] = ()
+    table: Annotated[
+        str | None, Flag("A latency table made before; default: profile now.", "Measurements")
+    ] = None
+    method: Annotated[
+        Literal["oneshot", "halp", "iee"] | None,
+        Flag("Pruning method; default: halp where it can train.", _GOES),
+    ] = None
+    iee: Annotated[
+        dict[str, bool | int | float | str],
+        Flag(
+            "Option of method iee, such as omega=0.3 (see prunekit.IEESchedule); may be repeated.",
+            _GOES,
+            metavar="KEY=VALUE",
+            example="omega=0.3",
+        ),
+    ] = Field(default_factory=dict)
+    criterion: Annotated[
+        str | None,
+        Flag(
+            "What channels are worth; default: taylor where there is data.",
+            _GOES,
+            metavar="NAME",
+            plugins="criteria",
+        ),
+    ] = None
+    solver: Annotated[
+        str,
+        Flag(
+            "What chooses the widths, with options as in joint:gap=1e-3.",
+            _GOES,
+            metavar="NAME",
+            plugins="allocators",
+        ),
+    ] = "joint"
+    granularity: Annotated[
+        int | None, Flag("Widths are multiples of this; default: the target's.", _GOES)
+    ] = Field(None, ge=1)
+    keep: Annotated[
+        tuple[str, ...],
+        Flag(
+            "Layers whose output channels all stay: a name, a module or a pattern such as "
+            "layer4.*; may be repeated.",
+            _GOES,
+            metavar="LAYER",
+        ),
+    ] = ()
+    min_width: Annotated[
+        float,
+        Flag(
+            "Share of each group's channels that stays at least, such as 25%.",
+            _GOES,
+            metavar="SHARE",
+            as_text=True,
+        ),
+    ] = Field(0.0, ge=0, lt=1)
+    depth: Annotated[bool, Flag("Whole residual blocks may go as well.", _GOES)] = False
+    heads: Annotated[
+        Literal["whole", "width"],
+        Flag("What goes of attentions: whole heads, or width of all heads alike.", _GOES),
+    ] = "whole"
+    score_batches: Annotated[int, Flag("Batches that one-shot scores use.", _GOES)] = Field(8, ge=1)
+    pruning_steps: Annotated[int, Flag("Pruning steps of halp.", _GOES)] = Field(8, ge=1)
+    profile_nets: Annotated[int, Flag("Networks the profile measures.", "Measurements")] = Field(
+        12, ge=4
+    )
+    profile_seconds: Annotated[float, Flag("Time limit of the profile.", "Measurements")] = Field(
+        120.0, gt=0
+    )
 
     @field_validator("target_latency")
     @classmethod
@@ -113,6 +170,6 @@ class Recipe(TrainingRecipe):
                 )
 
 
-def make_recipe(flags: dict[str, Any], config: Path | None = None) -> Recipe:
+def make_recipe(flags: Mapping[str, object], config: Path | None = None) -> Recipe:
     """Flags over the ``config`` file over the defaults; a wrong setting is named."""
     return read_recipe(Recipe, flags, config)

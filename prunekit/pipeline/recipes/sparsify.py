@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from prunekit.core.density import Pattern, parse_sparsity
 from prunekit.core.target import Target
-from prunekit.networks.weight_layers import FIRST
 from prunekit.pipeline.recipes.base import TrainingRecipe
-from prunekit.runtimes import file_precision, runtime_for
+from prunekit.pipeline.recipes.flag import Flag
 from prunekit.support.errors import UsageError
+
+_ZERO = "What becomes zero"
 
 ON_CPU = ("onnxruntime:cpu", "openvino:cpu")
 """What a sparse network is timed on where no target is named: those of them that are here."""
@@ -20,18 +21,67 @@ ON_CPU = ("onnxruntime:cpu", "openvino:cpu")
 class SparseRecipe(TrainingRecipe):
     """Settings of ``prunekit sparsify``; field names are the flags' names with underscores."""
 
-    sparsity: str | None = None
-    """``90%`` or ``0.9``: 90 % unless the pattern says it."""
-    distribution: Literal["erk", "uniform"] = "erk"
-    pattern: str = "unstructured"
-    method: Literal["iee", "rigl", "set", "gmp", "static"] = "iee"
-    criterion: str = "magnitude"
-    ranking: Literal["layer", "global"] = "layer"
-    dense: tuple[str, ...] = ()
-    """Layers that stay dense beside the first: names or patterns. ``none``: the first does not."""
-    option: dict[str, bool | int | float | str] = Field(default_factory=dict)
-    """Fields of `prunekit.sparsify.SparsitySchedule` but ``steps``."""
-    target: tuple[str, ...] = ()
+    sparsity: Annotated[
+        str | None,
+        Flag(
+            "Share of zeros in the sparse layers, 90% or 0.9; default: 90%, or the pattern's.",
+            _ZERO,
+        ),
+    ] = None
+    distribution: Annotated[
+        Literal["erk", "uniform"],
+        Flag("How layers share it.", _ZERO),
+    ] = "erk"
+    pattern: Annotated[str, Flag("unstructured, or N:M along the inputs, such as 2:4.", _ZERO)] = (
+        "unstructured"
+    )
+    method: Annotated[
+        Literal["iee", "rigl", "set", "gmp", "static"],
+        Flag("Training method; static needs no data.", _ZERO),
+    ] = "iee"
+    criterion: Annotated[
+        str,
+        Flag(
+            "What single weights are worth.",
+            _ZERO,
+            metavar="NAME",
+            plugins="criteria",
+            without=("bn_scale", "fpgm", "lamp"),  # which score channels
+        ),
+    ] = "magnitude"
+    ranking: Annotated[
+        Literal["layer", "global"],
+        Flag("Where weights compete; global: layers exchange weights.", _ZERO),
+    ] = "layer"
+    dense: Annotated[
+        tuple[str, ...],
+        Flag(
+            "Layer that stays dense beside the first: a name, a module or a pattern such as "
+            "layer1.*; may be repeated; none makes the first sparse too.",
+            _ZERO,
+            metavar="LAYER",
+        ),
+    ] = ()
+    option: Annotated[
+        dict[str, bool | int | float | str],
+        Flag(
+            "Setting of the schedule, such as every=50 (see prunekit.sparsify.SparsitySchedule); "
+            "may be repeated.",
+            _ZERO,
+            metavar="KEY=VALUE",
+            example="every=50",
+        ),
+    ] = Field(default_factory=dict)
+    target: Annotated[
+        tuple[str, ...],
+        Flag(
+            "Where dense and sparse are timed, runtime[:device][:precision]; may be repeated; "
+            "default: onnxruntime:cpu, and openvino:cpu where it is installed.",
+            "Target",
+            metavar="TARGET",
+            plugins="runtimes",
+        ),
+    ] = ()
 
     @property
     def share(self) -> float:
@@ -44,6 +94,8 @@ class SparseRecipe(TrainingRecipe):
     @property
     def dense_layers(self) -> tuple[str, ...]:
         """``dense`` as the library takes it."""
+        from prunekit.networks.weight_layers import FIRST
+
         named = tuple(name for name in self.dense if name not in ("none", FIRST))
         return named if "none" in self.dense else (FIRST, *named)
 
@@ -54,6 +106,8 @@ class SparseRecipe(TrainingRecipe):
 
     def targets(self) -> list[Target]:
         """Where dense and sparse are timed, with the input's batch and the threads."""
+        from prunekit.runtimes import file_precision, runtime_for
+
         named = self.target or ON_CPU
         found = [Target.parse(text, batch=self.shape[0], threads=self.threads) for text in named]
         if self.target:
@@ -72,6 +126,8 @@ class SparseRecipe(TrainingRecipe):
 
     def check(self) -> None:
         """Raise UsageError for combinations that cannot work, whatever the method."""
+        from prunekit.networks.weight_layers import FIRST  # a command's help needs no torch
+
         super().check()
         _ = self.share
         if "none" in self.dense and FIRST in self.dense:
