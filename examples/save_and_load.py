@@ -23,3 +23,4 @@ assert pk.ChannelPlan.load("plan.json").widths == plan.widths
 # Where the dense network is your own code, hand it over: this says that it may run.
 pk.save("own/", small, plan, base="mine.py:net")
 again = pk.load("own/", zoo.build("resnet8"))
+print("loaded:", type(again).__name__, plan.widths)

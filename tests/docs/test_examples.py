@@ -13,11 +13,13 @@ MOST_LINES = 90
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_it_runs(example: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = None
     with inside(tmp_path):
         try:
             runpy.run_path(str(example), run_name="__main__")
         except SystemExit as ended:
-            assert not ended.code
+            status = ended.code
+    assert not status
     assert capsys.readouterr().out
 
 

@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 import typer
-from pages import LANGUAGES, PAGES, ROOT, blocks, carry_out, commands, inside, is_prunekit, parse
+from pages import (
+    LANGUAGES,
+    PAGES,
+    ROOT,
+    blocks,
+    carry_out,
+    commands,
+    inside,
+    is_prunekit,
+    parse,
+    quick,
+)
 
 from prunekit.cli.main import app, run
 
@@ -17,34 +28,31 @@ LINK = re.compile(r"(?<!!)\[[^\]]*\]\((?P<to>[^)\s]+)\)")
 README = ROOT / "README.md"
 
 
+MAIN_JOB = tuple(commands(blocks(README)[0])[-1][1:])
+"""The README's first command of prunekit, whose run folder all pages have at hand."""
+
+
 @pytest.fixture(scope="module")
-def a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of the README's first command, in seconds, which all pages have at hand."""
-    folder = tmp_path_factory.mktemp("first")
+def main_job(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], Path]:
+    folder = tmp_path_factory.mktemp("main_job")
     with inside(folder):
-        words = ["prune", "zoo:resnet8", "--data", "digits", "--input", "1x3x16x16"]
-        small = ["--epochs", "1", "--dense-epochs", "1", "--profile-nets", "4", "-q"]
-        target = ["--target", "fake", "--target-latency", "50%", "-o", "run/"]
-        assert run([*words, "--from-scratch", *target, *small]) == 0
-    return folder / "run"
+        assert run(quick(list(MAIN_JOB))) == 0
+    return {MAIN_JOB: folder / "run"}
 
 
 @pytest.mark.parametrize("page", WITH_CODE)
 def test_its_blocks_run_in_order(
-    page: str, a_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    page: str,
+    main_job: dict[tuple[str, ...], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    if page not in ("README.md", "docs/index.md"):
-        shutil.copytree(a_run, tmp_path / "run")
+    to_run = [block for block in blocks(BY_NAME[page]) if block.is_run]
+    if not any(tuple(words[1:]) in main_job for b in to_run for words in commands(b)):
+        shutil.copytree(main_job[MAIN_JOB], tmp_path / "run")
     with inside(tmp_path):
-        for block in blocks(BY_NAME[page]):
-            if block.is_run:
-                try:
-                    carry_out(block)
-                except BaseException as error:
-                    error.add_note(f"in the block at {block.where}") if hasattr(
-                        error, "add_note"
-                    ) else None
-                    raise
+        for block in to_run:
+            carry_out(block, main_job)
     capsys.readouterr()
 
 
@@ -78,13 +86,20 @@ def test_it_is_in_the_navigation(page: str) -> None:
     assert f": {page.removeprefix('docs/')}\n" in text
 
 
+@pytest.mark.parametrize("page", BY_NAME)
+def test_the_files_that_it_names_exist(page: str) -> None:
+    text = BY_NAME[page].read_text(encoding="utf-8")
+    for name in re.findall(r"(?:benchmarks|examples|tools|tests|prunekit)/[\w/]+\.\w+", text):
+        assert (ROOT / name).is_file(), f"{page} names {name}"
+    for name in re.findall(r"-m (benchmarks[\w.]+)", text):
+        assert (ROOT / name.replace(".", "/")).with_suffix(".py").is_file(), f"{page} names {name}"
+
+
 def test_recipes_load(tmp_path: Path) -> None:
     from prunekit.pipeline.recipes.prune import make_recipe
 
-    recipes = [
-        block for path in PAGES for block in blocks(path)
-        if block.language == "toml" and "file" in block.notes
-    ]  # fmt: skip
+    every = [block for path in PAGES for block in blocks(path)]
+    recipes = [b for b in every if b.language == "toml" and "file" in b.notes]
     assert recipes
     for block in recipes:
         path = tmp_path / "run.toml"
