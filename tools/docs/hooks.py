@@ -6,6 +6,7 @@ below is turned into one to its page.
 
 from __future__ import annotations
 
+import logging
 import posixpath
 import re
 import sys
@@ -16,11 +17,14 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+log = logging.getLogger("mkdocs.hooks")
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))  # this checkout's command line, whatever is installed
 
 LINK = re.compile(r"(?P<before>\]\()(?P<to>[^)\s#]+)(?P<anchor>#[^)\s]*)?\)")
 EXAMPLE = re.compile(r"<!-- example: (?P<name>\w+\.py) -->\n[^\n]+\n")
+SHELL = re.compile(r'<div class="language-bash.+?</div>', re.DOTALL)
+FLAG = re.compile(r"(\s)(--?\w[\w-]*)")
 COMMANDS = "<!-- generated: commands -->"
 
 
@@ -77,6 +81,16 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     return LINK.sub(linked, markdown)
 
 
+def on_page_content(html: str, page: Page, **_: Any) -> str:
+    """Flags in shell blocks do not break at the end of a line.
+
+    API pages show functions and classes; a module there is a name that means two things.
+    """
+    if page.file.src_uri.startswith("api/") and "doc-symbol-module" in html:
+        log.warning("%s shows a module; name what is in it in full", page.file.src_uri)
+    return SHELL.sub(lambda block: FLAG.sub(r'\1<span class="whole">\2</span>', block[0]), html)
+
+
 def _code(path: Path) -> str:
     return f'```python title="{path.parent.name}/{path.name}"\n{path.read_text()}```\n'
 
@@ -110,8 +124,8 @@ def _commands(group: Any, path: str) -> list[str]:
         usage = command.get_usage(context).removeprefix("Usage: ").split("\n")
         lines += ["```text", " ".join(" ".join(usage).split()), "```", ""]
         for heading, rows in _sections(command, context).items():
-            title = heading if heading not in ("Options",) else "Flags"
-            lines += [f"**{title}**", "", "| | |", "| --- | --- |"]
+            title = {"Options": "flag", "Arguments": "argument"}.get(heading, heading)
+            lines += [f"| {title} | |", "| --- | --- |"]
             lines += [f"| {_names(names)} | {_plain(text)} |" for names, text in rows]
             lines += [""]
     return lines
@@ -144,15 +158,18 @@ def _sections(command: Any, context: Any) -> dict[str, list[tuple[str, str]]]:
 
 
 def _names(text: str) -> str:
-    """``--epochs <int>`` -> the flag as code, and what it takes; flags do not break in a table."""
+    """``-o, --output <path>`` -> the flags as code, which does not break, and what they take."""
     flags, _, kind = text.partition(" <")
-    takes = f" <small>{kind.rstrip('>')}</small>" if kind else ""
-    return f'<span class="flag">{_code_of(flags)}</span>{takes}'
+    parts = re.split(r"(, | / )", flags)
+    code = "".join(
+        part if i % 2 else f"<code>{_escaped(part)}</code>" for i, part in enumerate(parts)
+    )
+    kind = kind.rstrip(">").removesuffix(" range")
+    return f'<span class="flag">{code}</span>' + (f" <small>{kind}</small>" if kind else "")
 
 
-def _code_of(text: str) -> str:
-    escaped = text.replace("|", "&#124;").replace("<", "&lt;")
-    return f"<code>{escaped}</code>"
+def _escaped(text: str) -> str:
+    return text.replace("|", "&#124;").replace("<", "&lt;")
 
 
 def _plain(text: str) -> str:
