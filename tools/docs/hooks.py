@@ -114,8 +114,9 @@ def commands() -> str:
 
 def _commands(group: Any, path: str) -> list[str]:
     lines = []
-    for name, command in group.commands.items():
-        whole = f"{path} {name}"
+    above = group.make_context(path, [], resilient_parsing=True)
+    for name in group.list_commands(above):
+        command, whole = group.get_command(above, name), f"{path} {name}"
         if hasattr(command, "commands"):
             lines += _commands(command, whole)
             continue
