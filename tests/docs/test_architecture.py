@@ -25,9 +25,17 @@ def test_the_walk_has_at_most_fifteen_stops_and_none_twice() -> None:
     assert 8 <= len(files) <= 15
     assert len(set(files)) == len(files)
     for name in files:
-        assert (ROOT / name).is_file(), name
-    assert files[0].startswith("prunekit/tracing/")
-    assert files[-1].startswith("prunekit/exporting/")
+        assert (PACKAGE / name).is_file(), name
+    assert files[0].startswith("tracing/")
+    assert files[-1].startswith("exporting/")
+
+
+def test_the_files_beside_it_exist() -> None:
+    for title in ("Where a command runs", "Files, once"):
+        files = re.findall(r"`([\w/]+\.py)`", _section(title))
+        assert files
+        for name in files:
+            assert (PACKAGE / name.removeprefix("prunekit/")).is_file(), name
 
 
 def test_the_floors_are_those_of_the_contract() -> None:

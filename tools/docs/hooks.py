@@ -24,7 +24,10 @@ sys.path.insert(0, str(ROOT))  # this checkout's command line, whatever is insta
 LINK = re.compile(r"(?P<before>\]\()(?P<to>[^)\s#]+)(?P<anchor>#[^)\s]*)?\)")
 EXAMPLE = re.compile(r"<!-- example: (?P<name>\w+\.py) -->\n[^\n]+\n")
 SHELL = re.compile(r'<div class="language-bash.+?</div>', re.DOTALL)
-FLAG = re.compile(r"(\s)(--?\w[\w-]*)")
+FLAG = re.compile(r"(\s|</span>)(--?\w[\w-]*)")
+ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):(?=<code>|<a )")
+INLINE = re.compile(r"<code>(--?\w[\w-]*)")
+PATHS = re.compile(r"<code>[\w/]+\.py</code>")
 COMMANDS = "<!-- generated: commands -->"
 
 
@@ -63,6 +66,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """Put in what is generated, and turn links out of docs/ into links to pages."""
     here = page.file.src_uri
+    if here.startswith("benchmarks/"):
+        page.meta["hide"] = ["toc"]  # room for wide tables
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, commands())
     markdown = EXAMPLE.sub(lambda match: _code(ROOT / "examples" / match["name"]), markdown)
@@ -82,13 +87,17 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 
 def on_page_content(html: str, page: Page, **_: Any) -> str:
-    """Flags in shell blocks do not break at the end of a line.
+    """Flags do not break at the end of a line, and paths break at their slashes.
 
     API pages show functions and classes; a module there is a name that means two things.
     """
     if page.file.src_uri.startswith("api/") and "doc-symbol-module" in html:
         log.warning("%s shows a module; name what is in it in full", page.file.src_uri)
-    return SHELL.sub(lambda block: FLAG.sub(r'\1<span class="whole">\2</span>', block[0]), html)
+    if page.file.src_uri.startswith("api/"):  # as Sphinx would have it, which docstrings follow
+        html = ROLE.sub("", html).replace("::</p>", ":</p>")
+    html = SHELL.sub(lambda block: FLAG.sub(r'\1<span class="whole">\2</span>', block[0]), html)
+    html = INLINE.sub(r'<code><span class="whole">\1</span>', html)
+    return PATHS.sub(lambda path: path[0].replace("/", "/<wbr>").replace("</<wbr>", "</"), html)
 
 
 def _code(path: Path) -> str:
