@@ -13,7 +13,7 @@ plan = pk.ChannelPlan.random(graph, keep=0.5, granularity=8)
 
 dense = pk.export(model, example, "dense.onnx")
 small = pk.export(pk.slim(model, plan), example, "small.onnx")
-result = pk.bench([dense, small], target="onnxruntime:cpu", max_seconds=1)
+result = pk.bench([dense, small], target="onnxruntime:cpu", max_seconds=0.5)
 for artifact, timing in zip(result.artifacts, result.measurements, strict=True):
     print(f"{artifact.path}: {timing.median_ms:.4f} ms, {len(timing.samples_ms)} runs")
 low, high = result.ratio_ci
