@@ -28,7 +28,14 @@ _UNITS: dict[Kind, tuple[dict[str, float], str]] = {
 
 @dataclass(frozen=True)
 class Budget:
-    """``value`` is a fraction of the dense cost when ``relative``, else ms, a count or bytes."""
+    """``value`` is a fraction of the dense cost when ``relative``, else ms, a count or bytes.
+
+    Examples:
+        >>> Budget.parse("2x").limit(dense=10.0)
+        5.0
+        >>> Budget.parse("macs=1.5M").limit(dense=4e6)
+        1500000.0
+    """
 
     kind: Kind
     value: float

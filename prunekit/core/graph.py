@@ -78,7 +78,13 @@ class Span:
 
 @dataclass(frozen=True)
 class LayerShape:
-    """What a latency depends on besides the widths: a layer's shape without its name."""
+    """What a latency depends on besides the widths: a layer's shape without its name.
+
+    Examples:
+        >>> shape = LayerShape("conv", (3, 3), (2, 2), (1, 1), in_hw=(56, 56), out_hw=(28, 28))
+        >>> print(shape)
+        conv 3x3/2 56x56->28x28
+    """
 
     kind: str
     kernel: tuple[int, ...] = ()

@@ -290,6 +290,11 @@ def narrowed(graph: ChannelGraph, plan: ChannelPlan) -> ChannelGraph:
 
 
 def geometric_budgets(start: float, end: float, steps: int) -> list[float]:
-    """HALP's exponential budget schedule: exp(t/T ln end + (1 - t/T) ln start) for t = 1..T."""
+    """HALP's exponential budget schedule: exp(t/T ln end + (1 - t/T) ln start) for t = 1..T.
+
+    Examples:
+        >>> [round(budget, 3) for budget in geometric_budgets(1.0, 0.5, 3)]
+        [0.794, 0.63, 0.5]
+    """
     low, high = math.log(end), math.log(start)
     return [math.exp(low * t / steps + high * (1 - t / steps)) for t in range(1, steps + 1)]

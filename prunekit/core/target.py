@@ -21,7 +21,14 @@ _DEFAULT_DEVICE = {"tensorrt": "cuda", "onnxruntime_tensorrt": "cuda"}
 
 @dataclass(frozen=True)
 class Target:
-    """Where and how the artifact runs, written ``runtime[:device][:precision]``."""
+    """Where and how the artifact runs, written ``runtime[:device][:precision]``.
+
+    Examples:
+        >>> print(Target.parse("tensorrt:fp16", batch=8).describe())
+        tensorrt:cuda:fp16 fp16, batch 8, 1 thread
+        >>> print(Target("onnxruntime"))
+        onnxruntime:cpu
+    """
 
     runtime: str
     device: str = "cpu"

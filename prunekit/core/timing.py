@@ -97,6 +97,12 @@ def paired_ratio(a_rounds: Values, b_rounds: Values, confidence: float = 0.95) -
 
     What slows a whole round slows both and cancels. The interval is that of the median, widened
     where neighbouring rounds resemble each other (see :func:`median_interval`).
+
+    Examples:
+        >>> dense = [10.0, 10.2, 14.0, 10.1, 9.9, 10.0, 13.8, 10.2]
+        >>> small = [5.0, 5.1, 7.0, 5.1, 4.9, 5.0, 6.9, 5.1]
+        >>> print(f"{paired_ratio(dense, small).ratio:.2f}")  # slow rounds slow both
+        0.50
     """
     a, b = np.asarray(a_rounds, dtype=np.float64), np.asarray(b_rounds, dtype=np.float64)
     if a.shape != b.shape or a.ndim != 1 or not a.size:

@@ -279,6 +279,10 @@ def normalise(scores: NDArray[np.float64], how: str) -> NDArray[np.float64]:
     ``share`` is the score over the sum of the group's scores that are at least as large: what the
     channel adds to all that would outlive it (LAMP's normalisation, arXiv 2010.07611). Sums of
     shares grow as a logarithm of the width, so that no group is starved for another.
+
+    Examples:
+        >>> normalise(np.array([1.0, 3.0, 0.0]), "mean")
+        array([0.5, 1.5, 0. ])
     """
     present = scores[scores > 0]
     if how == "none" or not present.size:

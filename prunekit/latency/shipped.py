@@ -18,7 +18,12 @@ def shipped_tables() -> list[Path]:
 
 
 def find_table(name: str | Path) -> Path:
-    """A file as it is; else the shipped table of that name, with or without ``.json``."""
+    """A file as it is; else the shipped table of that name, with or without ``.json``.
+
+    Examples:
+        >>> find_table("resnet18-openvino_cpu-b1").name
+        'resnet18-openvino_cpu-b1.json'
+    """
     path = Path(name)
     if path.exists():
         return path

@@ -97,6 +97,13 @@ def slim(model: nn.Module, plan: ChannelPlan) -> nn.Module:
 
     State names stay as they are; parameters, gradients' needs, buffers, memory formats and training
     mode carry over. A plan made for another model is refused by its fingerprint.
+
+    Examples:
+        >>> from prunekit import ChannelPlan, trace
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+        >>> plan = ChannelPlan.from_widths(trace(model, torch.zeros(1, 3, 8, 8)), {"0": 5})
+        >>> slim(model, plan)[0]
+        Conv2d(3, 5, kernel_size=(3, 3), stride=(1, 1))
     """
     chosen = kept(model, plan)
     # deepcopy takes these for the tensors' copies, so that what goes is never copied

@@ -60,6 +60,11 @@ class IEESchedule:
     ``stop_iou`` ends the updates once two structures in a row overlap by at least that much
     (channels in both over channels in either); ``adaptive`` doubles H and J, up to eightfold,
     after every cycle with an overlap of at least 0.95. Both wait until the budget is reached.
+
+    Examples:
+        >>> schedule = IEESchedule(steps=1000, cycles=10)
+        >>> schedule.warm, schedule.lengths
+        (125, (33, 9, 6))
     """
 
     steps: int

@@ -41,6 +41,10 @@ class SparsitySchedule:
     much (weights in both over weights in either; 1: never); where ``fraction`` decays, so does what
     can differ, and it ends them by then at the latest. It is 0.9 for IEE, whose exploration costs
     most, and 1 for all others.
+
+    Examples:
+        >>> SparsitySchedule(steps=1000, until=0.5).last_step
+        500
     """
 
     steps: int

@@ -28,7 +28,12 @@ def parse_percent(text: str, flag: str) -> float:
 
 
 def parse_share(text: str, flag: str) -> float:
-    """``5%`` or ``0.05`` as 0.05; from 0.1 to below 100 %."""
+    """``5%`` or ``0.05`` as 0.05; from 0.1 to below 100 %.
+
+    Examples:
+        >>> parse_share("5%", "--threshold"), parse_share("0.05", "--threshold")
+        (0.05, 0.05)
+    """
     try:
         value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:

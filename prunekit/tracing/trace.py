@@ -45,6 +45,13 @@ def trace(
 
     Of attentions either ``heads="whole"`` can be removed or channels of all heads alike
     (``"width"``); their scale stays as it is.
+
+    Examples:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+        >>> for group in trace(model, torch.zeros(1, 3, 8, 8)).groups:
+        ...     print(group.id, group.size, group.reason or "prunable")
+        0 8 prunable
+        2 4 it is the model's output
     """
     if heads not in HEADS:
         raise UsageError(f"`heads` must be whole or width, not {heads!r}")

@@ -68,6 +68,13 @@ class Problem:
     """Maximise the sum of values subject to constant + sum of term costs <= budget.
 
     And to ``limits``, further budgets of their own costs, which not every solver knows.
+
+    Examples:
+        >>> from prunekit.allocation.solvers import Joint
+        >>> group = Variable("conv", widths=(8, 16, 24), values=(5.0, 8.0, 9.0))
+        >>> layer = Term("conv", (), 3, (("conv", 1),), 0, cost=lambda cin, cout: 0.1 * cin * cout)
+        >>> Joint().solve(Problem((group,), (layer,), budget=5.0)).widths
+        {'conv': 16}
     """
 
     variables: tuple[Variable, ...]
