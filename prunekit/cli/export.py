@@ -93,11 +93,11 @@ def export(
     set_verbosity(verbose, quiet)
     import torch
 
-    from prunekit.core.run_folder import REPORT, SPARSITY
+    from prunekit.core.run_folder import REPORT, SPARSITY, is_run, is_sparse
     from prunekit.core.sparsity import SparsityPlan
     from prunekit.networks.folding import reparameterize as fold
     from prunekit.networks.running import evaluating
-    from prunekit.networks.saved import is_run, is_sparse, load, open_model, saved_input
+    from prunekit.networks.saved import load, open_model, saved_input
     from prunekit.pipeline.export import Wanted, deploy, record
     from prunekit.pipeline.job import example_input, open_data, say_folded
     from prunekit.pipeline.recipes.base import parse_shape
