@@ -498,6 +498,19 @@ def test_check(prunekit: Says, home: Path) -> None:
     assert out.startswith("inconclusive: ")
 
 
+def test_files_are_timed_and_reports_shown_without_torch(home: Path) -> None:
+    dense, model, fake = "run/dense.onnx", "run/model.onnx", ("--target", "fake")
+    check = ["check", model, "--baseline", dense, *fake]
+    commands = [["report", "run"], ["bench", dense, model, *fake], check]
+    code = f"""
+import sys
+sys.modules["torch"] = None
+from prunekit.cli.main import run
+print([run(command) for command in {commands}])
+"""
+    assert python(code).endswith("[0, 0, 0]")
+
+
 def test_a_live_network_goes_by_its_run(home: Path) -> None:
     from prunekit.core.target import Target
     from prunekit.pipeline.check import open_artifact

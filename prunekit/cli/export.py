@@ -129,9 +129,8 @@ def export(
 
 def _pattern(run: str, without_zeros: tuple[str, str] | None) -> SparsityPlan | None:
     """Where the zeros of a sparse run are; only its fp32 ONNX file may be written without."""
-    from prunekit.core.run_folder import SPARSITY
+    from prunekit.core.run_folder import SPARSITY, is_sparse
     from prunekit.core.sparsity import SparsityPlan
-    from prunekit.networks.saved import is_sparse
 
     pattern = SparsityPlan.load(Path(run) / SPARSITY) if is_sparse(run) else None
     if without_zeros and (pattern is None or without_zeros != ("onnx", "fp32")):
@@ -143,7 +142,8 @@ def _pattern(run: str, without_zeros: tuple[str, str] | None) -> SparsityPlan | 
 
 def _network(run: str, base: str | None, shape: str | None) -> tuple[nn.Module, str | None]:
     """The network of a run, or any model; and the input's shape, where it is known."""
-    from prunekit.networks.saved import is_run, load, open_model, saved_input
+    from prunekit.core.run_folder import is_run
+    from prunekit.networks.saved import load, open_model, saved_input
     from prunekit.pipeline.recipes.base import parse_shape
 
     shape = shape or saved_input(run)
@@ -154,7 +154,7 @@ def _network(run: str, base: str | None, shape: str | None) -> tuple[nn.Module, 
 
 
 def _default_path(run: str, wanted: Wanted) -> Path:
-    from prunekit.networks.saved import is_run
+    from prunekit.core.run_folder import is_run
 
     if is_run(run):
         return Path(run) / wanted.file_name
@@ -163,7 +163,8 @@ def _default_path(run: str, wanted: Wanted) -> Path:
 
 def _check_shape(run: str, shape: str | None, path: Path) -> None:
     """The files in a run's folder are all for the inputs that it was made for."""
-    from prunekit.networks.saved import is_run, saved_input
+    from prunekit.core.run_folder import is_run
+    from prunekit.networks.saved import saved_input
     from prunekit.pipeline.recipes.base import parse_shape
 
     own = saved_input(run)
@@ -181,8 +182,7 @@ def _data(run: str, source: str | None, wanted: Wanted, shape: str) -> Data | No
 
     The accuracy of a plain copy is the run's own, which its report has.
     """
-    from prunekit.core.run_folder import REPORT
-    from prunekit.networks.saved import is_run
+    from prunekit.core.run_folder import REPORT, is_run
     from prunekit.pipeline.job import open_data
     from prunekit.pipeline.recipes.base import parse_shape
     from prunekit.support.files import read_object
@@ -217,8 +217,8 @@ def _check_outputs(module: nn.Module, example: Tensor, data: Data) -> None:
 
 def _folded(run: str, module: nn.Module, example: Tensor) -> nn.Module:
     """The network as it is deployed; that of a run is that already."""
+    from prunekit.core.run_folder import is_run
     from prunekit.networks.folding import reparameterize
-    from prunekit.networks.saved import is_run
     from prunekit.pipeline.job import say_folded
 
     if is_run(run):

@@ -15,8 +15,7 @@ def report(
     json: Json = False,
 ) -> None:
     """Show a finished run's report as Markdown (or JSON), and write report.html beside it."""
-    from prunekit.core.run_folder import PAGE, REPORT
-    from prunekit.networks.saved import is_sparse
+    from prunekit.core.run_folder import PAGE, REPORT, is_sparse
     from prunekit.report import (
         Report,
         SparsityReport,

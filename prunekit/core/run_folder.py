@@ -65,6 +65,16 @@ _UNFINISHED = re.compile(r"\..+\.(json|jsonl|toml|onnx|safetensors|html)\.\w{8}"
 """Temporary files of :func:`prunekit.support.files.replacing`."""
 
 
+def is_run(path: str | Path) -> bool:
+    """Whether ``path`` is a folder with a plan in it."""
+    return (Path(path) / PLAN).is_file()
+
+
+def is_sparse(path: str | Path) -> bool:
+    """Whether ``path`` is a run folder of a sparse network."""
+    return is_run(path) and (Path(path) / SPARSITY).is_file()
+
+
 class Kept(Protocol):
     """What a run can keep: it is written to a file and read from there."""
 

@@ -263,26 +263,40 @@ def _forget_sources(program: Any) -> None:
 
 @contextlib.contextmanager
 def _translations_kept() -> Iterator[None]:
-    """Let exports share the translations of PyTorch's operators.
+    """Let exports share the translations of PyTorch's operators, and one export its operators.
 
-    ``torch.onnx.export`` reads them from their sources each time, half of a small model's export.
+    ``torch.onnx.export`` reads the translations from their sources each time, and looks through
+    all operators for each of their families: more than half of a small model's export.
     """
     try:
         found = importlib.import_module("torch.onnx._internal.exporter._registration")
-        library, gather = found.onnxscript_apis, found.onnxscript_apis.get_torchlib_ops
-    except (ImportError, AttributeError):  # another PyTorch, which may read them as it likes
+        registry, build = found.ONNXRegistry, found.ONNXRegistry.__dict__["from_torchlib"]
+        gather = found.onnxscript_apis.get_torchlib_ops
+        operators: Any = importlib.import_module("torch._export.utils")
+        materialize = operators._materialize_cpp_cia_ops
+    except (ImportError, AttributeError, KeyError):  # another PyTorch, which may do as it likes
         yield
         return
-    library.get_torchlib_ops = lambda: _gathered(gather)
+
+    def shared(**opset: int) -> Any:
+        kept, own = _gathered(build.__get__(None, registry), gather, **opset), registry()
+        vars(own).update(vars(kept), functions={k: [*v] for k, v in kept.functions.items()})
+        return own
+
+    registry.from_torchlib = staticmethod(shared)
+    operators._materialize_cpp_cia_ops = functools.cache(materialize)
     try:
         yield
     finally:
-        library.get_torchlib_ops = gather
+        registry.from_torchlib = build
+        operators._materialize_cpp_cia_ops = materialize
 
 
 @functools.cache
-def _gathered(gather: Callable[[], list[Any]]) -> list[Any]:
-    return gather()
+def _gathered(build: Callable[..., Any], gather: object, **opset: int) -> Any:
+    """What ``build`` makes of what ``gather`` finds."""
+    del gather  # a key only
+    return build(**opset)
 
 
 def _compare(

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from prunekit.core.plan import Base, ChannelPlan
-from prunekit.core.run_folder import PLAN, SPARSITY, WEIGHTS
+from prunekit.core.run_folder import PLAN, SPARSITY, WEIGHTS, is_run, is_sparse
 from prunekit.core.sparsity import SparsityPlan
 from prunekit.core.target import package_version
 from prunekit.networks.build import BuiltModel, build, is_library, load_weights, rebuild
@@ -196,22 +196,12 @@ def _built(
     return rebuild(base.spec, base.arguments)
 
 
-def is_run(path: str | Path) -> bool:
-    """Whether ``path`` is a folder with a plan in it."""
-    return (Path(path) / PLAN).is_file()
-
-
 def saved_input(path: str | Path) -> str | None:
     """The input shape that a run folder was made with, such as 1x3x32x32; None of anything else."""
     base = ChannelPlan.load(Path(path) / PLAN).base if is_run(path) else None
     if base is None or not base.input_shapes:
         return None
     return "x".join(map(str, base.input_shapes[0]))
-
-
-def is_sparse(path: str | Path) -> bool:
-    """Whether ``path`` is a run folder of a sparse network."""
-    return is_run(path) and (Path(path) / SPARSITY).is_file()
 
 
 def open_model(spec: str, base: str | None = None, **options: Any) -> BuiltModel:

@@ -7,12 +7,9 @@ from pathlib import Path
 
 from prunekit.core.artifact import Artifact
 from prunekit.core.plan import ChannelPlan
-from prunekit.core.run_folder import DENSE, ONNX, PLAN
+from prunekit.core.run_folder import DENSE, ONNX, PLAN, is_run, is_sparse
 from prunekit.core.target import Environment, Target
-from prunekit.exporting import live_artifact
 from prunekit.measuring.bench import Limits, Verdict, check_ratio, check_regression
-from prunekit.networks.saved import is_run, is_sparse, load
-from prunekit.pipeline.job import example_input
 from prunekit.report import Report, SparsityReport
 from prunekit.runtimes import runtime_for
 from prunekit.support.errors import FileError, UsageError
@@ -30,6 +27,11 @@ def open_artifact(path: str | Path, target: Target, base: str | None = None) -> 
         return Artifact.of_file(path)
     if runtime.artifact_format == "onnx":
         return Artifact.of_file(Path(path) / ONNX)
+    # only a live network needs PyTorch: a file's gate takes a fraction of the time without it
+    from prunekit.exporting import live_artifact
+    from prunekit.networks.saved import load
+    from prunekit.pipeline.job import example_input
+
     plan = ChannelPlan.load(Path(path) / PLAN)
     if plan.base is None or not plan.base.input_shapes:
         raise UsageError(f"{path} does not say its input shape; time its model.onnx instead")

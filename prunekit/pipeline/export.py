@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from prunekit.core.artifact import Artifact
-from prunekit.core.run_folder import PAGE, REPORT
+from prunekit.core.run_folder import PAGE, REPORT, is_sparse
 from prunekit.core.sparsity import SparsityPlan
 from prunekit.core.target import Target, usable_cores
 from prunekit.exporting import export, export_openvino
@@ -17,7 +17,6 @@ from prunekit.exporting.onnx import compare_outputs
 from prunekit.exporting.package import export_package
 from prunekit.exporting.precision import PRECISIONS
 from prunekit.exporting.sparse import export_sparse
-from prunekit.networks.saved import is_sparse
 from prunekit.pipeline.accuracy import file_accuracy
 from prunekit.pipeline.job import calibration
 from prunekit.report import Report, to_html

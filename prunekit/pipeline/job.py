@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from prunekit.core.graph import ChannelGraph
+from prunekit.core.run_folder import is_run
 from prunekit.core.target import Target
 from prunekit.networks.build import BuiltModel, is_library, load_weights, read_safetensors
 from prunekit.networks.folding import folded_blocks, reparameterize
-from prunekit.networks.saved import is_run, open_model
+from prunekit.networks.saved import open_model
 from prunekit.pipeline.recipes.base import TrainingRecipe, parse_shape
 from prunekit.pipeline.recipes.prune import Recipe
 from prunekit.runtimes import Runtime, file_precision, runtime_for
