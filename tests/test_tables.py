@@ -104,7 +104,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Artifact
 
 @pytest.fixture(autouse=True)
 def _quick(exported: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["prunekit.profiling.collecting"], "export", exported)
+    monkeypatch.setattr(sys.modules["prunekit.exporting.candidate"], "export", exported)
 
 
 def profile(net, graph, shard=(1, 1)) -> LatencyTable:

@@ -18,8 +18,7 @@ from prunekit.core.artifact import Artifact
 from prunekit.core.graph import ChannelGraph
 from prunekit.core.plan import ChannelPlan
 from prunekit.core.target import Target
-from prunekit.exporting import export, live_artifact, lowered_for, narrow_onnx
-from prunekit.networks.slimming import slim
+from prunekit.exporting.candidate import CandidateBuilder
 from prunekit.profiling.journal import Journal
 from prunekit.profiling.measuring import HarvestPlan, Rounds, Row, calm_rounds, speeds
 from prunekit.runtimes import Runtime, runtime_for
@@ -101,7 +100,8 @@ def collect(
     rounds = Rounds(runtime, target, wanted, watched)
     try:
         with tempfile.TemporaryDirectory(prefix="prunekit-") as folder:
-            nets = _Networks(model, example, target, runtime, Path(folder), dense)
+            builder = CandidateBuilder(model, example, target, runtime, dense)
+            nets = _Networks(builder, Path(folder))
             added = _next(found, wanted, time.monotonic() - started, more, error)
             due = _due(found, wanted) if not found.stopped else []
             for net in track(due, "loading networks", len(due)):
@@ -210,38 +210,13 @@ def _one_round(found: Collection, rounds: Rounds, nets: _Networks, wanted: Harve
 class _Networks:
     """Artifacts of plans in the form the runtime takes, each made once; the first is dense."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        example: Any,
-        target: Target,
-        runtime: Runtime,
-        folder: Path,
-        dense: Artifact | None,
-    ) -> None:
-        self._model, self._example, self._folder = model, example, folder
-        self._target, self._runtime = target, runtime
-        self._exact = dense
-        """The dense network in fp32, which narrow ones are cut from."""
-        self._live = runtime.artifact_format == "module"
-        self.built: dict[int, Artifact] = {}
+    def __init__(self, builder: CandidateBuilder, folder: Path) -> None:
+        self._builder, self._folder = builder, folder
+        self._built: dict[int, Artifact] = {}
 
     def get(self, number: int, plan: ChannelPlan) -> Artifact:
         """The artifact of network ``number``."""
-        if number not in self.built:
-            self.built[number] = self._build(number, plan)
-        return self.built[number]
-
-    def _build(self, number: int, plan: ChannelPlan) -> Artifact:
-        if self._live:
-            return live_artifact(slim(self._model, plan), self._example)
-        path = self._folder / f"net{number}.onnx"
-        if number == 0 and self._exact is not None:
-            made = self._exact
-        else:
-            narrow = None if self._exact is None else narrow_onnx(self._exact, plan, path)
-            made = narrow or export(slim(self._model, plan), self._example, path)
-        if number == 0:
-            self._exact = made
-        lowered = self._folder / f"net{number}-lowered.onnx"
-        return lowered_for(made, self._runtime, self._target, lowered)
+        if number not in self._built:
+            build = self._builder.build if number else self._builder.build_dense
+            self._built[number] = build(plan, self._folder / f"net{number}.onnx")
+        return self._built[number]
