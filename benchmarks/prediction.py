@@ -33,10 +33,11 @@ import prunekit as pk
 from prunekit.core.budget import Budget
 from prunekit.latency import Entry, LatencyTable, Sample
 from prunekit.latency.transfer import layers_us
-from prunekit.profiling import HarvestPlan, grid, harvest, sample_plans
+from prunekit.profiling import HarvestPlan, ProfileRequest, grid, harvest, sample_plans
 from prunekit.profiling.choosing import plan_by_shares, random_scores
 from prunekit.profiling.collecting import Collection, collect
-from prunekit.profiling.measuring import end_to_end_us, speeds, typical_us
+from prunekit.profiling.journal import Facts
+from prunekit.profiling.rounds import end_to_end_us, speeds, typical_us
 from prunekit.report.markdown import markdown_table
 
 CACHE = Path(__file__).parent / ".cache" / "prediction"
@@ -140,10 +141,12 @@ def measure(case: Case, before: dict[str, Any] | None = None) -> dict[str, Any]:
     held = CACHE / f"{case.name}.held.jsonl"
     for limit in [0.0] if before else [how.max_seconds * times for times in (1, 2, 3)]:
         found = collect(
-            *(model, graph, example, target, plans, replace(how, max_seconds=limit)),
-            *(table.granularity, {"held out": len(plans)}),
-            journal=held,
-            resume=held.is_file(),
+            ProfileRequest(
+                *(model, graph, example, target, replace(how, max_seconds=limit)),
+                journal=held,
+                resume=held.is_file(),
+            ),
+            *(plans, table.granularity, Facts(nets=len(plans))),
             watched=False,
         )
         us, *halves = (typical(found, start, step) for start, step in ((0, 1), (0, 2), (1, 2)))
@@ -164,9 +167,9 @@ def measure(case: Case, before: dict[str, Any] | None = None) -> dict[str, Any]:
             "dense_ms": table.networks[0].end_to_end_us / 1e3,
         },
         "held_out": {
-            "rounds": len(found.rows),
-            "runs": len(found.rows[0]["end_to_end_ms"][0]),
-            "seconds": found.rows[-1]["seconds"],
+            "rounds": len(found.rounds),
+            "runs": len(found.rounds[0].end_to_end_ms[0]),
+            "seconds": found.rounds[-1].seconds,
         },
         "networks": [
             {
@@ -193,9 +196,9 @@ def measure(case: Case, before: dict[str, Any] | None = None) -> dict[str, Any]:
 
 def typical(found: Collection, start: int, step: int) -> np.ndarray:
     """Microseconds of every network, by every ``step``-th round from ``start`` on."""
-    rows, slow = found.rows[start::step], speeds(found.rows)[start::step]
+    rounds, slow = found.rounds[start::step], speeds(found.rounds)[start::step]
     nets = range(len(found.plans))
-    return np.array([typical_us(end_to_end_us(rows, slow, net)) for net in nets])
+    return np.array([typical_us(end_to_end_us(rounds, slow, net)) for net in nets])
 
 
 def by_seconds(
@@ -243,7 +246,8 @@ def by_seconds(
         return curves | {"grid": known}
     own = journal.with_suffix(".grid.jsonl")
     plan = HarvestPlan(max_seconds=max(curves["harvest"][-1][0], 30.0))
-    whole = grid(model, graph, example, target, plan=plan, journal=own, name=case.model)
+    request = ProfileRequest(model, graph, example, target, plan, case.model, journal=own)
+    whole = grid(request)
     shapes = sorted({layer.shape for layer in graph.layers}, key=str)
     samples: dict[Any, list[Sample]] = {shape: [] for shape in shapes}
     nets = whole.networks

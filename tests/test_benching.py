@@ -291,7 +291,7 @@ def test_bad_arguments_are_named(machine, tmp_path):
 def test_engines_are_closed_when_interrupted(machine, monkeypatch):
     made = machine()
     monkeypatch.setattr(
-        benching.Race, "round", lambda _self: (_ for _ in ()).throw(KeyboardInterrupt)
+        benching.InterleavedTimer, "round", lambda _self: (_ for _ in ()).throw(KeyboardInterrupt)
     )
     with pytest.raises(KeyboardInterrupt):
         bench([ms(5), ms(5)], "machine")

@@ -29,6 +29,7 @@ from prunekit.latency import LatencyTable, merge
 from prunekit.latency.probe import BLOCKS, block_of, read_probe
 from prunekit.profiling import (
     HarvestPlan,
+    ProfileRequest,
     collecting,
     differences,
     grid,
@@ -39,10 +40,11 @@ from prunekit.profiling import (
 )
 from prunekit.profiling.choosing import choose
 from prunekit.profiling.harvest import protocol
-from prunekit.profiling.journal import Journal
-from prunekit.profiling.measuring import Rounds, end_to_end_us, speeds, typical_us
+from prunekit.profiling.journal import Facts, Journal
+from prunekit.profiling.measuring import Rounds
 from prunekit.profiling.operators import operator
 from prunekit.profiling.probing import WIDTHS, probe
+from prunekit.profiling.rounds import Round, end_to_end_us, speeds, typical_us
 from prunekit.runtimes import runtime_for
 from prunekit.runtimes.fake import Fake, FakeEngine
 from prunekit.support.errors import NoLayerTimesError, TableError, UsageError
@@ -208,11 +210,9 @@ def test_no_round_begins_that_would_end_too_late(net, graph, monkeypatch):
     monkeypatch.setattr(collecting, "time", own)
     wanted = HarvestPlan(nets=5, rounds=9, turns=1, max_seconds=58.0, active=False)
     plans = sample_plans(graph, 8, 5, seed=0)
-    found = collecting.collect(
-        net, graph, EXAMPLE, FAKE, plans, wanted, 8, {}, journal=None, resume=False
-    )
+    found = collecting.collect(ProfileRequest(net, graph, EXAMPLE, FAKE, wanted), plans, 8, Facts())
     assert found.stopped == "58 s"
-    ends = [row["seconds"] for row in found.rows]
+    ends = [one.seconds for one in found.rounds]
     assert ends == [10.0, 20.0, 30.0, 40.0, 50.0]  # another one would end at 60 s
 
 
@@ -222,9 +222,9 @@ def test_networks_that_take_long_get_fewer_turns(net, graph, monkeypatch):
 
     def runs() -> tuple[int, int]:
         found = collecting.collect(
-            net, graph, EXAMPLE, FAKE, plans, wanted, 8, {}, journal=None, resume=False
+            ProfileRequest(net, graph, EXAMPLE, FAKE, wanted), plans, 8, Facts()
         )
-        samples = found.rows[0]["end_to_end_ms"][0]
+        samples = found.rounds[0].end_to_end_ms[0]
         return len(samples), protocol("harvest", found, wanted, np.ones(1)).turns
 
     monkeypatch.setattr(measuring, "switch_counter", lambda _: lambda: 0)  # no run is left out
@@ -236,11 +236,16 @@ def test_networks_that_take_long_get_fewer_turns(net, graph, monkeypatch):
     assert fewer * 5 == usual * 3
 
 
+def a_round(nets: list[int], end_to_end_ms: list[list[float]]) -> Round:
+    rest = {"disturbed": 0.0, "layers_us": [], "added": [], "seconds": 0.0}
+    return Round(nets=nets, end_to_end_ms=end_to_end_ms, **rest)
+
+
 def test_the_speed_of_rounds_is_told_from_that_of_networks():
     level, slow = np.array([3.0, 1.0, 0.2, 2.0]), np.array([1.0, 1.3, 0.9, 1.0, 1.6])
     members = [(0, 1), (0, 1, 2), (0, 2, 3), (0, 3), (0, 1, 3)]
     rows = [
-        {"nets": list(nets), "end_to_end_ms": [[level[n] * slow[r]] * 4 for n in nets]}
+        a_round(list(nets), [[level[n] * slow[r]] * 4 for n in nets])
         for r, nets in enumerate(members)
     ]
     assert speeds(rows) == pytest.approx(slow / np.median(slow), rel=1e-5)
@@ -320,7 +325,7 @@ def test_intervals_hold_most_networks_and_are_no_wider_than_they_need(
 def test_a_grid_of_single_operators(net, graph, tmp_path: Path, prunekit: Says):
     journal = tmp_path / "grid.jsonl"
     plan = HarvestPlan(max_seconds=3)
-    table = grid(net, graph, EXAMPLE, FAKE, plan=plan, journal=journal)
+    table = grid(ProfileRequest(net, graph, EXAMPLE, FAKE, plan, journal=journal))
     assert table.protocol.source == "grid"
     assert {e.shape for e in table.entries} == {x.shape for x in graph.layers}
     plans = sample_plans(graph, 8, 8, seed=5)
@@ -330,11 +335,11 @@ def test_a_grid_of_single_operators(net, graph, tmp_path: Path, prunekit: Says):
         merge([table, table])
     # what was measured stays measured, and no more is when the time is over
     late = replace(plan, max_seconds=0.5)
-    kept = grid(net, graph, EXAMPLE, FAKE, plan=late, journal=journal, resume=True)
+    kept = grid(ProfileRequest(net, graph, EXAMPLE, FAKE, late, journal=journal, resume=True))
     assert {e.shape: e.samples for e in kept.entries} == {e.shape: e.samples for e in table.entries}
     assert kept.protocol.stopped in ("0.5 s", "all rounds")
     none = replace(plan, max_seconds=0.0)
-    assert grid(net, graph, EXAMPLE, FAKE, plan=none).protocol.stopped == "0 s"
+    assert grid(ProfileRequest(net, graph, EXAMPLE, FAKE, none)).protocol.stopped == "0 s"
 
 
 class Silent(Fake):
@@ -351,7 +356,7 @@ def test_a_runtime_without_layer_times_is_fitted_by_differences(
     plan = HarvestPlan(rounds=2, turns=2)
     with pytest.raises(NoLayerTimesError, match="tells no time"):
         harvest(net, graph, EXAMPLE, FAKE, plan=plan, granularity=8)
-    table = differences(net, graph, EXAMPLE, FAKE, plan=plan)
+    table = differences(ProfileRequest(net, graph, EXAMPLE, FAKE, plan))
     assert table.protocol.source == "differences"
     assert table.calibration.nets >= 20
     plans = [pk.ChannelPlan.random(graph, k, 9, 8) for k in (0.4, 0.5, 0.7, 0.9)]
@@ -411,7 +416,7 @@ def test_a_fallback_is_resumed_as_what_it_is(device: Be, prunekit: Says, home: P
     kept = []
     append = Journal.append
 
-    def stop(own: Journal, row: dict) -> None:
+    def stop(own: Journal, row: Round) -> None:
         append(own, row)
         kept.append(journal.read_text())
         raise KeyboardInterrupt
@@ -443,9 +448,9 @@ def test_a_damaged_journal_is_named(line, damage, prunekit: Says, home: Path):
     command = ("profile", "net.py:tiny", *ON_FAKE, "--nets", 4, "--rounds", 3, "-o", "t.json")
     append = Journal.append
 
-    def stop(own: Journal, row: dict) -> None:
+    def stop(own: Journal, row: Round) -> None:
         append(own, row)
-        if row["round"] == 1:
+        if row.round == 1:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
@@ -483,17 +488,20 @@ def test_plans_that_measure_nothing_sensible_are_refused(change, message):
 def test_a_target_may_be_text_and_a_granularity_is_at_least_one(net, graph, device: Be):
     plan = HarvestPlan(nets=4, rounds=1)
     assert harvest(net, graph, EXAMPLE, "fake", plan=plan).target == FAKE
-    for measure in (harvest, grid, differences):
-        with pytest.raises(UsageError, match="`granularity` must be at least 1, not -3"):
-            measure(net, graph, EXAMPLE, "fake", plan=plan, granularity=-3)
+    refused = pytest.raises(UsageError, match="`granularity` must be at least 1, not -3")
+    with refused:
+        harvest(net, graph, EXAMPLE, "fake", plan=plan, granularity=-3)
+    for measure in (grid, differences):
+        with refused:
+            measure(ProfileRequest(net, graph, EXAMPLE, FAKE, plan, granularity=-3))
 
 
 def test_a_round_that_only_the_dense_network_knows_is_told(net, graph):
     """With one round per network, every later round has two networks of its own."""
     rows = [
-        {"nets": [0, 1, 2], "end_to_end_ms": [[4.0], [2.0], [1.0]]},
-        {"nets": [0, 3, 4], "end_to_end_ms": [[4.8], [2.4], [1.2]]},
-        {"nets": [0, 5, 6], "end_to_end_ms": [[4.0], [2.0], [1.0]]},
+        a_round([0, 1, 2], [[4.0], [2.0], [1.0]]),
+        a_round([0, 3, 4], [[4.8], [2.4], [1.2]]),
+        a_round([0, 5, 6], [[4.0], [2.0], [1.0]]),
     ]
     assert speeds(rows) == pytest.approx([1.0, 1.2, 1.0])
 
@@ -520,7 +528,9 @@ class Grouped(nn.Module):
 def test_a_grid_times_grouped_layers_with_the_groups_that_are_left():
     model = Grouped().eval()
     graph = pk.trace(model, EXAMPLE)
-    table = grid(model, graph, EXAMPLE, FAKE, plan=HarvestPlan(max_seconds=2), granularity=4)
+    table = grid(
+        ProfileRequest(model, graph, EXAMPLE, FAKE, HarvestPlan(max_seconds=2), granularity=4)
+    )
     (entry,) = (e for e in table.entries if e.shape.groups == 8)
     assert {(s.cin, s.cout) for s in entry.samples} <= {(4 * k, 8 * k) for k in range(1, 9)}
     assert len(entry.samples) > 2

@@ -35,9 +35,10 @@ from prunekit.latency import Entry, LatencyTable, Network, Protocol, Sample, dif
 from prunekit.latency.pooling import structures
 from prunekit.latency.shipped import shipped_tables
 from prunekit.latency.staircase import dearest, find_shapes, staircases
-from prunekit.profiling import HarvestPlan, harvest, sample_plans, transfer
+from prunekit.profiling import HarvestPlan, ProfileRequest, harvest, sample_plans, transfer
 from prunekit.profiling.locking import locked
 from prunekit.profiling.sharding import parse_shard, share_of
+from prunekit.profiling.transferring import TRANSFER_NETS
 from prunekit.runtimes.fake import Fake
 from prunekit.support.errors import TableError, UsageError
 from prunekit.support.files import dump_json
@@ -45,6 +46,7 @@ from prunekit.support.files import dump_json
 FAKE = Target("fake")
 EXAMPLE = torch.zeros(1, 3, 16, 16)
 QUICK = HarvestPlan(nets=9, rounds=1, turns=1, active=False)
+FEW = HarvestPlan(nets=TRANSFER_NETS)
 
 
 class Other(Fake):
@@ -104,7 +106,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Artifact
 
 @pytest.fixture(autouse=True)
 def _quick(exported: Callable[..., Artifact], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["prunekit.profiling.collecting"], "export", exported)
+    monkeypatch.setattr(sys.modules["prunekit.exporting.candidate"], "export", exported)
 
 
 def profile(net, graph, shard=(1, 1)) -> LatencyTable:
@@ -624,7 +626,7 @@ def test_show_refuses(arguments, message, prunekit: Says, home: Path):
 def test_a_transfer_fits_scale_and_cost_per_call_and_nothing_else(net, graph, device):
     table = profile(net, graph)
     device(Unwatched, slower=1.4)
-    moved = transfer(net, graph, EXAMPLE, FAKE, table, name="net")
+    moved = transfer(ProfileRequest(net, graph, EXAMPLE, FAKE, FEW, "net"), table)
     device(Other, slower=1.4)
     assert moved.environment.device_name == "another fake"
     assert moved.origin == table.environment
@@ -646,10 +648,10 @@ def test_a_transfer_fits_scale_and_cost_per_call_and_nothing_else(net, graph, de
 def test_the_error_of_a_transfer_tells_that_the_device_is_of_another_kind(net, graph, device):
     table = profile(net, graph)
     device(Other, layer_us=60.0)
-    usual = transfer(net, graph, EXAMPLE, FAKE, table).calibration
+    usual = transfer(ProfileRequest(net, graph, EXAMPLE, FAKE, FEW), table).calibration
     assert usual.worst < 0.02  # a cost per call is what is fitted
     device(Other, block=32, layer_us=0.1)
-    odd = transfer(net, graph, EXAMPLE, FAKE, table, granularity=8).calibration
+    odd = transfer(ProfileRequest(net, graph, EXAMPLE, FAKE, FEW, granularity=8), table).calibration
     assert odd.worst > 0.1
 
 
@@ -658,10 +660,10 @@ def test_a_transfer_of_a_merged_and_of_a_transferred_table(net, graph, device, t
     device(slower=1.1)
     joined = merge([first, profile(net, graph, (2, 2))])
     device(Other, slower=2.0)
-    moved = transfer(net, graph, EXAMPLE, FAKE, joined)
+    moved = transfer(ProfileRequest(net, graph, EXAMPLE, FAKE, FEW), joined)
     there = predicted(profile(net, graph), graph)
     assert predicted(moved, graph) == pytest.approx(there, rel=0.01)
-    again = transfer(net, graph, EXAMPLE, FAKE, moved)
+    again = transfer(ProfileRequest(net, graph, EXAMPLE, FAKE, FEW), moved)
     assert predicted(again, graph) == pytest.approx(there, rel=0.01)
     assert again.origin == joined.environment
     again.save(tmp_path / "t.json")

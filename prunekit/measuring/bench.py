@@ -12,7 +12,7 @@ from typing import Literal
 from prunekit.core.artifact import Artifact
 from prunekit.core.target import Environment, Target
 from prunekit.core.timing import Measurement, PairedRatio
-from prunekit.measuring.interleaved import Race
+from prunekit.measuring.interleaved import InterleavedTimer
 from prunekit.runtimes.onnx_graph import input_shapes, load_model
 from prunekit.support.errors import UsageError
 from prunekit.support.progress import bar, say
@@ -84,35 +84,35 @@ def bench(
     """
     if min_rounds < 1 or not max_seconds > 0 or not precision_goal > 0:
         raise UsageError("`min_rounds`, `max_seconds` and `precision_goal` must be positive")
-    race = Race(artifacts, target, seed)
-    count = len(race.artifacts)
-    for gap in _inputs_apart(race.artifacts):
+    timer = InterleavedTimer(artifacts, target, seed)
+    count = len(timer.artifacts)
+    for gap in _inputs_apart(timer.artifacts):
         say(f"note: {gap}; their ratio is of different work")
     due = max(min_rounds, FEWEST_ROUNDS)
-    with race, bar(f"timing {count} artifact{'s' if count > 1 else ''}", max_seconds) as shown:
+    with timer, bar(f"timing {count} artifact{'s' if count > 1 else ''}", max_seconds) as shown:
         while True:
-            shown.advance(race.round(), race.note())
-            out_of_time = race.seconds >= max_seconds and race.rounds >= FEWEST_ROUNDS
-            if race.rounds >= due or out_of_time:
-                due = math.ceil(race.rounds * 1.25)
-                if out_of_time or race.spread(confidence) <= precision_goal:
+            shown.advance(timer.round(), timer.note())
+            out_of_time = timer.seconds >= max_seconds and timer.rounds >= FEWEST_ROUNDS
+            if timer.rounds >= due or out_of_time:
+                due = math.ceil(timer.rounds * 1.25)
+                if out_of_time or timer.spread(confidence) <= precision_goal:
                     break
-    measurements = race.measurements()
+    measurements = timer.measurements()
     for number, measurement in enumerate(measurements):
-        name = race.artifacts[number].path or f"network {number + 1}"
+        name = timer.artifacts[number].path or f"network {number + 1}"
         _warn_if_noisy(name, measurement, max_seconds)
-    environment = race.runtime.environment(race.target)
+    environment = timer.runtime.environment(timer.target)
     if environment.throttled:
         say(
             f"note: the GPU held its clocks back meanwhile ({', '.join(environment.throttled)}); "
             "cool it, raise its power limit, or lock its clocks, and measure again"
         )
     return BenchResult(
-        race.target,
+        timer.target,
         environment,
-        race.artifacts,
+        timer.artifacts,
         measurements,
-        tuple(race.ratio(other, confidence) for other in range(1, count)),
+        tuple(timer.ratio(other, confidence) for other in range(1, count)),
     )
 
 
@@ -256,20 +256,20 @@ def _check(
     limits: Limits,
     seed: int,
 ) -> Verdict:
-    race = Race(pair, target, seed)
-    if gaps := _inputs_apart(race.artifacts):
+    timer = InterleavedTimer(pair, target, seed)
+    if gaps := _inputs_apart(timer.artifacts):
         raise UsageError(f"{gaps[0]}; export both for the same inputs")
     allowed, per_look = 1 + limits.threshold, 1 - (1 - limits.confidence) / LOOKS
     due, looks = 12, 0
-    with race, bar("checking for a regression", limits.max_seconds) as shown:
+    with timer, bar("checking for a regression", limits.max_seconds) as shown:
         while True:
-            shown.advance(race.round(), race.note())
-            last = race.seconds >= limits.max_seconds and race.rounds >= FEWEST_ROUNDS
-            if not last and race.rounds < due:
+            shown.advance(timer.round(), timer.note())
+            last = timer.seconds >= limits.max_seconds and timer.rounds >= FEWEST_ROUNDS
+            if not last and timer.rounds < due:
                 continue
             looks, due = looks + 1, due * 2
             last = last or looks == LOOKS
-            found = relative(race.ratio(1, per_look), _z(per_look))
+            found = relative(timer.ratio(1, per_look), _z(per_look))
             ratio = replace(found, confidence=limits.confidence)
             text = f"{100 * (ratio.ratio - 1):+.1f} % against {against}: {ratio}"
             if ratio.high < allowed:
@@ -279,7 +279,7 @@ def _check(
             if last:
                 break
     reason = (
-        f"{text}, on both sides of {allowed:g} after {race.seconds:.0f} s; close other programs, "
+        f"{text}, on both sides of {allowed:g} after {timer.seconds:.0f} s; close other programs, "
         f"measure longer (--max-seconds {2 * limits.max_seconds:g}) or move the threshold"
     )
     return Verdict("inconclusive", ratio, limits.threshold, reason)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,51 @@ BLOCKS = 3
 """Turns of every artifact in a round."""
 
 
-class Race:
+@dataclass
+class _Entrant:
+    """One artifact: its engine while it is loaded, its runs per turn, and what was kept of them."""
+
+    artifact: Artifact
+    engine: Engine | None = None
+    runs: int = 1
+    samples_ms: list[float] = field(default_factory=list)
+    round_medians_ms: list[float] = field(default_factory=list)
+    dropped: int = 0
+
+    @property
+    def loaded(self) -> Engine:
+        """The engine, between loading and closing."""
+        if self.engine is None:
+            raise UsageError(f"{self.artifact.path}: the engine is closed")
+        return self.engine
+
+    def keep(self, samples: list[tuple[float, bool]]) -> None:
+        """A round's samples, without the interrupted ones where at least half are left."""
+        clean = [ms for ms, undisturbed in samples if undisturbed]
+        kept = clean if 2 * len(clean) >= len(samples) else [ms for ms, _ in samples]
+        self.dropped += len(samples) - len(kept)
+        self.samples_ms += kept
+        self.round_medians_ms.append(float(np.median(kept)))
+
+
+@dataclass
+class _Schedule:
+    """How a round goes: turns of every artifact, and runs before each that do not count."""
+
+    blocks: int = BLOCKS
+    settle: int = 0
+
+
+@dataclass
+class _Clock:
+    """When the first round began, when engines were last loaded, and how long that took."""
+
+    started: float | None = None
+    loaded_at: float = 0.0
+    load_seconds: float = 0.0
+
+
+class InterleavedTimer:
     """Engines of several artifacts that take turns; ``seconds`` counts from the first round on.
 
     Engines are loaded anew from time to time, where loading is cheap: where buffers happen to lie
@@ -38,131 +83,137 @@ class Race:
             raise UsageError(f"`seed` is {seed}; the least is 0")
         self.target = Target.of(target)
         self.runtime: Runtime = runtime_for(self.target)
-        self.artifacts = tuple(
-            item if isinstance(item, Artifact) else Artifact.of_file(item) for item in artifacts
-        )
+        self._entrants = [
+            _Entrant(item if isinstance(item, Artifact) else Artifact.of_file(item))
+            for item in artifacts
+        ]
         for artifact in self.artifacts:
-            if artifact.format not in self.runtime.formats:
-                raise UsageError(
-                    f"{artifact.path}: target {self.target} takes artifacts of format "
-                    f"{' or '.join(self.runtime.formats)}, not {artifact.format}"
-                )
-            # a target in fp32 may compare files in all precisions
-            wanted = file_precision(self.runtime, self.target)
-            if artifact.format == "onnx" and wanted != "fp32":
-                from prunekit.runtimes.onnx_graph import check_precision, load_model
-
-                check_precision(artifact.path, load_model(artifact.path), wanted)
-        count = len(self.artifacts)
+            _check(artifact, self.runtime, self.target)
         self._rng = np.random.default_rng(seed)
-        self._samples: list[list[float]] = [[] for _ in range(count)]
-        self._values: list[list[float]] = [[] for _ in range(count)]
-        self._dropped = [0] * count
-        self._engines: list[Engine] = []
-        self._runs, self._settle = [1] * count, 0
+        self._schedule, self._clock = _Schedule(), _Clock()
         self._switches = switch_counter(self.target.threads)
-        self._started: float | None = None
-        self._loaded_at = self._loading = 0.0
 
-    def __enter__(self) -> Race:
+    def __enter__(self) -> InterleavedTimer:
         self._load()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for engine in self._engines:
-            engine.close()
-        self._engines = []
+        for entrant in self._entrants:
+            if entrant.engine is not None:
+                entrant.engine.close()
+        for entrant in self._entrants:
+            entrant.engine = None
 
     def _load(self) -> None:
         """Load and warm up; the first time, also choose how many runs make a turn."""
         self.__exit__()
         began = time.perf_counter()
         # In any order, or the same place in memory would always be the same artifact's.
-        loaded = {
-            int(index): self.runtime.load(self.artifacts[index], self.target)
-            for index in self._rng.permutation(len(self.artifacts))
-        }
-        self._engines = [loaded[index] for index in sorted(loaded)]
-        self._loading = time.perf_counter() - began
-        first = not self._values[0]
+        for index in self._rng.permutation(len(self._entrants)).tolist():
+            entrant = self._entrants[index]
+            entrant.engine = self.runtime.load(entrant.artifact, self.target)
+        self._clock.load_seconds = time.perf_counter() - began
+        first = not self.rounds
         warm_ms = WARM_UP_MS if first else WARM_UP_MS / 10
-        typical = [_warm_up(engine, warm_ms) for engine in self._engines]
+        typical = [_warm_up(entrant.loaded, warm_ms) for entrant in self._entrants]
         if first:
-            self._runs = [max(1, min(200, round(BLOCK_MS / ms))) for ms in typical]
+            for entrant, ms in zip(self._entrants, typical, strict=True):
+                entrant.runs = max(1, min(200, round(BLOCK_MS / ms)))
             # The first run of a turn finds the caches full of another network; where runs are
             # long enough for that not to matter much, it is not thrown away.
-            self._settle = 1 if max(typical) < 2 * BLOCK_MS else 0
-            self._blocks = BLOCKS if max(typical) < 10 * BLOCK_MS else 1
-        self._loaded_at = time.perf_counter()
+            self._schedule.settle = 1 if max(typical) < 2 * BLOCK_MS else 0
+            self._schedule.blocks = BLOCKS if max(typical) < 10 * BLOCK_MS else 1
+        self._clock.loaded_at = time.perf_counter()
+
+    @property
+    def artifacts(self) -> tuple[Artifact, ...]:
+        """What takes turns, the reference first."""
+        return tuple(entrant.artifact for entrant in self._entrants)
 
     @property
     def rounds(self) -> int:
         """Rounds so far."""
-        return len(self._values[0])
+        return len(self._entrants[0].round_medians_ms)
 
     @property
     def seconds(self) -> float:
         """Seconds since the first round began."""
-        return 0.0 if self._started is None else time.perf_counter() - self._started
+        started = self._clock.started
+        return 0.0 if started is None else time.perf_counter() - started
 
     def round(self) -> float:
         """One round: every artifact's turns in shuffled order; gives the seconds it took."""
-        began = time.perf_counter()
-        if self._started is None:
-            self._started = began
-        elif began - self._loaded_at > max(0.5, 10 * self._loading):
+        began, clock = time.perf_counter(), self._clock
+        if clock.started is None:
+            clock.started = began
+        elif began - clock.loaded_at > max(0.5, 10 * clock.load_seconds):
             self._load()
-        taken: list[list[tuple[float, bool]]] = [[] for _ in self._engines]
+        taken: list[list[tuple[float, bool]]] = [[] for _ in self._entrants]
         seed = int(self._rng.integers(2**31))
-        for order in interleaved_order(len(self._engines), self._blocks, seed):
+        for order in interleaved_order(len(self._entrants), self._schedule.blocks, seed):
             for index in order:
-                if self._settle:
-                    self._engines[index].time(self._settle)
-                taken[index] += self._turn(index)
-        for index, samples in enumerate(taken):
-            clean = [ms for ms, interrupted in samples if not interrupted]
-            kept = clean if 2 * len(clean) >= len(samples) else [ms for ms, _ in samples]
-            self._dropped[index] += len(samples) - len(kept)
-            self._samples[index] += kept
-            self._values[index].append(float(np.median(kept)))
+                engine = self._entrants[index].loaded
+                if self._schedule.settle:
+                    engine.time(self._schedule.settle)
+                taken[index] += timed_runs(engine, self._entrants[index].runs, self._switches)
+        for entrant, samples in zip(self._entrants, taken, strict=True):
+            entrant.keep(samples)
         return time.perf_counter() - began
-
-    def _turn(self, index: int) -> list[tuple[float, bool]]:
-        engine, samples = self._engines[index], []
-        before = self._switches()
-        for _ in range(self._runs[index]):
-            (ms,) = engine.time(1)
-            after = self._switches()
-            samples.append((ms, after != before))
-            before = after
-        return samples
 
     def ratio(self, index: int, confidence: float) -> PairedRatio:
         """Artifact ``index`` over the first."""
-        return paired_ratio(self._values[0], self._values[index], confidence)
+        first, other = self._entrants[0], self._entrants[index]
+        return paired_ratio(first.round_medians_ms, other.round_medians_ms, confidence)
 
     def spread(self, confidence: float) -> float:
         """The widest half interval that matters, as a share."""
-        if len(self._values) > 1:
-            ratios = [self.ratio(index, confidence) for index in range(1, len(self._values))]
+        if len(self._entrants) > 1:
+            ratios = [self.ratio(index, confidence) for index in range(1, len(self._entrants))]
             return max(max(r.high / r.ratio, r.ratio / max(r.low, 1e-9)) - 1 for r in ratios)
-        measured = Measurement(tuple(self._values[0]))
+        measured = Measurement(tuple(self._entrants[0].round_medians_ms))
         low, high = measured.interval(confidence)
         return (high - low) / 2 / measured.median_ms
 
     def note(self) -> str:
         """What a progress bar says beside itself."""
-        medians = ", ".join(f"{np.median(values):.3f} ms" for values in self._values if values)
-        if len(self._values) != 2 or not self._values[0]:
-            return medians
-        return f"{medians}, ratio {np.median(self._values[1]) / np.median(self._values[0]):.3f}"
+        if not self.rounds:
+            return ""
+        medians = [float(np.median(entrant.round_medians_ms)) for entrant in self._entrants]
+        text = ", ".join(f"{median:.3f} ms" for median in medians)
+        return text if len(medians) != 2 else f"{text}, ratio {medians[1] / medians[0]:.3f}"
 
     def measurements(self) -> tuple[Measurement, ...]:
         """Everything kept, one measurement per artifact."""
         return tuple(
-            Measurement(tuple(samples), dropped)
-            for samples, dropped in zip(self._samples, self._dropped, strict=True)
+            Measurement(tuple(entrant.samples_ms), entrant.dropped) for entrant in self._entrants
         )
+
+
+def _check(artifact: Artifact, runtime: Runtime, target: Target) -> None:
+    """Refuse a file of another format or precision than ``target`` takes."""
+    if artifact.format not in runtime.formats:
+        raise UsageError(
+            f"{artifact.path}: target {target} takes artifacts of format "
+            f"{' or '.join(runtime.formats)}, not {artifact.format}"
+        )
+    # a target in fp32 may compare files in all precisions
+    wanted = file_precision(runtime, target)
+    if artifact.format == "onnx" and wanted != "fp32":
+        from prunekit.runtimes.onnx_graph import check_precision, load_model
+
+        check_precision(artifact.path, load_model(artifact.path), wanted)
+
+
+def timed_runs(engine: Engine, runs: int, switches: Callable[[], int]) -> list[tuple[float, bool]]:
+    """Milliseconds of single runs, each with whether no other process interrupted it."""
+    samples = []
+    before = switches()
+    for _ in range(runs):
+        (ms,) = engine.time(1)
+        after = switches()
+        samples.append((ms, after == before))
+        before = after
+    return samples
 
 
 def _warm_up(engine: Engine, least_ms: float) -> float:

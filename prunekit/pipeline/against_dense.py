@@ -12,9 +12,9 @@ from prunekit.core.budget import Budget
 from prunekit.core.plan import ChannelPlan
 from prunekit.core.run_folder import CANDIDATE, DENSE, EXACT, RunFolder
 from prunekit.core.timing import PairedRatio
-from prunekit.exporting import export, live_artifact, lower, narrow_onnx
+from prunekit.exporting import export, live_artifact
+from prunekit.exporting.candidate import CandidateBuilder
 from prunekit.measuring.bench import BenchResult, bench
-from prunekit.networks.slimming import slim
 from prunekit.pipeline.job import Job
 from prunekit.support.errors import UsageError
 from prunekit.support.progress import say
@@ -73,22 +73,12 @@ class DenseComparison:
 
     def measure(self, plan: ChannelPlan, times: float = 1.0) -> BenchResult:
         """The dense network and ``plan``'s, weights untrained, timed against each other."""
-        path = self.folder / CANDIDATE
-        if self.job.runtime.artifact_format == "module":
-            candidate = live_artifact(slim(self.job.module, plan), self.job.example)
-        else:
-            candidate = self._narrow(plan, path)
+        job = self.job
+        builder = CandidateBuilder(
+            *(job.module, job.example, job.target, job.runtime), self.exact, job.batches
+        )
+        candidate = builder.build(plan, self.folder / CANDIDATE)
         return self.time(candidate, times * self.seconds)
-
-    def _narrow(self, plan: ChannelPlan, path: Path) -> Artifact:
-        """``plan``'s network in the target's precision, cut from the dense file where that goes."""
-        narrow = None if self.exact is None else narrow_onnx(self.exact, plan, path)
-        if narrow is None:
-            return self.export(slim(self.job.module, plan), path)
-        precision = self.job.file_precision
-        if precision == "fp32":
-            return narrow
-        return lower(narrow, path, precision, self.job.batches, self.job.target.runtime)
 
     def landing_ratio(self, plan: ChannelPlan, target: float, times: float = 1.0) -> PairedRatio:
         """What the landing decides on, measured longer while the interval spans the target.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from prunekit.core.run_folder import rounds_in
 from prunekit.core.target import Environment, Target
 from prunekit.latency import LatencyTable
 from prunekit.latency.shipped import find_table
-from prunekit.profiling import HarvestPlan, differences, grid, harvest, transfer
+from prunekit.profiling import HarvestPlan, ProfileRequest, differences, grid, transfer
 from prunekit.profiling.differences import LEAST_NETS
+from prunekit.profiling.harvest import harvest_request
 from prunekit.profiling.journal import damaged, head_of, refuse_other
 from prunekit.profiling.locking import locked
 from prunekit.runtimes import runtime_for
@@ -22,7 +24,7 @@ from prunekit.support.errors import NoLayerTimesError, UsageError
 from prunekit.support.progress import say
 
 AUTO = ("harvest", "differences")
-SOURCES = {"harvest": harvest, "grid": grid, "differences": differences}
+SOURCES = {"harvest": harvest_request, "grid": grid, "differences": differences}
 """Where a table's layer times come from; ``auto`` is harvest, and differences where that fails."""
 
 
@@ -66,7 +68,7 @@ def finished_table(
         "transfer": _device_of(there),
         "granularity": granularity or table.granularity,
         "seed": plan.seed,
-        "shards": [] if plan.shard == (1, 1) else ["{}/{}".format(*plan.shard)],
+        "shards": [] if plan.whole else ["{}/{}".format(*plan.shard)],
     }
     if origin is not None:  # its models come with the layers
         del was["model"], now["model"]
@@ -118,22 +120,19 @@ def make_table(
     without ``overwrite`` or ``resume``, when it is done.
     """
     check_prunable(graph, name)
-    settings: dict[str, Any] = {
-        "plan": plan,
-        "name": name,
-        "granularity": granularity,
-        "journal": journal,
-        "resume": resume,
-    }
+    request = ProfileRequest(
+        *(module, graph, example, target, plan),
+        name=name,
+        granularity=granularity,
+        journal=journal,
+        resume=resume,
+        dense=dense,
+    )
     with locked(journal.with_name(journal.name + ".lock"), path):
         if path.exists() and not (overwrite or resume):
             raise UsageError(f"output {path} was written meanwhile; use --overwrite or another -o")
         try:
-            table = (
-                _profile(source, (module, graph, example, target), settings | {"dense": dense})
-                if origin is None
-                else transfer(module, graph, example, target, origin, **settings)
-            )
+            table = _profile(source, request) if origin is None else transfer(request, origin)
             table.save(path)
         except BaseException:
             if not rounds_in(journal):
@@ -148,22 +147,22 @@ def make_table(
     return table
 
 
-def _profile(source: str, what: tuple[Any, ...], settings: dict[str, Any]) -> LatencyTable:
-    journal: Path | None = settings["journal"]
-    if source == "auto" and settings["resume"] and journal is not None:
+def _profile(source: str, request: ProfileRequest) -> LatencyTable:
+    journal, plan = request.journal, request.plan
+    if source == "auto" and request.resume and journal is not None:
         source = str(head_of(journal).get("source", source))  # what it was started with
         if source != "auto" and source not in SOURCES:
             raise damaged(journal, 1)
     if source != "auto":
-        return SOURCES[source](*what, **settings)
+        return SOURCES[source](request)
     try:
-        return harvest(*what, **settings)
+        return harvest_request(request)
     except NoLayerTimesError as error:
-        if settings["plan"].shard != (1, 1):
+        if not plan.whole:
             raise
-        count = max(settings["plan"].nets, LEAST_NETS)
+        count = max(plan.nets, LEAST_NETS)
         say(
             f"note: {error.args[0].partition(';')[0]}; differences of whole networks are taken, "
             f"{count} of them"
         )
-        return differences(*what, **settings | {"resume": False})
+        return differences(replace(request, resume=False))

@@ -7,33 +7,21 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from torch import nn
 
 from prunekit.core.artifact import Artifact
-from prunekit.core.graph import ChannelGraph
 from prunekit.core.plan import ChannelPlan
-from prunekit.core.target import Target
-from prunekit.exporting import export, live_artifact, lowered_for, narrow_onnx
-from prunekit.networks.slimming import slim
-from prunekit.profiling.journal import Journal
-from prunekit.profiling.measuring import HarvestPlan, Rounds, Row, calm_rounds, speeds
-from prunekit.runtimes import Runtime, runtime_for
+from prunekit.exporting.candidate import CandidateBuilder
+from prunekit.profiling.journal import Facts, journal_of
+from prunekit.profiling.measuring import Rounds
+from prunekit.profiling.request import HarvestPlan, ProfileRequest
+from prunekit.profiling.rounds import Round, calm_rounds, speeds
+from prunekit.runtimes import runtime_for
 from prunekit.support.progress import bar, say, track
 
-ROW: dict[str, type | tuple[type, ...]] = {
-    "nets": list,
-    "added": list,
-    "seconds": (int, float),
-    "disturbed": (int, float),
-    "end_to_end_ms": list,
-    "layers_us": list,
-}
-"""What a row of the journal has."""
 PATIENCE = 3
 """A network is in so many times the rounds asked for, at most, in wait for calm ones."""
 
@@ -43,205 +31,157 @@ class Collection:
     """Networks, what every round found of them, and why there are no more rounds."""
 
     plans: list[ChannelPlan]
-    rows: list[Row] = field(default_factory=list)
+    rounds: list[Round] = field(default_factory=list)
     stopped: str = ""
 
     @property
     def measured(self) -> Counter[int]:
         """In how many rounds each network was."""
-        return Counter(net for row in self.rows for net in row["nets"])
+        return Counter(net for one in self.rounds for net in one.nets)
 
     @property
     def calmly(self) -> Counter[int]:
         """In how many rounds each network was while the device was about as fast as ever."""
-        calm = calm_rounds(self.rows, speeds(self.rows))
-        return Counter(net for row in calm for net in row["nets"])
+        calm = calm_rounds(self.rounds, speeds(self.rounds))
+        return Counter(net for one in calm for net in one.nets)
 
 
-More = Callable[[Collection], list[ChannelPlan]]
-Error = Callable[[Collection], float]
+@dataclass(frozen=True)
+class Strategy:
+    """What decides, after every round, whether there is another one and what it measures."""
+
+    more: Callable[[Collection], list[ChannelPlan]] = lambda _: []
+    """Networks that the next round adds."""
+    error: Callable[[Collection], float] = lambda _: math.inf
+    """What the plan's ``target_error`` is held against."""
 
 
 def collect(
-    model: nn.Module,
-    graph: ChannelGraph,
-    example: Any,
-    target: Target,
+    request: ProfileRequest,
     plans: list[ChannelPlan],
-    wanted: HarvestPlan,
     granularity: int,
-    facts: dict[str, Any],
+    facts: Facts,
     *,
-    journal: Path | None,
-    resume: bool,
-    dense: Artifact | None = None,
     watched: bool = True,
-    more: More = lambda _: [],
-    error: Error = lambda _: math.inf,
+    strategy: Strategy | None = None,
 ) -> Collection:
-    """Rounds over the networks of ``plans`` and those that ``more`` adds after every round.
+    """Rounds over the networks of ``plans`` and those that ``strategy`` adds after every round.
 
-    Every network takes part in ``wanted.rounds`` rounds, the first (the dense one) in all. The
-    rounds in the journal come first. ``facts`` are what else a journal must have been started with
-    to be gone on with; ``error`` is what ``wanted.target_error`` is held against.
+    Every network takes part in ``request.plan.rounds`` rounds, the first (the dense one) in all.
+    The rounds in the journal come first. ``facts`` are what else a journal must have been started
+    with to be gone on with.
     """
     started = time.monotonic()
-    runtime = runtime_for(target)
-    found = Collection(list(plans))
-    log = journal_of(journal, graph, target, runtime, wanted, granularity, facts)
-    if log is not None:
-        found.rows = log.resume(ROW) if resume else []
-        for row in found.rows:
-            found.plans += [ChannelPlan.from_widths(graph, widths) for widths in row["added"]]
-        if found.rows:
-            say(f"profile: {len(found.rows)} rounds taken from {journal}")
+    runtime, wanted = runtime_for(request.target), request.plan
+    collection, strategy = Collection(list(plans)), strategy or Strategy()
+    journal = journal_of(request, runtime, granularity, facts, Round)
+    if journal is not None:
+        collection.rounds = journal.resume() if request.resume else []
+        for one in collection.rounds:
+            collection.plans += [ChannelPlan.from_widths(request.graph, w) for w in one.added]
+        if collection.rounds:
+            say(f"profile: {len(collection.rounds)} rounds taken from {journal.path}")
         else:
-            log.start()
-    started -= found.rows[-1]["seconds"] if found.rows else 0.0
-    rounds = Rounds(runtime, target, wanted, watched)
+            journal.start()
+    started -= collection.rounds[-1].seconds if collection.rounds else 0.0
+    rounds = Rounds(runtime, request.target, wanted, watched)
     try:
         with tempfile.TemporaryDirectory(prefix="prunekit-") as folder:
-            nets = _Networks(model, example, target, runtime, Path(folder), dense)
-            added = _next(found, wanted, time.monotonic() - started, more, error)
-            due = _due(found, wanted) if not found.stopped else []
+            builder = CandidateBuilder(
+                *(request.model, request.example, request.target, runtime), request.dense
+            )
+            nets = _Networks(builder, Path(folder))
+            added = _next(collection, wanted, time.monotonic() - started, strategy)
+            due = _due(collection, wanted) if not collection.stopped else []
             for net in track(due, "loading networks", len(due)):
-                rounds.add(net, nets.get(net, found.plans[net]))
-            with bar("profiling", _expected(found, wanted)) as shown:
-                shown.advance(len(found.rows))
-                while not found.stopped:
-                    row = _one_round(found, rounds, nets, wanted)
-                    row["added"] = [dict(plan.widths) for plan in added]
-                    row["seconds"] = round(time.monotonic() - started, 3)
-                    found.rows.append(row)
-                    if log is not None:
-                        log.append(row)
-                    typical = float(np.median(row["end_to_end_ms"][0]))
+                rounds.add(net, nets.get(net, collection.plans[net]))
+            with bar("profiling", _expected(collection, wanted)) as shown:
+                shown.advance(len(collection.rounds))
+                while not collection.stopped:
+                    one = replace(
+                        _one_round(collection, rounds, nets, wanted),
+                        added=[dict(plan.widths) for plan in added],
+                        seconds=round(time.monotonic() - started, 3),
+                    )
+                    collection.rounds.append(one)
+                    if journal is not None:
+                        journal.append(one)
+                    typical = float(np.median(one.end_to_end_ms[0]))
                     shown.advance(note=f"dense {typical:.3g} ms")
-                    added = _next(found, wanted, time.monotonic() - started, more, error)
+                    added = _next(collection, wanted, time.monotonic() - started, strategy)
     finally:
         rounds.close()
-    return found
+    return collection
 
 
-def journal_of(
-    path: Path | None,
-    graph: ChannelGraph,
-    target: Target,
-    runtime: Runtime,
-    wanted: HarvestPlan,
-    granularity: int,
-    facts: dict[str, Any],
-) -> Journal | None:
-    """The journal at ``path``, whose head line says what is being measured."""
-    if path is None:
-        return None
-    environment = runtime.environment(target)
-    head = {
-        "target": target.describe(),
-        "device": environment.device_name,
-        "runtime": environment.runtime_version,
-        "model": graph.fingerprint,
-        "inputs": [list(shape) for shape in graph.input_shapes],
-        "granularity": granularity,
-        "rounds": wanted.rounds,
-        "turns": wanted.turns,
-        "seed": wanted.seed,
-        **facts,
-    }
-    return Journal(path, head)
-
-
-def _expected(found: Collection, wanted: HarvestPlan) -> int:
+def _expected(collection: Collection, wanted: HarvestPlan) -> int:
     """About how many rounds it takes, networks being added two at a time."""
-    return wanted.rounds + math.ceil(max(0, wanted.nets - len(found.plans)) / 2)
+    return wanted.rounds + math.ceil(max(0, wanted.nets - len(collection.plans)) / 2)
 
 
-def _due(found: Collection, wanted: HarvestPlan) -> list[int]:
+def _due(collection: Collection, wanted: HarvestPlan) -> list[int]:
     """The dense network, and those that were not yet in enough rounds.
 
     Rounds in a slow spell of the machine do not count, as long as there are not too many of them.
     """
-    calmly, measured = found.calmly, found.measured
+    calmly, measured = collection.calmly, collection.measured
     waiting = [
         net
-        for net in range(len(found.plans))
+        for net in range(len(collection.plans))
         if calmly[net] < wanted.rounds and measured[net] < PATIENCE * wanted.rounds
     ]
     return sorted({0, *waiting}) if waiting else []
 
 
 def _next(
-    found: Collection, wanted: HarvestPlan, seconds: float, more: More, error: Error
+    collection: Collection, wanted: HarvestPlan, seconds: float, strategy: Strategy
 ) -> list[ChannelPlan]:
     """What the next round adds; or sets why there is none."""
-    if found.rows and len(found.rows) >= wanted.min_rounds:
-        if wanted.target_error and error(found) <= wanted.target_error:
-            found.stopped = f"error at most {100 * wanted.target_error:g} %"
-        elif seconds + _expected_seconds(found, wanted) > wanted.max_seconds:
-            found.stopped = f"{wanted.max_seconds:g} s"
-        if found.stopped:
+    if collection.rounds and len(collection.rounds) >= wanted.min_rounds:
+        if wanted.target_error and strategy.error(collection) <= wanted.target_error:
+            collection.stopped = f"error at most {100 * wanted.target_error:g} %"
+        elif seconds + _expected_seconds(collection, wanted) > wanted.max_seconds:
+            collection.stopped = f"{wanted.max_seconds:g} s"
+        if collection.stopped:
             return []
-    added = more(found) if found.rows else []
-    found.plans += added
-    if not _due(found, wanted):
-        found.stopped = "all rounds"
+    added = strategy.more(collection) if collection.rounds else []
+    collection.plans += added
+    if not _due(collection, wanted):
+        collection.stopped = "all rounds"
     return added
 
 
-def _expected_seconds(found: Collection, wanted: HarvestPlan) -> float:
+def _expected_seconds(collection: Collection, wanted: HarvestPlan) -> float:
     """What the next round will take, by what the last one took."""
-    *before, last = found.rows
-    took = last["seconds"] - (before[-1]["seconds"] if before else 0.0)
-    return float(took) * len(_due(found, wanted)) / len(last["nets"])
+    *before, last = collection.rounds
+    took = last.seconds - (before[-1].seconds if before else 0.0)
+    return float(took) * len(_due(collection, wanted)) / len(last.nets)
 
 
-def _one_round(found: Collection, rounds: Rounds, nets: _Networks, wanted: HarvestPlan) -> Row:
-    due = _due(found, wanted)
+def _one_round(
+    collection: Collection, rounds: Rounds, nets: _Networks, wanted: HarvestPlan
+) -> Round:
+    due = _due(collection, wanted)
     for net in due:
-        rounds.add(net, nets.get(net, found.plans[net]))
-    row = rounds.run(len(found.rows), due)
-    measured = found.measured
+        rounds.add(net, nets.get(net, collection.plans[net]))
+    one = rounds.run(len(collection.rounds), due)
+    measured = collection.measured
     for net in due[1:]:
         if measured[net] + 1 >= wanted.rounds:  # loaded again if it has to be
             rounds.drop(net)
-    return row
+    return one
 
 
 class _Networks:
     """Artifacts of plans in the form the runtime takes, each made once; the first is dense."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        example: Any,
-        target: Target,
-        runtime: Runtime,
-        folder: Path,
-        dense: Artifact | None,
-    ) -> None:
-        self._model, self._example, self._folder = model, example, folder
-        self._target, self._runtime = target, runtime
-        self._exact = dense
-        """The dense network in fp32, which narrow ones are cut from."""
-        self._live = runtime.artifact_format == "module"
-        self.built: dict[int, Artifact] = {}
+    def __init__(self, builder: CandidateBuilder, folder: Path) -> None:
+        self._builder, self._folder = builder, folder
+        self._built: dict[int, Artifact] = {}
 
     def get(self, number: int, plan: ChannelPlan) -> Artifact:
         """The artifact of network ``number``."""
-        if number not in self.built:
-            self.built[number] = self._build(number, plan)
-        return self.built[number]
-
-    def _build(self, number: int, plan: ChannelPlan) -> Artifact:
-        if self._live:
-            return live_artifact(slim(self._model, plan), self._example)
-        path = self._folder / f"net{number}.onnx"
-        if number == 0 and self._exact is not None:
-            made = self._exact
-        else:
-            narrow = None if self._exact is None else narrow_onnx(self._exact, plan, path)
-            made = narrow or export(slim(self._model, plan), self._example, path)
-        if number == 0:
-            self._exact = made
-        lowered = self._folder / f"net{number}-lowered.onnx"
-        return lowered_for(made, self._runtime, self._target, lowered)
+        if number not in self._built:
+            build = self._builder.build if number else self._builder.build_dense
+            self._built[number] = build(plan, self._folder / f"net{number}.onnx")
+        return self._built[number]

@@ -10,24 +10,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
-from torch import nn
 
-from prunekit.core.artifact import Artifact
 from prunekit.core.graph import ChannelGraph, LayerShape
 from prunekit.core.plan import ChannelPlan
-from prunekit.core.target import Target
 from prunekit.latency import Entry, LatencyTable, Sample
 from prunekit.latency.calibration import Calibration, deviation_of
 from prunekit.profiling.choosing import sample_plans
 from prunekit.profiling.collecting import collect
 from prunekit.profiling.harvest import entries_of, networks_of, protocol
-from prunekit.profiling.measuring import HarvestPlan, end_to_end_us, speeds, typical_us
+from prunekit.profiling.journal import Facts
+from prunekit.profiling.request import ProfileRequest
+from prunekit.profiling.rounds import end_to_end_us, speeds, typical_us
 from prunekit.runtimes import runtime_for
 
 Array = NDArray[np.float64]
@@ -39,55 +36,29 @@ BELIEF = 1.0
 """Relative deviation of one shape's rate and cost per call from those of all layers."""
 
 
-def differences(
-    model: nn.Module,
-    graph: ChannelGraph,
-    example: Any,
-    target: Target | str,
-    *,
-    plan: HarvestPlan | None = None,
-    name: str = "",
-    granularity: int | None = None,
-    journal: Path | None = None,
-    resume: bool = False,
-    dense: Artifact | None = None,
-) -> LatencyTable:
-    """A table whose layers were never timed; arguments as in :func:`harvest`.
+def differences(request: ProfileRequest) -> LatencyTable:
+    """A table whose layers were never timed.
 
     At least :data:`LEAST_NETS` networks are measured. The error is that of networks left out of
     the regression.
     """
-    asked = plan or HarvestPlan()
-    wanted = replace(asked, nets=max(asked.nets, LEAST_NETS), active=False)
-    target = Target.of(target)
+    nets = max(request.plan.nets, LEAST_NETS)
+    request = replace(request, plan=replace(request.plan, nets=nets, active=False))
+    graph, target, plan = request.graph, request.target, request.plan
     runtime = runtime_for(target)
-    block = granularity or runtime.granularity(target)
-    plans = sample_plans(graph, block, wanted.nets, wanted.seed)
-    found = collect(
-        *(
-            model,
-            graph,
-            example,
-            target,
-            plans,
-            wanted,
-            block,
-            {"source": "differences", "nets": wanted.nets},
-        ),
-        journal=journal,
-        resume=resume,
-        dense=dense,
-        watched=False,
-    )
-    slow = speeds(found.rows)
-    times = np.array([typical_us(end_to_end_us(found.rows, slow, n)) for n in range(len(plans))])
+    block = request.granularity or runtime.granularity(target)
+    plans = sample_plans(graph, block, plan.nets, plan.seed)
+    facts = Facts(source="differences", nets=plan.nets)
+    collection = collect(request, plans, block, facts, watched=False)
+    rounds, slow = collection.rounds, speeds(collection.rounds)
+    times = np.array([typical_us(end_to_end_us(rounds, slow, net)) for net in range(len(plans))])
     work = _Work.of(graph, plans)
     priced = work.us(_fit(work, times))
-    networks = networks_of(name, graph, found, slow, priced.sum(1).tolist())
+    networks = networks_of(request, collection, slow, priced.sum(1).tolist())
     return LatencyTable(
         target=target,
         environment=runtime.environment(target),
-        protocol=protocol("differences", found, wanted, slow),
+        protocol=protocol("differences", collection, plan, slow),
         granularity=block,
         models=(graph.fingerprint,),
         entries=_entries(graph, plans, priced, [net.runs for net in networks]),
@@ -137,11 +108,11 @@ def _fit(work: _Work, us: Array) -> Array:
     (cost, rate), _ = nnls(alike, np.ones(len(us)))
     usual = np.repeat([max(cost, 1e-3 * us.min() / sums[0].sum(1).max()), rate], shapes)
     seen = np.concatenate([sums[0], sums[1]], axis=1) * usual / us[:, None] / NOISE
-    held = np.eye(2 * shapes) / BELIEF
-    rows = np.concatenate([seen, held])
-    wanted = np.concatenate([np.full(len(us), 1 / NOISE), np.full(2 * shapes, 1 / BELIEF)])
-    found, _ = nnls(rows, wanted)
-    return np.asarray((found * usual).reshape(2, shapes))
+    prior = np.eye(2 * shapes) / BELIEF
+    rows = np.concatenate([seen, prior])
+    right = np.concatenate([np.full(len(us), 1 / NOISE), np.full(2 * shapes, 1 / BELIEF)])
+    factors, _ = nnls(rows, right)
+    return np.asarray((factors * usual).reshape(2, shapes))
 
 
 def _left_out(work: _Work, us: Array) -> Calibration:

@@ -14,12 +14,9 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from torch import nn
 
-from prunekit.core.artifact import Artifact
 from prunekit.core.graph import ChannelGraph, Layer, LayerShape
 from prunekit.core.target import Target
 from prunekit.core.timing import lower_mean
@@ -28,12 +25,14 @@ from prunekit.latency import Entry, LatencyTable, Sample
 from prunekit.latency.calibration import fit_surfaces
 from prunekit.latency.transfer import layers_us
 from prunekit.profiling.choosing import sample_plans
-from prunekit.profiling.collecting import collect, journal_of
+from prunekit.profiling.collecting import collect
 from prunekit.profiling.harvest import entries_of, networks_of, protocol, quartile_range
-from prunekit.profiling.journal import Journal
-from prunekit.profiling.measuring import HarvestPlan, runs_per_turn, speeds
+from prunekit.profiling.journal import Facts, Journal, journal_of
+from prunekit.profiling.measuring import runs_per_turn
 from prunekit.profiling.operators import operator
-from prunekit.profiling.probing import probe, started_with
+from prunekit.profiling.probing import probe
+from prunekit.profiling.request import HarvestPlan, ProfileRequest
+from prunekit.profiling.rounds import speeds
 from prunekit.profiling.transferring import TRANSFER_NETS
 from prunekit.runtimes import Runtime, runtime_for
 from prunekit.support.progress import bar, say
@@ -43,6 +42,10 @@ AT_ONCE = 24
 TURNS, TURN_MS = 6, 6.0
 NETS_SHARE = 0.25
 """Of the time, for the whole networks that the sums are calibrated by."""
+
+
+Times = tuple[float, float, int]
+"""Microseconds, their spread (IQR) and runs."""
 
 
 @dataclass(frozen=True)
@@ -55,76 +58,83 @@ class Point:
     groups: int = 1
 
 
-def grid(
-    model: nn.Module,
-    graph: ChannelGraph,
-    example: Any,
-    target: Target | str,
-    *,
-    plan: HarvestPlan | None = None,
-    name: str = "",
-    granularity: int | None = None,
-    journal: Path | None = None,
-    resume: bool = False,
-    dense: Artifact | None = None,
-) -> LatencyTable:
+@dataclass(frozen=True)
+class Axis:
+    """The widths of one layer shape, and how many calls of layers have it."""
+
+    ins: list[int]
+    outs: list[int]
+    calls: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Operators that took turns, as a line of the journal; ``seconds`` is when they were done.
+
+    Each operator is the number of its shape, its widths, microseconds, their spread and the runs.
+    """
+
+    round: int = 0
+    seconds: float
+    operators: list[tuple[int, int, int, float, float, int]]
+
+
+def grid(request: ProfileRequest) -> LatencyTable:
     """A table of single operators, calibrated by a few whole networks timed end to end.
 
     Ends after ``plan.max_seconds``, or when every width of every layer has been measured. Every
-    batch of operators goes to ``journal`` at once.
+    batch of operators goes to the journal at once.
     """
-    wanted = plan or HarvestPlan()
-    target = Target.of(target)
+    graph, target, plan = request.graph, request.target, request.plan
     runtime = runtime_for(target)
-    probed = None if granularity else probe(target, journal, resume)
-    block = granularity or (probed.granularity if probed else 1)
+    probed = None if request.granularity else probe(target, request.journal, request.resume)
+    block = request.granularity or (probed.granularity if probed else 1)
     environment = runtime.environment(target)
-    axes = _axes(graph, block)
-    log = journal_of(
-        journal, graph, target, runtime, wanted, block, {"source": "grid"} | started_with(probed)
-    )
+    journal = journal_of(request, runtime, block, Facts(source="grid", probe=probed), Batch)
     fewer = HarvestPlan(
-        nets=TRANSFER_NETS, seed=wanted.seed, max_seconds=NETS_SHARE * wanted.max_seconds
+        nets=TRANSFER_NETS, seed=plan.seed, max_seconds=NETS_SHARE * plan.max_seconds
     )
     plans = sample_plans(graph, block, fewer.nets, fewer.seed)
-    samples, batches = _operators(runtime, target, axes, block, wanted, log, resume)
-    entries = entries_of(samples)
-    found = collect(
-        *(model, graph, example, target, plans, fewer, block, {}),
-        journal=None,
-        resume=False,
-        dense=dense,
-        watched=False,
+    operators = _Operators(_axes(graph, block), block)
+    batches = operators.resume(journal) if journal is not None and request.resume else []
+    if journal is not None and not batches:
+        journal.start()
+    count = _measure(
+        operators, runtime, target, (1 - NETS_SHARE) * plan.max_seconds, batches, journal
     )
-    if found.stopped != "all rounds":
-        found.stopped = f"{wanted.max_seconds:g} s"
-    slow = speeds(found.rows)
-    how = replace(protocol("grid", found, fewer, slow), asked=None)
+    entries = entries_of(operators.samples)
+    whole_networks = replace(request, plan=fewer, journal=None, resume=False)
+    collection = collect(whole_networks, plans, block, Facts(), watched=False)
+    if collection.stopped != "all rounds":
+        collection.stopped = f"{plan.max_seconds:g} s"
+    slow = speeds(collection.rounds)
+    how = replace(protocol("grid", collection, fewer, slow), asked=None)
     bare = LatencyTable(target, environment, how, block, (graph.fingerprint,), entries, networks=())
     priced = [layers_us(bare, graph, chosen.widths) for chosen in plans]
-    networks = networks_of(name, graph, found, slow, priced)
-    count = sum(map(len, samples.values()))
-    say(f"grid: {count} operators of {len(entries)} layer shapes in {batches} batches")
+    networks = networks_of(request, collection, slow, priced)
+    measured = sum(map(len, operators.samples.values()))
+    say(f"grid: {measured} operators of {len(entries)} layer shapes in {count} batches")
     return replace(bare, networks=networks, probe=probed).calibrated()
 
 
-def _axes(graph: ChannelGraph, block: int) -> dict[LayerShape, tuple[list[int], list[int], float]]:
-    """Per layer shape: in-widths, out-widths, and how many calls of layers have it."""
+def _axes(graph: ChannelGraph, block: int) -> dict[LayerShape, Axis]:
     least = graph.smallest_widths(block)
     alike: dict[LayerShape, list[Layer]] = defaultdict(list)
     for layer in graph.layers:
         alike[layer.shape].append(layer)
     return {
-        shape: (
-            _steps(
-                min(x.width("in", least) for x in found), max(x.in_channels for x in found), block
+        shape: Axis(
+            ins=_steps(
+                min(x.width("in", least) for x in layers), max(x.in_channels for x in layers), block
             ),
-            _steps(
-                min(x.width("out", least) for x in found), max(x.out_channels for x in found), block
+            outs=_steps(
+                min(x.width("out", least) for x in layers),
+                max(x.out_channels for x in layers),
+                block,
             ),
-            float(sum(x.calls for x in found)),
+            calls=float(sum(x.calls for x in layers)),
         )
-        for shape, found in alike.items()
+        for shape, layers in alike.items()
     }
 
 
@@ -133,84 +143,86 @@ def _steps(low: int, high: int, block: int) -> list[int]:
     return sorted({low, *inside, high})
 
 
-def _operators(
+class _Operators:
+    """Samples of single operators so far, and which are next."""
+
+    def __init__(self, axes: dict[LayerShape, Axis], block: int) -> None:
+        self.axes, self.block = axes, block
+        self.shapes = sorted(axes, key=str)
+        self.samples: dict[LayerShape, list[Sample]] = {shape: [] for shape in self.shapes}
+
+    def resume(self, journal: Journal[Batch]) -> list[Batch]:
+        """Take over what the journal has."""
+        batches = journal.resume()
+        for batch in batches:
+            for number, cin, cout, us, spread_us, runs in batch.operators:
+                sample = Sample(0, cin, cout, us, spread_us, runs)
+                self.samples[self.shapes[number]].append(sample)
+        return batches
+
+    def add(self, points: list[Point], times: list[Times]) -> Batch:
+        """Take over a batch's times; gives its line of the journal, without numbers of its own."""
+        operators = []
+        for point, (us, spread_us, runs) in zip(points, times, strict=True):
+            self.samples[point.shape].append(Sample(0, point.cin, point.cout, us, spread_us, runs))
+            number = self.shapes.index(point.shape)
+            operators.append((number, point.cin, point.cout, us, spread_us, runs))
+        return Batch(seconds=0.0, operators=operators)
+
+    def next(self) -> list[Point]:
+        """Corners and middles first, then where the most time is uncertain."""
+        missing = []
+        for shape in self.axes:
+            have = self._measured(shape)
+            missing += [p for p in _first(self._points(shape)) if (p.cin, p.cout) not in have]
+        if missing:
+            return missing[:AT_ONCE]
+        fitted = fit_surfaces((Entry(s, tuple(x)) for s, x in self.samples.items()), self.block)
+        worth: list[tuple[float, int, Point]] = []
+        for shape, axis in self.axes.items():
+            have = self._measured(shape)
+            points = [p for p in self._points(shape) if (p.cin, p.cout) not in have]
+            if not points:
+                continue
+            cin, cout = np.array([(p.cin, p.cout) for p in points]).T
+            unsure = axis.calls * fitted[shape].us(cin, cout) * fitted[shape].deviation(cin, cout)
+            best = np.argsort(-unsure)[: max(1, AT_ONCE // len(self.axes))]
+            worth += [(float(unsure[i]), len(worth) + n, points[i]) for n, i in enumerate(best)]
+        return [point for *_, point in sorted(worth, key=lambda w: (-w[0], w[1]))[:AT_ONCE]]
+
+    def _measured(self, shape: LayerShape) -> set[tuple[int, int]]:
+        return {(sample.cin, sample.cout) for sample in self.samples[shape]}
+
+    def _points(self, shape: LayerShape) -> list[Point]:
+        return _points(shape, self.axes[shape].ins, self.axes[shape].outs)
+
+
+def _measure(
+    operators: _Operators,
     runtime: Runtime,
     target: Target,
-    axes: dict[LayerShape, tuple[list[int], list[int], float]],
-    block: int,
-    wanted: HarvestPlan,
-    log: Journal | None,
-    resume: bool,
-) -> tuple[dict[LayerShape, list[Sample]], int]:
-    """Samples of single operators, batch after batch, and how many batches there were."""
-    shapes = sorted(axes, key=str)
-    samples: dict[LayerShape, list[Sample]] = {shape: [] for shape in shapes}
-    rows = (
-        log.resume({"operators": list, "seconds": (int, float)})
-        if log is not None and resume
-        else []
-    )
-    if log is not None and not rows:
-        log.start()
-    for row in rows:
-        for number, *values in row["operators"]:
-            samples[shapes[number]].append(Sample(0, *values))
-    batches = len(rows)
-    started = time.monotonic() - (rows[-1]["seconds"] if rows else 0.0)
-    seconds = (1 - NETS_SHARE) * wanted.max_seconds
+    seconds: float,
+    batches: list[Batch],
+    journal: Journal[Batch] | None,
+) -> int:
+    """Batch after batch, behind those of the journal, until the time is over; their number."""
+    count = len(batches)
+    started = time.monotonic() - (batches[-1].seconds if batches else 0.0)
     with bar("operators, seconds", seconds) as shown, tempfile.TemporaryDirectory() as folder:
         before = 0.0
-        while points := _next(axes, samples, block):
+        while points := operators.next():
             elapsed = time.monotonic() - started
             shown.advance(min(elapsed, seconds) - before)
             before = min(elapsed, seconds)
-            if elapsed > seconds and all(samples.values()):
+            if elapsed > seconds and all(operators.samples.values()):
                 break
-            times = time_operators(runtime, target, points, Path(folder), batches)
-            found = [
-                (shapes.index(point.shape), Sample(0, point.cin, point.cout, *values))
-                for point, values in zip(points, times, strict=True)
-            ]
-            for number, sample in found:
-                samples[shapes[number]].append(sample)
-            batches += 1
-            if log is not None:
-                log.append(
-                    {
-                        "round": batches,
-                        "seconds": round(time.monotonic() - started, 3),
-                        "operators": [
-                            [n, s.cin, s.cout, s.us, s.spread_us, s.runs] for n, s in found
-                        ],
-                    }
-                )
-    return samples, batches
-
-
-def _next(
-    axes: dict[LayerShape, tuple[list[int], list[int], float]],
-    samples: dict[LayerShape, list[Sample]],
-    block: int,
-) -> list[Point]:
-    """The next operators: corners and middles first, then where the most time is uncertain."""
-    missing = []
-    for shape, (left, right, _) in axes.items():
-        have = {(s.cin, s.cout) for s in samples[shape]}
-        missing += [p for p in _first(_points(shape, left, right)) if (p.cin, p.cout) not in have]
-    if missing:
-        return missing[:AT_ONCE]
-    fitted = fit_surfaces((Entry(s, tuple(found)) for s, found in samples.items()), block)
-    worth: list[tuple[float, int, Point]] = []
-    for shape, (left, right, calls) in axes.items():
-        have = {(s.cin, s.cout) for s in samples[shape]}
-        points = [p for p in _points(shape, left, right) if (p.cin, p.cout) not in have]
-        if not points:
-            continue
-        cin, cout = np.array([(p.cin, p.cout) for p in points]).T
-        unsure = calls * fitted[shape].us(cin, cout) * fitted[shape].deviation(cin, cout)
-        best = np.argsort(-unsure)[: max(1, AT_ONCE // len(axes))]
-        worth += [(float(unsure[i]), len(worth) + n, points[i]) for n, i in enumerate(best)]
-    return [point for *_, point in sorted(worth, key=lambda w: (-w[0], w[1]))[:AT_ONCE]]
+            times = time_operators(runtime, target, points, Path(folder), count)
+            batch = operators.add(points, times)
+            count += 1
+            if journal is not None:
+                ended = round(time.monotonic() - started, 3)
+                journal.append(replace(batch, round=count, seconds=ended))
+    return count
 
 
 def _points(shape: LayerShape, left: list[int], right: list[int]) -> list[Point]:
@@ -238,8 +250,8 @@ def _few(widths: list[int]) -> list[int]:
 
 def time_operators(
     runtime: Runtime, target: Target, points: list[Point], folder: Path, seed: int
-) -> list[tuple[float, float, int]]:
-    """Microseconds, their spread (IQR) and runs of every operator alone, taking turns."""
+) -> list[Times]:
+    """What every operator takes alone, taking turns."""
     live = runtime.artifact_format == "module"
     engines = []
     try:
@@ -261,9 +273,9 @@ def time_operators(
             engine.close()
     return [
         (
-            round(1e3 * lower_mean(found), 3),
-            round(1e3 * quartile_range(found), 3),
-            len(found),
+            round(1e3 * lower_mean(samples_ms), 3),
+            round(1e3 * quartile_range(samples_ms), 3),
+            len(samples_ms),
         )
-        for found in times
+        for samples_ms in times
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,14 @@ from prunekit.core.graph import ChannelGraph, LayerShape
 from prunekit.core.plan import ChannelPlan
 from prunekit.core.target import Environment, Target
 from prunekit.latency import Entry, LatencyTable, Network, Protocol, Sample
+from prunekit.latency.probe import Probe
 from prunekit.profiling.choosing import choose, sample_plans
-from prunekit.profiling.collecting import Collection, collect
-from prunekit.profiling.measuring import (
-    LONG_MS,
-    HarvestPlan,
-    end_to_end_us,
-    layers_us,
-    speeds,
-    typical_us,
-)
-from prunekit.profiling.probing import probe, started_with
+from prunekit.profiling.collecting import Collection, Strategy, collect
+from prunekit.profiling.journal import Facts
+from prunekit.profiling.measuring import LONG_MS
+from prunekit.profiling.probing import probe
+from prunekit.profiling.request import HarvestPlan, ProfileRequest
+from prunekit.profiling.rounds import end_to_end_us, layers_us, speeds, typical_us
 from prunekit.profiling.sharding import profile_text, share_of
 from prunekit.runtimes import Runtime, runtime_for
 from prunekit.support.errors import NoLayerTimesError
@@ -66,49 +63,71 @@ def harvest(
     :func:`prunekit.latency.merge` joins the tables of all shards. ``dense`` is ``model``'s ONNX
     file in fp32 if there is one; else it is exported.
     """
-    wanted = plan or HarvestPlan()
-    target = Target.of(target)
-    runtime = runtime_for(target)
-    whole = wanted.shard == (1, 1)
-    # shards have to agree on the granularity, so that none of them finds its own
-    probed = probe(target, journal, resume) if whole and not granularity else None
-    block = granularity or (probed.granularity if probed else runtime.granularity(target))
-    environment = runtime.environment(target)
-    active = wanted.active and whole and wanted.nets > LEAST_RANDOM
-    first = max(LEAST_RANDOM, (wanted.nets + 1) // 2) if active else wanted.nets
-    plans = share_of(sample_plans(graph, block, first, wanted.seed), wanted.shard)
-
-    latest: tuple[int, LatencyTable] | None = None
-
-    def table_of(found: Collection) -> LatencyTable:
-        """The table of all rounds so far, fitted once a round."""
-        nonlocal latest
-        if latest is None or latest[0] != len(found.rows):
-            bare = _table(graph, found, target, environment, block, wanted, name)
-            latest = len(found.rows), replace(bare, probe=probed).calibrated()
-        stopped = replace(latest[1].protocol, stopped=found.stopped)
-        return replace(latest[1], protocol=stopped)
-
-    def more(found: Collection) -> list[ChannelPlan]:
-        count = min(CHOSEN_AT_ONCE, wanted.nets - len(found.plans)) if active else 0
-        return choose(graph, table_of(found), found.plans, count, wanted.seed) if count > 0 else []
-
-    def error(found: Collection) -> float:
-        calibration = table_of(found).calibration
-        return calibration.mape if calibration.nets else np.inf
-
-    facts = {"nets": wanted.nets, "active": active} | ({} if whole else {"shard": [*wanted.shard]})
-    found = collect(
-        *(model, graph, example, target, plans, wanted, block, facts | started_with(probed)),
-        journal=journal,
-        resume=resume,
-        dense=dense,
-        more=more,
-        error=error,
+    return harvest_request(
+        ProfileRequest(
+            *(model, graph, example, Target.of(target), plan or HarvestPlan()),
+            name=name,
+            granularity=granularity,
+            journal=journal,
+            resume=resume,
+            dense=dense,
+        )
     )
-    table = replace(table_of(found), environment=_watched(environment, runtime, target))
-    _tell(table, wanted)
+
+
+def harvest_request(request: ProfileRequest) -> LatencyTable:
+    """:func:`harvest` of what is asked for."""
+    target, plan = request.target, request.plan
+    runtime = runtime_for(target)
+    # shards have to agree on the granularity, so that none of them finds its own
+    own = plan.whole and not request.granularity
+    probed = probe(target, request.journal, request.resume) if own else None
+    block = request.granularity or (probed.granularity if probed else runtime.granularity(target))
+    environment = runtime.environment(target)
+    active = plan.active and plan.whole and plan.nets > LEAST_RANDOM
+    first = max(LEAST_RANDOM, (plan.nets + 1) // 2) if active else plan.nets
+    plans = share_of(sample_plans(request.graph, block, first, plan.seed), plan.shard)
+    fit = _Fit(request, environment, block, probed, active)
+    facts = Facts(
+        nets=plan.nets, active=active, shard=None if plan.whole else plan.shard, probe=probed
+    )
+    collection = collect(request, plans, block, facts, strategy=Strategy(fit.more, fit.error))
+    watched = _watched(environment, runtime, target)
+    table = replace(fit.table(collection), environment=watched)
+    _tell(table, plan)
     return table
+
+
+@dataclass
+class _Fit:
+    """The table of all rounds so far, fitted once a round, and what it decides."""
+
+    request: ProfileRequest
+    environment: Environment
+    block: int
+    probed: Probe | None
+    active: bool
+    latest: tuple[int, LatencyTable] | None = None
+    """After how many rounds, and the table then."""
+
+    def table(self, collection: Collection) -> LatencyTable:
+        rounds = len(collection.rounds)
+        if self.latest is None or self.latest[0] != rounds:
+            bare = _table(self.request, collection, self.environment, self.block)
+            self.latest = rounds, replace(bare, probe=self.probed).calibrated()
+        table = self.latest[1]
+        return replace(table, protocol=replace(table.protocol, stopped=collection.stopped))
+
+    def more(self, collection: Collection) -> list[ChannelPlan]:
+        """The networks that it is least sure of."""
+        graph, plan, plans = self.request.graph, self.request.plan, collection.plans
+        count = min(CHOSEN_AT_ONCE, plan.nets - len(plans)) if self.active else 0
+        return choose(graph, self.table(collection), plans, count, plan.seed) if count > 0 else []
+
+    def error(self, collection: Collection) -> float:
+        """Of networks left out, infinite where there are too few to say."""
+        calibration = self.table(collection).calibration
+        return calibration.mape if calibration.nets else np.inf
 
 
 def _watched(before: Environment, runtime: Runtime, target: Target) -> Environment:
@@ -123,19 +142,14 @@ def _watched(before: Environment, runtime: Runtime, target: Target) -> Environme
 
 
 def _table(
-    graph: ChannelGraph,
-    found: Collection,
-    target: Target,
-    environment: Environment,
-    block: int,
-    wanted: HarvestPlan,
-    name: str,
+    request: ProfileRequest, collection: Collection, environment: Environment, block: int
 ) -> LatencyTable:
-    samples: dict[Any, list[Sample]] = defaultdict(list)
+    graph, target, plan = request.graph, request.target, request.plan
+    samples: dict[LayerShape, list[Sample]] = defaultdict(list)
     sums = []
-    slow = speeds(found.rows)
-    for number, plan in enumerate(found.plans):
-        times = layers_us(found.rows, slow, number)
+    slow = speeds(collection.rounds)
+    for net, chosen in enumerate(collection.plans):
+        times = layers_us(collection.rounds, slow, net)
         summed = 0.0
         for layer in graph.layers:
             taken = times.get(layer.name)
@@ -148,9 +162,9 @@ def _table(
             summed += us
             samples[layer.shape].append(
                 Sample(
-                    net=number,
-                    cin=layer.width("in", plan.widths),
-                    cout=layer.width("out", plan.widths),
+                    net=net,
+                    cin=layer.width("in", chosen.widths),
+                    cout=layer.width("out", chosen.widths),
                     us=round(us / layer.calls, 3),
                     spread_us=round(quartile_range(every) / layer.calls, 3),
                     runs=len(every),
@@ -158,73 +172,73 @@ def _table(
                 )
             )
         sums.append(summed)
+    profile = profile_text(request.name, graph, plan, block)
     return LatencyTable(
         target=target,
         environment=environment,
-        protocol=protocol("harvest", found, wanted, slow, profile_text(name, graph, wanted, block)),
+        protocol=protocol("harvest", collection, plan, slow, profile),
         granularity=block,
         models=(graph.fingerprint,),
         entries=entries_of(samples),
-        networks=networks_of(name, graph, found, slow, sums),
+        networks=networks_of(request, collection, slow, sums),
     )
 
 
 def entries_of(samples: Mapping[LayerShape, Sequence[Sample]]) -> tuple[Entry, ...]:
     """The samples of every layer shape, in the order of their texts."""
     ordered = sorted(samples.items(), key=lambda item: str(item[0]))
-    return tuple(Entry(shape, tuple(found)) for shape, found in ordered)
+    return tuple(Entry(shape, tuple(taken)) for shape, taken in ordered)
 
 
 def protocol(
     source: str,
-    found: Collection,
-    wanted: HarvestPlan,
+    collection: Collection,
+    plan: HarvestPlan,
     slow: NDArray[np.float64],
     profile: str = "",
 ) -> Protocol:
     """How it was measured, and how steady the device was; ``profile`` is what shards share."""
-    disturbed = [row["disturbed"] for row in found.rows]
+    rounds = collection.rounds
+    turns = [plan.turns if one.turns is None else one.turns for one in rounds]
     return Protocol(
         source=source,
-        nets=len(found.plans),
-        rounds=len(found.rows),
-        turns=round(float(np.mean([row.get("turns", wanted.turns) for row in found.rows]))),
-        seed=wanted.seed,
-        stopped=found.stopped,
+        nets=len(collection.plans),
+        rounds=len(rounds),
+        turns=round(float(np.mean(turns))),
+        seed=plan.seed,
+        stopped=collection.stopped,
         drift=round(float(slow.max() / slow.min() - 1), 4),
-        disturbed=round(float(np.mean(disturbed)), 4),
-        shards=() if wanted.shard == (1, 1) else ("{}/{} of {}".format(*wanted.shard, profile),),
-        asked=(wanted.nets, wanted.rounds),
+        disturbed=round(float(np.mean([one.disturbed for one in rounds])), 4),
+        shards=() if plan.whole else ("{}/{} of {}".format(*plan.shard, profile),),
+        asked=(plan.nets, plan.rounds),
     )
 
 
 def networks_of(
-    name: str,
-    graph: ChannelGraph,
-    found: Collection,
+    request: ProfileRequest,
+    collection: Collection,
     slow: NDArray[np.float64],
-    layers: Sequence[float],
+    layer_sums_us: Sequence[float],
 ) -> tuple[Network, ...]:
-    """What all rounds say of every network; ``layers`` are the microseconds of its layers."""
+    """What all rounds say of every network; ``layer_sums_us`` is what its layers take."""
     return tuple(
-        _network(name, graph, plan, end_to_end_us(found.rows, slow, number), layers[number])
-        for number, plan in enumerate(found.plans)
+        _network(request, plan, end_to_end_us(collection.rounds, slow, net), layer_sums_us[net])
+        for net, plan in enumerate(collection.plans)
     )
 
 
 def _network(
-    name: str,
-    graph: ChannelGraph,
+    request: ProfileRequest,
     plan: ChannelPlan,
     rounds: list[NDArray[np.float64]],
-    layers: float,
+    layer_sum_us: float,
 ) -> Network:
     every = np.concatenate(rounds)
     return Network(
-        model=name or graph.fingerprint,
+        model=request.name or request.graph.fingerprint,
         kept=round(sum(plan.widths.values()) / sum(plan.sizes.values()), 4),
-        calls=sum(layer.calls for layer in graph.layers),
-        layers_us=round(layers, 2),
+        calls=sum(layer.calls for layer in request.graph.layers),
+        layers_us=round(layer_sum_us, 2),
         end_to_end_us=round(typical_us(rounds), 2),
         spread_us=round(quartile_range(every), 2),
         runs=len(every),
@@ -236,12 +250,12 @@ def quartile_range(values: Sequence[float] | NDArray[np.float64]) -> float:
     return float(np.subtract(*np.percentile(values, [75, 25])))
 
 
-def _tell(table: LatencyTable, wanted: HarvestPlan) -> None:
+def _tell(table: LatencyTable, plan: HarvestPlan) -> None:
     """Say what a user should know of how it went."""
     protocol = table.protocol
-    if wanted.target_error and not protocol.stopped.startswith("error"):
+    if plan.target_error and not protocol.stopped.startswith("error"):
         say(
-            f"note: {table.calibration}; {wanted.target_error:.1%} was asked for and not reached "
+            f"note: {table.calibration}; {plan.target_error:.1%} was asked for and not reached "
             f"after {protocol.stopped}; more --nets, --rounds or --max-seconds may lower it"
         )
     if protocol.drift > MUCH_DRIFT:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prunekit.core.artifact import Artifact
 from prunekit.core.target import Target
-from prunekit.core.timing import lower_mean
-from prunekit.measuring.interleaved import switch_counter
+from prunekit.measuring.interleaved import switch_counter, timed_runs
+from prunekit.profiling.request import HarvestPlan
+from prunekit.profiling.rounds import Round
 from prunekit.runtimes import Engine, Profiler, Runtime
-from prunekit.support.errors import NoLayerTimesError, UsageError
+from prunekit.support.errors import NoLayerTimesError
 
 WARM_UP_RUNS = 3
 FEWEST_RUNS = 2
@@ -27,47 +25,30 @@ LONG_MS = 100.0
 LONG_TURNS = 3
 """No more turns in a round where the dense network takes longer than that: a run is an average over
 many of the machine's moods already, and rounds should be several."""
-CALM = 1.08
-"""A round so much slower than the fastest was in a slow spell of the machine."""
-Row = dict[str, Any]
-"""One round: ``nets``, their numbers, and one entry per network in every other list."""
+
+V = TypeVar("V")
+LayerTimes = dict[str, float]
+"""What one run spent in each layer."""
+
+
+@dataclass
+class _Loaded:
+    """A network, its engine, how long that took to load, and how often it runs in a turn."""
+
+    artifact: Artifact
+    engine: Engine
+    load_seconds: float
+    runs: int = 0
 
 
 @dataclass(frozen=True)
-class HarvestPlan:
-    """How much to measure: ``nets`` networks (the dense one included), each in ``rounds`` rounds.
+class _Samples:
+    """What a round gave of every network, each with whether nothing interrupted it."""
 
-    A round gives each network ``turns`` turns of about ``turn_ms``. Half of the networks are drawn
-    at random; with ``active`` the others are chosen while measuring, else all are random. It ends
-    early when the error on networks left out reaches ``target_error`` or when another round would
-    not end within ``max_seconds``, but never before ``min_rounds`` rounds. A network is loaded anew
-    for a round where that takes at most the share ``anew`` of it. ``shard`` (number from 1, count)
-    takes a share of the networks, none of them chosen.
-    """
-
-    nets: int = 12
-    rounds: int = 8
-    turns: int = 4
-    seed: int = 0
-    max_seconds: float = 120.0
-    min_rounds: int = 2
-    shard: tuple[int, int] = (1, 1)
-    active: bool = True
-    target_error: float = 0.0
-    turn_ms: float = 12.0
-    anew: float = 0.15
-
-    def __post_init__(self) -> None:
-        for name, least in (("nets", 2), ("rounds", 1), ("turns", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UsageError(f"`{name}` is {getattr(self, name)}; the least is {least}")
-        if not 1 <= self.shard[0] <= self.shard[1]:
-            raise UsageError(f"`shard` is {self.shard}; write (1, 4) to (4, 4)")
-        if math.isnan(self.max_seconds) or not self.target_error >= 0:
-            raise UsageError(
-                f"`max_seconds` {self.max_seconds:g} and `target_error` {self.target_error:g} must "
-                "be numbers, the latter at least 0"
-            )
+    plain: dict[int, list[tuple[float, bool]]]
+    watched: dict[int, list[bool]]
+    """Of the profiler's runs; what they took it tells at its end."""
+    layers: dict[int, list[LayerTimes]]
 
 
 class Rounds:
@@ -79,102 +60,121 @@ class Rounds:
     """
 
     def __init__(
-        self, runtime: Runtime, target: Target, wanted: HarvestPlan, watched: bool = True
+        self, runtime: Runtime, target: Target, plan: HarvestPlan, watched: bool = True
     ) -> None:
-        self._runtime, self._target, self._wanted = runtime, target, wanted
+        self._runtime, self._target, self._plan = runtime, target, plan
         self._watched = watched
-        self._artifacts: dict[int, Artifact] = {}
-        self._engines: dict[int, Engine] = {}
-        self._runs: dict[int, int] = {}
-        self._loading: dict[int, float] = {}
-        self._lasted = 0.0
+        self._loaded: dict[int, _Loaded] = {}
+        self._last_seconds = 0.0
 
     def add(self, number: int, artifact: Artifact) -> None:
         """Load a network, unless it is there."""
-        if number not in self._engines:
-            self._artifacts[number] = artifact
-            engine = self._load(number)
-            self._runs[number] = runs_per_turn(engine, self._wanted.turn_ms)
+        if number not in self._loaded:
+            net = self._load(number, artifact)
+            net.runs = runs_per_turn(net.engine, self._plan.turn_ms)
 
-    def _load(self, number: int) -> Engine:
-        self.drop(number)
+    def _load(self, number: int, artifact: Artifact) -> _Loaded:
         began = time.perf_counter()
-        engine = self._runtime.load(self._artifacts[number], self._target)
-        self._loading[number] = time.perf_counter() - began
-        self._engines[number] = engine
-        return engine
+        engine = self._runtime.load(artifact, self._target)
+        net = _Loaded(artifact, engine, time.perf_counter() - began)
+        self._loaded[number] = net
+        return net
+
+    def _load_anew(self, number: int) -> Engine:
+        artifact, runs = self._loaded[number].artifact, self._loaded[number].runs
+        self.drop(number)
+        net = self._load(number, artifact)
+        net.runs = runs
+        return net.engine
 
     def drop(self, number: int) -> None:
         """Free a network that no round will need."""
-        if engine := self._engines.pop(number, None):
-            engine.close()
+        if net := self._loaded.pop(number, None):
+            net.engine.close()
 
     def close(self) -> None:
         """Free all networks."""
-        for number in list(self._engines):
+        for number in list(self._loaded):
             self.drop(number)
 
-    def run(self, number: int, nets: Sequence[int]) -> Row:
+    def run(self, number: int, nets: Sequence[int]) -> Round:
         """Round ``number`` over ``nets`` in shuffled order, several times.
 
         The first run of a turn finds the caches full of another network and does not count, and
         neither do runs that another process interrupted, where enough are left. Plain turns do
         not follow a network's watched one: after its profiler it runs up to 6 % slower.
         """
-        rng = np.random.default_rng((self._wanted.seed, number))
-        cheap = sum(self._loading[i] for i in nets) < self._wanted.anew * self._lasted
-        took = 0.0
-        for i in rng.permutation(list(nets) if cheap else nets[:1]).tolist():
-            took = max(took, self._load(i).time(WARM_UP_RUNS)[-1])
-        turns = self._wanted.turns if took <= LONG_MS else min(LONG_TURNS, self._wanted.turns)
+        rng = np.random.default_rng((self._plan.seed, number))
+        turns = self._turns(nets, rng)
         began = time.perf_counter()
-        switches = switch_counter(self._target.threads)
-        plain: dict[int, list[tuple[float, bool]]] = {i: [] for i in nets}
-        watched: dict[int, list[bool]] = {i: [] for i in nets}
-        layers: dict[int, list[dict[str, float]]] = {}
-        waiting: dict[int, Profiler] = {}
+        samples = _Samples({net: [] for net in nets}, {net: [] for net in nets}, {})
+        profilers: dict[int, Profiler] = {}
         try:
-            for i in nets if self._watched else ():
-                profiler = self._runtime.profiler(self._artifacts[i], self._target)
-                if profiler is None:
-                    raise NoLayerTimesError(
-                        f"{self._target} tells no times of layers; "
-                        "profile with --source differences"
-                    )
-                waiting[i] = profiler
-            last = None
-            for _ in range(turns):
-                order = rng.permutation(list(nets)).tolist()
-                if order[0] == last:
-                    order.append(order.pop(0))
-                for i in order:
-                    self._engines[i].time(1)
-                    for _ in range(self._runs[i]):
-                        before = switches()
-                        (took,) = self._engines[i].time(1)
-                        plain[i].append((took, switches() == before))
-                for i in rng.permutation(list(waiting)).tolist():
-                    watched[i] += _watched_turn(waiting[i], self._runs[i], switches)
-                    last = i
-            while waiting:
-                i, profiler = waiting.popitem()
-                layers[i] = profiler.finish()
+            self._open_profilers(nets if self._watched else (), profilers)
+            self._take_turns(turns, profilers, samples, rng)
+            while profilers:
+                net, profiler = profilers.popitem()
+                samples.layers[net] = profiler.finish()
         finally:
-            for profiler in waiting.values():  # only after an error or an interrupt
+            for profiler in profilers.values():  # only after an error or an interrupt
                 with suppress(Exception):
                     profiler.finish()
-        self._lasted = time.perf_counter() - began
-        calm = [good for samples in plain.values() for _, good in samples]
-        return {
-            "round": number,
-            "nets": list(nets),
-            "turns": turns,
-            "disturbed": round(1 - sum(calm) / len(calm), 4),
-            "end_to_end_ms": [_kept(plain[i]) for i in nets],
-            "layers_us": [
-                _by_layer(_kept(_paired(layers[i], watched[i]))) for i in nets if i in layers
+        self._last_seconds = time.perf_counter() - began
+        undisturbed = [good for runs in samples.plain.values() for _, good in runs]
+        watched = [net for net in nets if net in samples.layers]
+        return Round(
+            round=number,
+            nets=list(nets),
+            turns=turns,
+            disturbed=round(1 - sum(undisturbed) / len(undisturbed), 4),
+            end_to_end_ms=[_kept(samples.plain[net]) for net in nets],
+            layers_us=[
+                _by_layer(_kept(_paired(samples.layers[net], samples.watched[net])))
+                for net in watched
             ],
-        }
+            added=[],
+            seconds=0.0,
+        )
+
+    def _turns(self, nets: Sequence[int], rng: np.random.Generator) -> int:
+        """Load anew what the next round does; how many turns it has."""
+        loading = sum(self._loaded[net].load_seconds for net in nets)
+        cheap = loading < self._plan.anew * self._last_seconds
+        slowest_ms = 0.0
+        for net in rng.permutation(list(nets) if cheap else nets[:1]).tolist():
+            slowest_ms = max(slowest_ms, self._load_anew(net).time(WARM_UP_RUNS)[-1])
+        return self._plan.turns if slowest_ms <= LONG_MS else min(LONG_TURNS, self._plan.turns)
+
+    def _open_profilers(self, nets: Sequence[int], profilers: dict[int, Profiler]) -> None:
+        for net in nets:
+            profiler = self._runtime.profiler(self._loaded[net].artifact, self._target)
+            if profiler is None:
+                raise NoLayerTimesError(
+                    f"{self._target} tells no times of layers; profile with --source differences"
+                )
+            profilers[net] = profiler
+
+    def _take_turns(
+        self,
+        turns: int,
+        profilers: dict[int, Profiler],
+        samples: _Samples,
+        rng: np.random.Generator,
+    ) -> None:
+        switches = switch_counter(self._target.threads)
+        last = None
+        for _ in range(turns):
+            order = rng.permutation(list(samples.plain)).tolist()
+            if order[0] == last:
+                order.append(order.pop(0))
+            for net in order:
+                loaded = self._loaded[net]
+                loaded.engine.time(1)
+                samples.plain[net] += timed_runs(loaded.engine, loaded.runs, switches)
+            for net in rng.permutation(list(profilers)).tolist():
+                runs = self._loaded[net].runs
+                samples.watched[net] += _watched_turn(profilers[net], runs, switches)
+                last = net
 
 
 def runs_per_turn(engine: Engine, turn_ms: float) -> int:
@@ -188,115 +188,28 @@ def runs_per_turn(engine: Engine, turn_ms: float) -> int:
 def _watched_turn(profiler: Profiler, runs: int, switches: Callable[[], int]) -> list[bool]:
     """Whether each run was undisturbed; the first does not count."""
     profiler.run(1)
-    calm = [False]
+    undisturbed = [False]
     for _ in range(runs):
         before = switches()
         profiler.run(1)
-        calm.append(switches() == before)
-    return calm
+        undisturbed.append(switches() == before)
+    return undisturbed
 
 
-def _paired(runs: list[Any], flags: list[bool]) -> list[tuple[Any, bool]]:
+def _paired(runs: list[V], flags: list[bool]) -> list[tuple[V, bool]]:
     """Runs with whether they were undisturbed; a profiler may leave out or add one at the start."""
     count = min(len(runs), len(flags))
     return list(zip(runs[-count:], flags[-count:], strict=True))
 
 
-def _kept(samples: list[tuple[Any, bool]]) -> list[Any]:
+def _kept(samples: list[tuple[V, bool]]) -> list[V]:
     """The undisturbed samples, or all where fewer than a third are."""
-    calm = [value for value, good in samples if good]
-    return calm if 3 * len(calm) >= len(samples) else [value for value, _ in samples]
+    undisturbed = [value for value, good in samples if good]
+    if 3 * len(undisturbed) >= len(samples):
+        return undisturbed
+    return [value for value, _ in samples]
 
 
-def _by_layer(runs: list[dict[str, float]]) -> dict[str, list[float]]:
+def _by_layer(runs: list[LayerTimes]) -> dict[str, list[float]]:
     names = sorted({name for run in runs for name in run})
     return {name: [round(run.get(name, 0.0), 3) for run in runs] for name in names}
-
-
-# --- what rounds say ----------------------------------------------------------------------------
-
-
-def speeds(rows: Sequence[Row]) -> NDArray[np.float64]:
-    """How slow the device was in each round, relative to the median round; shape (rounds,).
-
-    A network's time is taken for its own level times the round's, fitted by medians (Tukey's
-    median polish of the logarithms), so that networks need not be in the same rounds. Those in one
-    round only say nothing of it.
-    """
-    often = Counter(net for row in rows for net in row["nets"])
-    times = [
-        (net, number, float(np.log(max(lower_mean(samples), 1e-9))))
-        for number, row in enumerate(rows)
-        for net, samples in zip(row["nets"], row["end_to_end_ms"], strict=True)
-        if often[net] > 1
-    ]
-    effect = np.zeros(len(rows))
-    for _ in range(50 if rows else 0):
-        levels = _medians((net, t - effect[number]) for net, number, t in times)
-        found = _medians((number, t - levels[net]) for net, number, t in times)
-        before, effect = effect, np.array([found.get(number, 0.0) for number in range(len(rows))])
-        effect -= np.median(effect)
-        if np.array_equal(before, effect):  # and so it would stay
-            break
-    return np.exp(effect)
-
-
-def _medians(pairs: Any) -> Mapping[int, float]:
-    gathered: dict[int, list[float]] = {}
-    for key, value in pairs:
-        gathered.setdefault(key, []).append(value)
-    return {key: float(np.median(values)) for key, values in gathered.items()}
-
-
-def calm_rounds(rows: Sequence[Row], slow: NDArray[np.float64]) -> list[Row]:
-    """The rounds in which the device was about as fast as it ever was."""
-    least = slow.min(initial=np.inf)
-    return [row for row, factor in zip(rows, slow, strict=True) if factor <= CALM * least]
-
-
-def typical_us(rounds: Sequence[NDArray[np.float64]]) -> float:
-    """What a thing takes, of its times round by round: the median of the lower halves' means.
-
-    Loaded anew it lies elsewhere in memory and is one or two percent faster or slower. The lower
-    half of all times would be that of the fastest places, the faster the more rounds there are.
-    """
-    return float(np.median([lower_mean(times) for times in rounds]))
-
-
-def end_to_end_us(
-    rows: Sequence[Row], slow: NDArray[np.float64], net: int
-) -> list[NDArray[np.float64]]:
-    """End-to-end times of a network at the median round's speed, by its fastest rounds."""
-    return [
-        1e3 * np.asarray(row["end_to_end_ms"][place]) / factor
-        for row, place, factor in _fastest(rows, slow, net)
-    ]
-
-
-def layers_us(
-    rows: Sequence[Row], slow: NDArray[np.float64], net: int
-) -> dict[str, list[NDArray[np.float64]]]:
-    """Times of every layer of a network at the median round's speed, by its fastest rounds."""
-    found: dict[str, list[NDArray[np.float64]]] = {}
-    for row, place, factor in _fastest(rows, slow, net):
-        for name, times in row["layers_us"][place].items():
-            if times:
-                found.setdefault(name, []).append(np.asarray(times) / factor)
-    return found
-
-
-def _fastest(
-    rows: Sequence[Row], slow: NDArray[np.float64], net: int
-) -> list[tuple[Row, int, float]]:
-    """The network's rounds, its place in them and their factor.
-
-    Only those not much slower than its fastest: a slow spell slows networks by different amounts,
-    and so a factor cannot make up for it.
-    """
-    own = [
-        (row, row["nets"].index(net), float(factor))
-        for row, factor in zip(rows, slow, strict=True)
-        if net in row["nets"]
-    ]
-    least = min((factor for *_, factor in own), default=1.0)
-    return [found for found in own if found[2] <= CALM * least]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -13,8 +12,10 @@ from prunekit.core.target import Target
 from prunekit.exporting import lowered_for
 from prunekit.latency.probe import Probe, read_probe
 from prunekit.profiling.journal import damaged, head_of
-from prunekit.profiling.measuring import HarvestPlan, Rounds, layers_us, speeds, typical_us
+from prunekit.profiling.measuring import Rounds
 from prunekit.profiling.operators import STACK, stack
+from prunekit.profiling.request import HarvestPlan
+from prunekit.profiling.rounds import layers_us, speeds, typical_us
 from prunekit.runtimes import Runtime, runtime_for
 from prunekit.support.errors import NoLayerTimesError, PrunekitError
 from prunekit.support.progress import say, track
@@ -55,11 +56,6 @@ def probe(target: Target, journal: Path | None = None, resume: bool = False) -> 
     return _known[key]
 
 
-def started_with(probed: Probe | None) -> dict[str, Any]:
-    """What a journal's head says of the probe, for :func:`probe` to find again."""
-    return {} if probed is None else {"probe": TypeAdapter(Probe).dump_python(probed, mode="json")}
-
-
 def _measure(runtime: Runtime, target: Target) -> Probe:
     nominal = runtime.granularity(target)
     rounds = Rounds(runtime, target, PLAN)
@@ -75,19 +71,19 @@ def _measure(runtime: Runtime, target: Target) -> Probe:
                 if width == widths[0] and runtime.profiler(made, target) is None:
                     raise NoLayerTimesError(f"{target} tells no times of layers")
                 rounds.add(width, made)
-            rows = [rounds.run(number, widths) for number in range(PLAN.rounds)]
+            measured = [rounds.run(number, widths) for number in range(PLAN.rounds)]
     except PrunekitError as error:
         say(f"note: the device cannot be probed ({error}); granularity {nominal} is taken")
         return Probe(nominal, nominal, (), ())
     finally:
         rounds.close()
-    slow = speeds(rows)
-    times = {width: layers_us(rows, slow, width) for width in widths}
+    slow = speeds(measured)
+    times = {width: layers_us(measured, slow, width) for width in widths}
     if missing := [layer for layer in STACK if any(layer not in t for t in times.values())]:
         say(
             f"note: {target} tells no time of a {missing[0]} layer by its name; "
             f"granularity {nominal} is taken"
         )
         return Probe(nominal, nominal, (), ())
-    found = {layer: {w: typical_us(times[w][layer]) for w in widths} for layer in STACK}
-    return read_probe(found, nominal)
+    by_layer = {layer: {w: typical_us(times[w][layer]) for w in widths} for layer in STACK}
+    return read_probe(by_layer, nominal)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from prunekit.core.graph import ChannelGraph
-from prunekit.profiling.measuring import HarvestPlan
+from prunekit.profiling.request import HarvestPlan
 from prunekit.support.errors import UsageError
 from prunekit.support.processes import leave_the_group
 
@@ -31,10 +31,10 @@ def parse_shard(text: str) -> Shard:
                 "--shard 1/4, 2/4, ..."
             )
         return shard
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise UsageError(f"cannot read --shard {text!r}; write 1/4 to 4/4, or auto")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def shard_path(path: Path, shard: Shard) -> Path:
@@ -43,9 +43,9 @@ def shard_path(path: Path, shard: Shard) -> Path:
     return path.with_name(f"{path.stem}.{number}of{count}{path.suffix}")
 
 
-def profile_text(name: str, graph: ChannelGraph, wanted: HarvestPlan, granularity: int) -> str:
+def profile_text(name: str, graph: ChannelGraph, plan: HarvestPlan, granularity: int) -> str:
     """What all shards of one profile are called: the model, and a hash of what they share."""
-    shared = graph.fingerprint, graph.input_shapes, granularity, wanted.nets, wanted.seed
+    shared = graph.fingerprint, graph.input_shapes, granularity, plan.nets, plan.seed
     digest = hashlib.sha256(repr(shared).encode()).hexdigest()[:8]
     return f"{name or graph.fingerprint} ({digest})"
 

@@ -2,63 +2,39 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-from torch import nn
-
-from prunekit.core.graph import ChannelGraph
-from prunekit.core.target import Target
 from prunekit.latency import LatencyTable
 from prunekit.latency.transfer import check_transfer, layers_us, transferred
 from prunekit.profiling.choosing import sample_plans
 from prunekit.profiling.collecting import collect
 from prunekit.profiling.harvest import networks_of, protocol
-from prunekit.profiling.measuring import HarvestPlan, speeds
+from prunekit.profiling.journal import Facts
+from prunekit.profiling.request import ProfileRequest
+from prunekit.profiling.rounds import speeds
 from prunekit.runtimes import runtime_for
 
 TRANSFER_NETS = 5
 """The dense network, the smallest and three between: two numbers are fitted to them."""
 
 
-def transfer(
-    model: nn.Module,
-    graph: ChannelGraph,
-    example: Any,
-    target: Target | str,
-    table: LatencyTable,
-    *,
-    plan: HarvestPlan | None = None,
-    name: str = "",
-    granularity: int | None = None,
-    journal: Path | None = None,
-    resume: bool = False,
-) -> LatencyTable:
-    """``table`` calibrated to the device of ``target`` here by end-to-end runs of a few networks.
+def transfer(request: ProfileRequest, table: LatencyTable) -> LatencyTable:
+    """``table`` calibrated to the device of the request's target by runs of a few networks.
 
     No layer is profiled: ``table`` must be of the same runtime, precision, batch and threads, have
-    all layers of ``model``, and be of a device with the same granularity (``granularity`` here if
-    given). Journal and ``resume`` are as in :func:`prunekit.profiling.harvest.harvest`.
+    all layers of the model, and be of a device with the same granularity (the request's, if it has
+    one). :data:`TRANSFER_NETS` networks are enough.
     """
-    wanted = plan or HarvestPlan(nets=TRANSFER_NETS)
-    target = Target.of(target)
+    graph, target, plan = request.graph, request.target, request.plan
     runtime = runtime_for(target)
-    check_transfer(table, graph, target, granularity or runtime.granularity(target))
-    plans = sample_plans(graph, table.granularity, wanted.nets, wanted.seed)
+    check_transfer(table, graph, target, request.granularity or runtime.granularity(target))
+    plans = sample_plans(graph, table.granularity, plan.nets, plan.seed)
     priced = [layers_us(table, graph, chosen.widths) for chosen in plans]
     origin = table.origin or table.environment
-    found = collect(
-        *(model, graph, example, target, plans, wanted, table.granularity),
-        {
-            "transfer": [origin.device_name, origin.runtime_version, origin.created],
-            "nets": wanted.nets,
-        },
-        journal=journal,
-        resume=resume,
-        watched=False,
+    facts = Facts(
+        transfer=(origin.device_name, origin.runtime_version, origin.created), nets=plan.nets
     )
-    slow = speeds(found.rows)
-    networks = networks_of(name, graph, found, slow, priced)
+    collection = collect(request, plans, table.granularity, facts, watched=False)
+    slow = speeds(collection.rounds)
+    networks = networks_of(request, collection, slow, priced)
     source = f"transfer from {origin.device_name}, {origin.runtime_version}"
-    how = protocol(source, found, wanted, slow)
-    return transferred(table, target, runtime.environment(target), networks, how)
+    measured_how = protocol(source, collection, plan, slow)
+    return transferred(table, target, runtime.environment(target), networks, measured_how)

@@ -63,8 +63,9 @@ VERSIONS = {
     "checkpoint.safetensors": "prunekit.train.checkpoint:_VERSION",
 }
 """Of files whose fields no type lists."""
-ROWS = {"profile.jsonl": "prunekit.profiling.collecting:ROW"}
-"""What a line of them has, and as which type."""
+ROWS = {"profile.jsonl": "prunekit.profiling.rounds:Round"}
+"""What every line of them has."""
+LINE_TYPES = {"array": ["list"], "number": ["int", "float"]}
 
 
 def _value(where: str | int) -> Any:
@@ -100,9 +101,9 @@ def schemas() -> dict[str, Any]:
     for file, where in VERSIONS.items():
         found[file] = {"version": _value(where)}
     for file, where in ROWS.items():
-        for field, kinds in _value(where).items():
-            several = kinds if isinstance(kinds, tuple) else (kinds,)
-            found[f"{file} {field}"] = [kind.__name__ for kind in several]
+        line = TypeAdapter(recorded.found(where)).json_schema(mode="validation")
+        for field in line["required"]:
+            found[f"{file} {field}"] = LINE_TYPES[line["properties"][field]["type"]]
     return dict(sorted(found.items()))
 
 
