@@ -6,9 +6,9 @@ from elsewhere. `python tests/golden/record.py flags` records them anew.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import recorded
@@ -86,7 +86,8 @@ def test_flags_are_known_without_torch() -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=Path(__file__).parent,
+        cwd=recorded.HERE,
+        env={**os.environ, "PYTHONPATH": str(recorded.HERE.parents[1])},
         capture_output=True,
         text=True,
         timeout=120,
