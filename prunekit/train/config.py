@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Literal, get_args, get_type_hints
 
 from prunekit.support.errors import UsageError
-from prunekit.train.rule import Facts
+
+if TYPE_CHECKING:  # recipes read the defaults, and need no torch for that
+    from prunekit.train.rule import Facts
 
 __all__ = ["DeviceChoice", "MixedPrecision", "Optimizer", "TrainConfig"]
 
