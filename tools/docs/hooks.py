@@ -142,7 +142,7 @@ def _commands(group: Any, path: str) -> list[str]:
 
 
 def _sections(command: Any, context: Any) -> dict[str, list[tuple[str, str]]]:
-    """The rows of the help, by its headings; `prunekit.cli.common.sections` writes them."""
+    """The rows of the help, by its headings; `prunekit.cli.common.Sectioned` writes them."""
 
     class Collector:
         def __init__(self) -> None:
