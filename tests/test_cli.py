@@ -297,8 +297,8 @@ def test_absolute_budget(prunekit: Says, home: Path) -> None:
 def test_a_real_run(prunekit: Says, home: Path) -> None:
     status, out, _ = prunekit(
         *("prune", "net.py:medium", *SHAPE, "--data", "digits", "--from-scratch"),
-        *("--dense-epochs", 1, "--epochs", 1, "--target-latency", "90%", "--profile-seconds", 2),
-        *("--measure-seconds", 1),
+        *("--dense-epochs", 1, "--epochs", 1, "--target-latency", "90%", "--profile-seconds", 1),
+        *("--measure-seconds", 0.3),
         *("--profile-nets", 4, "--target", "onnxruntime:cpu", "--json", "-o", "real"),
     )
     report = json.loads(out)
@@ -592,10 +592,10 @@ def test_halp_masks_an_embedding_behind_a_layer_norm_step_after_step(
         "class Mixer(nn.Module):\n"
         "    def __init__(self, num_classes=10, in_channels=1):\n"
         "        super().__init__()\n"
-        "        self.embed = nn.Linear(64, 512)\n"
-        "        self.norm, self.last = nn.LayerNorm(512), nn.LayerNorm(512)\n"
-        "        self.up, self.down = nn.Linear(512, 2048), nn.Linear(2048, 512)\n"
-        "        self.head = nn.Linear(512, num_classes)\n"
+        "        self.embed = nn.Linear(64, 128)\n"
+        "        self.norm, self.last = nn.LayerNorm(128), nn.LayerNorm(128)\n"
+        "        self.up, self.down = nn.Linear(128, 512), nn.Linear(512, 128)\n"
+        "        self.head = nn.Linear(128, num_classes)\n"
         "    def forward(self, x):\n"
         "        x = self.embed(x.flatten(1))\n"
         "        x = x + self.down(self.up(self.norm(x)).relu())\n"
@@ -603,11 +603,11 @@ def test_halp_masks_an_embedding_behind_a_layer_norm_step_after_step(
     )
     command = ("prune", "own.py:Mixer", *ON_FAKE, "--data", "digits", "--from-scratch")
     settings = ("--method", "halp", "--epochs", 3, "--dense-epochs", 1, "--profile-nets", 4)
-    target = ("--target-latency", "40%", "--granularity", 8, "-o", "mixer", "--json")
+    target = ("--target-latency", "70%", "--granularity", 8, "-o", "mixer", "--json")
     status, out, _ = prunekit(*command, *settings, *target)
     assert status == 0
     embed = json.loads(out)["groups"]["embed"]
-    assert embed["after"] < embed["before"] == 512
+    assert embed["after"] < embed["before"] == 128
 
 
 # --- progress

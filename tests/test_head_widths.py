@@ -169,12 +169,12 @@ def test_on_the_command_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("vit.py").write_text(VIT)
-    model = ("vit.py:vit", "--input", "1x1x32x32", "--heads", "width")
+    model = ("vit.py:vit", "--input", "1x1x16x16", "--heads", "width")
     status, out, _ = prunekit("inspect", *model, "--json")
     assert status == 0
     groups = {group["id"]: group for group in json.loads(out)["groups"]}
     assert (groups["qkv"]["size"], groups["qkv"]["prunable"]) == (32, True)
-    settings = ("--target", "fake", "--profile-nets", 4, "--target-latency", "60%", "-o", "run")
+    settings = ("--target", "fake", "--profile-nets", 4, "--target-latency", "80%", "-o", "run")
     assert prunekit("prune", *model, "--epochs", 0, "--solver", "uniform", *settings)[0] == 0
     report = json.loads(Path("run/report.json").read_text())
     assert report["widths"]["qkv"][0] == 32

@@ -185,13 +185,13 @@ def test_profile_of_prune(prunekit: Says, home: Path) -> None:
     assert not half_written(home)
 
 
-def test_before_anything_is_finished(home: Path) -> None:
+def test_before_anything_is_finished(prunekit: Says, home: Path) -> None:
     before = sorted(home.rglob("*"))
-    for command, made in (
-        ((*PROFILE,), home / "new.json.journal.jsonl"),
-        ((*TRAIN, "-o", "new"), home / "new" / "config.toml"),
+    for first, command, made in (
+        (ROUNDS, (*PROFILE,), home / "new.json.journal.jsonl"),
+        (EPOCHS, (*TRAIN, "-o", "new"), home / "new" / "config.toml"),
     ):
-        err = interrupted(home, {**ROUNDS, "seconds": 30}, command, made.exists)
+        err = interrupted_here(prunekit, first, command, made.exists)
         assert err.splitlines()[-1].endswith("nothing is kept")
         assert sorted(p for p in home.rglob("*") if "__pycache__" not in p.parts) == [
             p for p in before if "__pycache__" not in p.parts
