@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from prunekit.support.errors import UsageError
+from prunekit.support.parsing import share_of
 
 Distribution = Literal["erk", "uniform"]
 
@@ -80,11 +81,7 @@ class Pattern:
 
 def parse_sparsity(text: str) -> float:
     """``90%`` or ``0.9`` as a share of zeros, above 0 and below 1."""
-    number = text.strip()
-    try:
-        value = float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
-    except ValueError:
-        value = math.nan
+    value = share_of(text)
     if not 0 < value < 1:
         raise UsageError(
             f"`sparsity` must be above 0 and below 1 (0 % and 100 %), not {text!r}; "

@@ -13,7 +13,7 @@ import onnx
 
 from prunekit.core.target import cpu_flags
 from prunekit.runtimes.base import Arrays
-from prunekit.support.errors import ModelError, UsageError
+from prunekit.support.errors import ModelError, UsageError, first_line
 
 _WIDE_SUMS = {"avx512_vnni", "avx_vnni", "amx_int8"}
 _WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -83,7 +83,7 @@ def quantise(
                 extra_options=extra,
             )
     except Exception as error:  # the quantiser has no error type of its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error, longest=200)
         raise ModelError(f"the network cannot be quantised: {reason}") from error
     nodes = onnx.load(str(path)).graph.node
     if not any(n.op_type == "QuantizeLinear" for n in nodes):

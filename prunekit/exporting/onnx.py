@@ -31,7 +31,7 @@ from prunekit.networks.running import refusing
 from prunekit.networks.slimming import named_tensors
 from prunekit.runtimes import runtime_for
 from prunekit.runtimes.base import Arrays
-from prunekit.support.errors import ModelError, UsageError
+from prunekit.support.errors import ModelError, UsageError, first_line
 from prunekit.support.files import replacing
 
 TOLERANCES = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 2e-2, "bf16": 6e-2, "int8": 0.3}
@@ -243,7 +243,7 @@ def _write(model: nn.Module, inputs: dict[str, Tensor], path: Path, *, is_dict: 
         while deepest.__cause__ is not None:
             deepest = deepest.__cause__
         text = re.sub("\x1b\\[[0-9;]*m", "", str(deepest)).strip()
-        cause = (text.splitlines() or ["no message"])[0]
+        cause = first_line(text, "no message")
         raise ModelError(
             f"cannot export {type(model).__name__} to ONNX: {type(error).__name__}: {cause}"
         ) from error

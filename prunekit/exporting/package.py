@@ -22,7 +22,7 @@ from prunekit.runtimes.sidecar import save_described
 from prunekit.runtimes.torch.cuda import settings
 from prunekit.runtimes.torch.module import DTYPES
 from prunekit.runtimes.torch.package import KIND, PackageFacts
-from prunekit.support.errors import ModelError
+from prunekit.support.errors import ModelError, first_line
 from prunekit.support.files import sha256_file
 
 
@@ -73,7 +73,7 @@ def _compile(model: nn.Module, inputs: dict[str, torch.Tensor], path: Path, targ
             )
             torch._inductor.aoti_compile_and_package(program, package_path=str(path))
     except Exception as error:  # the compiler's errors are of many kinds
-        reason = (str(error).strip().splitlines() or ["no message"])[0][:200]
+        reason = first_line(error, "no message", 200)
         raise ModelError(
             f"cannot compile {type(model).__name__} for {target}: {type(error).__name__}: {reason}"
         ) from error

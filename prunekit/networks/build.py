@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from prunekit import zoo
 from prunekit.networks.slimming import named_tensors
-from prunekit.support.errors import FileError, ModelError, UsageError
+from prunekit.support.errors import FileError, ModelError, UsageError, first_line
 from prunekit.support.progress import say
 from prunekit.support.user_code import call_factory
 
@@ -130,7 +130,7 @@ def _timm(
     try:
         module = timm.create_model(name, pretrained=pretrained, **extra)
     except (OSError, RuntimeError, ValueError) as error:
-        raise ModelError(f"cannot build {spec}: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"cannot build {spec}: {first_line(error)}") from error
     config: Any = getattr(module, "pretrained_cfg", {})
     before = config.get("num_classes", num_classes)
     if pretrained and num_classes is not None and num_classes != before:

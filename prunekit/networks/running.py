@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunekit.support.errors import ModelError
+from prunekit.support.errors import ModelError, first_line
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def refusing(model: nn.Module, example: Any) -> Iterator[None]:
         raise
     except Exception as error:
         sizes = ", ".join("x".join(map(str, value.shape)) for value in tensors(example))
-        cause = (str(error).strip().splitlines() or ["no message"])[0]
+        cause = first_line(error, "no message")
         raise ModelError(
             f"{type(model).__name__} refuses input {sizes}: {type(error).__name__}: {cause}"
         ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prunekit.support.errors import FileError, UsageError
+from prunekit.support.errors import FileError, UsageError, first_line
 
 SCALARS = {"loss": "train/loss", "lr": "train/lr", "accuracy": "val/accuracy"}
 """Of an epoch, by the log's names."""
@@ -25,7 +25,7 @@ class Board:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise UsageError(
                 f"--tensorboard needs the tensorboard package ({reason}); "
                 "pip install prunekit[tensorboard]"

@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 from onnx import NodeProto
 
-from prunekit.support.errors import FileError, UsageError
+from prunekit.support.errors import FileError, UsageError, first_line
 
 ANCHORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _THROUGH = ("Transpose", "Identity", "Cast", "DequantizeLinear")
@@ -94,7 +94,9 @@ def read(path: str | Path) -> OnnxGraph:
         try:
             model = onnx.shape_inference.infer_shapes(model)
         except Exception as error:  # models over 2 GiB raise protobuf's errors, bad ones onnx's
-            raise FileError(f"{path}: shapes cannot be inferred ({_line(error)})") from error
+            raise FileError(
+                f"{path}: shapes cannot be inferred ({first_line(error, longest=200)})"
+            ) from error
     reader = _Reader(model)
     nodes, values = reader.owners()
     return OnnxGraph(str(path), inputs, tuple(reader.anchors.values()), nodes, values)
@@ -108,7 +110,7 @@ def load_model(path: str | Path) -> onnx.ModelProto:
         raise FileError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # protobuf's own error types differ between its versions
         raise FileError(
-            f"{path} is not a whole ONNX file ({_line(error)}); export it again"
+            f"{path} is not a whole ONNX file ({first_line(error, longest=200)}); export it again"
         ) from error
     if not model.graph.node or not model.graph.output:
         raise FileError(f"{path} is not a whole ONNX file (no nodes in it); export it again")
@@ -150,10 +152,6 @@ def input_shapes(model: onnx.ModelProto, path: str) -> dict[str, tuple[int, ...]
             )
         found[value.name] = sizes
     return found
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _sizes(value: onnx.ValueInfoProto) -> Iterable[int]:

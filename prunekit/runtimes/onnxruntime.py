@@ -29,7 +29,7 @@ from prunekit.runtimes.base import (
     timing_inputs,
 )
 from prunekit.runtimes.nvidia.gpu import device_number, gpu_environment, watch
-from prunekit.support.errors import FileError, RuntimeUnavailableError, UsageError
+from prunekit.support.errors import FileError, RuntimeUnavailableError, UsageError, first_line
 
 if TYPE_CHECKING:
     from prunekit.runtimes.onnx_graph import OnnxGraph
@@ -159,7 +159,9 @@ class OrtEngine:
             outputs: list[NDArray[Any]] = self._session.run(None, dict(inputs))
         except Exception as error:  # the runtime's error types share no base of their own
             sizes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
-            raise UsageError(f"{self.path} does not run on {sizes}: {_line(error)}") from error
+            raise UsageError(
+                f"{self.path} does not run on {sizes}: {first_line(error, longest=200)}"
+            ) from error
         return outputs
 
     def time(self, runs: int) -> list[float]:
@@ -198,7 +200,7 @@ def _session(path: str, target: Target, profile_prefix: str) -> Any:
         session = ort.InferenceSession(path, options, providers=_providers(target))
     except Exception as error:  # the runtime's error types share no base of their own
         raise FileError(
-            f"{path} is not a model ONNX Runtime can load ({_line(error)}); export it again"
+            f"{path} is not a model ONNX Runtime can load ({first_line(error, longest=200)}); export it again"
         ) from error
     if (provider := _provider(target)) not in session.get_providers():
         raise RuntimeUnavailableError(
@@ -224,10 +226,6 @@ def _providers(target: Target) -> list[Any]:
             }
             found.insert(0, ("TensorrtExecutionProvider", able))
     return found
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _input_shapes(session: Any, path: str) -> dict[str, tuple[int, ...]]:

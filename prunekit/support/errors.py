@@ -54,13 +54,16 @@ class InfeasibleError(AnswerNoError):
     """A budget below the smallest that can be reached."""
 
 
-class InconclusiveError(PrunekitError):
-    """The machine is too noisy to tell."""
-
-    exit_code = 3
-
-
 class InterruptedRunError(PrunekitError):
     """Stopped by the user; the message says what was saved and how to resume."""
 
     exit_code = 130
+
+
+def first_line(error: BaseException | str, empty: str = "", longest: int | None = None) -> str:
+    """The first line of what an error of another library says, of at most ``longest`` characters.
+
+    ``empty`` stands for one that says nothing; the name of its type unless given.
+    """
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else empty or type(error).__name__)[:longest]

@@ -15,13 +15,18 @@ from prunekit.support.errors import UsageError
 SHOWN = 6
 
 
+def share_of(text: str) -> float:
+    """``90%`` or ``0.9`` as 0.9; not a number where ``text`` is neither."""
+    number = text.strip()
+    try:
+        return float(number.removesuffix("%")) / (100 if number.endswith("%") else 1)
+    except ValueError:
+        return math.nan
+
+
 def parse_percent(text: str, flag: str) -> float:
     """``1.5%`` as 0.015; from 0 to below 100 %."""
-    number = text.strip().removesuffix("%")
-    try:
-        value = float(number) / 100
-    except ValueError:
-        value = math.nan
+    value = share_of(text)
     if not text.strip().endswith("%") or not 0 <= value < 1:
         raise UsageError(f"cannot read {flag} {text!r}; write a percentage such as 1.5%")
     return value
@@ -34,10 +39,7 @@ def parse_share(text: str, flag: str) -> float:
         >>> parse_share("5%", "--threshold"), parse_share("0.05", "--threshold")
         (0.05, 0.05)
     """
-    try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        value = math.nan
+    value = share_of(text)
     if value >= 1:
         hint = f"; for {text} % write {text}%" if 1 <= value < 100 and "%" not in text else ""
         raise UsageError(f"{flag} {text!r} is {100 * value:g} %, which is too much{hint}")

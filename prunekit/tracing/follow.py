@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from prunekit.networks.running import call
-from prunekit.support.errors import ModelError
+from prunekit.support.errors import ModelError, first_line
 from prunekit.tracing import operators  # noqa: F401 - registers what is known of operators
 from prunekit.tracing.branches import ValueQuestions
 from prunekit.tracing.calls import flat
@@ -84,7 +84,7 @@ def follow(
     except ModelError:
         raise
     except Exception as error:
-        cause = (str(error).strip().splitlines() or ["no message"])[0]
+        cause = first_line(error, "no message")
         raise ModelError(
             f"cannot trace {type(model).__name__}: {type(error).__name__}: {cause}"
         ) from error

@@ -20,6 +20,7 @@ from prunekit.core.role import Role
 from prunekit.networks.masking import mask_
 from prunekit.networks.running import call, each
 from prunekit.networks.slimming import copied, slim
+from prunekit.support.errors import first_line
 from prunekit.tracing.other_runs import Exports, FlippedAnswers, flips, variants
 from prunekit.tracing.randomise import randomised
 from prunekit.tracing.values import batch_of_two, comparable
@@ -300,7 +301,7 @@ def _failure(
                 with torch.no_grad():
                     _outputs(copy.deepcopy(small).train(), batch_of_two(subject.example))
         except Exception as error:  # the model's own code may raise anything
-            cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            cause = first_line(error)
             module = None if small is None else _raised_in(error, small)
             where = f" in {module} ({type(small.get_submodule(module)).__name__})" if module else ""
             return _Failure(f"the slim network fails{where}{mode}: {cause}", module)

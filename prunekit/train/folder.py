@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prunekit.support.errors import DataError
+from prunekit.support.errors import DataError, first_line
 from prunekit.support.progress import track
 from prunekit.train.images import ImageFiles, Shape, split
 
@@ -124,7 +124,7 @@ def _fault(path: Path) -> str:
     except UnidentifiedImageError:
         return "not an image file"
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return str(error).splitlines()[0] if str(error) else type(error).__name__
+        return first_line(error)
     return ""
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunekit.networks.running import evaluating
-from prunekit.support.errors import ModelError, TrainingError, UsageError
+from prunekit.support.errors import ModelError, TrainingError, UsageError, first_line
 from prunekit.support.processes import average_
 from prunekit.support.progress import Bar, bar
 from prunekit.train.batches import loader, mixed, size
@@ -290,7 +290,7 @@ def _explained(run: Run, images: Tensor, first: bool) -> Iterator[None]:
             raise
         shape = "x".join(str(n) for n in images.shape)
         raise ModelError(
-            f"the model cannot be trained on a batch of {shape}: {str(error).splitlines()[0]}"
+            f"the model cannot be trained on a batch of {shape}: {first_line(error)}"
         ) from error
 
 

@@ -14,6 +14,7 @@ from prunekit.core.artifact import Artifact
 from prunekit.core.target import Target
 from prunekit.runtimes.nvidia.gpu import device_number, watch
 from prunekit.runtimes.torch.module import ModuleEngine, spans
+from prunekit.support.errors import first_line
 from prunekit.support.progress import say
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class CudaEngine(ModuleEngine):
                     self.eager()
                     after()
             except RuntimeError as error:
-                reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+                reason = first_line(error, "no reason given")
                 say(f"note: the network cannot be captured as a CUDA graph ({reason}); timed eager")
                 torch.cuda.synchronize(self._number)
                 return None

@@ -17,7 +17,7 @@ from torch.nn.modules.conv import _ConvNd
 from prunekit.core.artifact import Artifact
 from prunekit.core.target import Target
 from prunekit.runtimes.base import Arrays, timing_inputs
-from prunekit.support.errors import ModelError, UsageError
+from prunekit.support.errors import ModelError, UsageError, first_line
 
 DTYPES = {
     "fp32": torch.float32,
@@ -65,7 +65,7 @@ class TensorEngine(ABC):
                 outputs = call(*tensors)
             except RuntimeError as error:
                 sizes = ", ".join(f"{name} {list(inputs[name].shape)}" for name in self._names)
-                reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+                reason = first_line(error, "no reason given")
                 raise UsageError(f"{self._path} does not run on {sizes}: {reason}") from error
         return [_array(tensor) for tensor in _flat(outputs)]
 

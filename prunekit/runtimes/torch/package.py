@@ -18,7 +18,7 @@ from prunekit.runtimes.sidecar import load_facts
 from prunekit.runtimes.torch.cpu import threads
 from prunekit.runtimes.torch.module import DTYPES, TensorEngine
 from prunekit.runtimes.torch.settings import torch_environment
-from prunekit.support.errors import FileError, RuntimeUnavailableError, UsageError
+from prunekit.support.errors import FileError, RuntimeUnavailableError, UsageError, first_line
 
 KIND = "AOTInductor package description"
 
@@ -46,7 +46,7 @@ class PackageEngine(TensorEngine):
         try:
             self._call = torch._inductor.aoti_load_package(artifact.path, device_index=index)
         except (RuntimeError, OSError) as error:
-            reason = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
+            reason = first_line(error, "no reason given", 200)
             raise FileError(f"{artifact.path} cannot be loaded ({reason}); export it again") from (
                 error
             )
