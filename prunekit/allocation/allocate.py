@@ -96,17 +96,8 @@ def allocate(
     plain = tuple(_limit(graph, costs, other) for other in limits if other.kind != "memory")
     solution = _solve(graph, replace(problem, limits=plain), budget, limits, solver or Joint())
     cost = cost_of(graph, solution.widths, budget, model)
-    if solution.status == "infeasible" and limits:
-        asked = ", ".join(map(str, limits))
-        raise InfeasibleError(
-            f"no plan was found within {asked} and the {budget.kind} budget at once; ask for more"
-        )
     if solution.status == "infeasible":
-        raise InfeasibleError(
-            f"{budget} ({limit:.4g} {model.unit}) is below what is reachable: the smallest plan "
-            f"costs {cost:.4g} {model.unit}, {cost / dense:.1%} of the dense "
-            f"{dense:.4g}; ask for at least that"
-        )
+        raise _out_of_reach(budget, limits, limit, cost, dense, model.unit)
     best = sum(v.values[-1] for v in problem.variables)
     plan = ChannelPlan.from_widths(graph, solution.widths, scores, locked)
     predicted = {f"{budget.kind}_{model.unit}".lower(): cost}
@@ -122,6 +113,21 @@ def allocate(
         gap=solution.gap,
         status=solution.status,
         solver=solution.solver,
+    )
+
+
+def _out_of_reach(
+    budget: Budget, limits: Sequence[Budget], limit: float, cost: float, dense: float, unit: str
+) -> InfeasibleError:
+    if limits:
+        asked = ", ".join(map(str, limits))
+        return InfeasibleError(
+            f"no plan was found within {asked} and the {budget.kind} budget at once; ask for more"
+        )
+    return InfeasibleError(
+        f"{budget} ({limit:.4g} {unit}) is below what is reachable: the smallest plan "
+        f"costs {cost:.4g} {unit}, {cost / dense:.1%} of the dense "
+        f"{dense:.4g}; ask for at least that"
     )
 
 

@@ -200,7 +200,8 @@ def _session(path: str, target: Target, profile_prefix: str) -> Any:
         session = ort.InferenceSession(path, options, providers=_providers(target))
     except Exception as error:  # the runtime's error types share no base of their own
         raise FileError(
-            f"{path} is not a model ONNX Runtime can load ({first_line(error, longest=200)}); export it again"
+            f"{path} is not a model ONNX Runtime can load ({first_line(error, longest=200)}); "
+            "export it again"
         ) from error
     if (provider := _provider(target)) not in session.get_providers():
         raise RuntimeUnavailableError(
