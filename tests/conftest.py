@@ -7,48 +7,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import gc
 import shutil
 import sys
-import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-FACTORY = textwrap.dedent(
-    """
-    import torch
-    from torch import nn
-
-    def tiny(num_classes=10, in_channels=1):
-        torch.manual_seed(0)
-        return nn.Sequential(
-            nn.Conv2d(in_channels, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
-            nn.Conv2d(32, 32, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, num_classes),
-        )
-
-    def wide(num_classes=10):
-        return nn.Sequential(nn.Conv2d(1, 64, 5), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 10))
-
-    def medium(num_classes=10, in_channels=1):
-        return nn.Sequential(
-            nn.Conv2d(in_channels, 64, 3, padding=1), nn.ReLU(),
-            nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, num_classes),
-        )
-
-    def raises():
-        raise ValueError("boom")
-
-    def five():
-        return 5
-
-    number = 3
-    """
-)
-SHAPE = ("--input", "1x1x8x8")
-ON_FAKE = (*SHAPE, "--target", "fake")
-MADE = {"net.py", "table.json", "run", "__pycache__"}
+from support.commands import FACTORY, MADE, ON_FAKE, Says
+from support.refusals import Refuses, tree
 
 
 def pytest_collection_finish() -> None:
@@ -116,9 +83,6 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return be
 
 
-Says = Callable[..., tuple[int, str, str]]
-
-
 @pytest.fixture
 def prunekit(capsys: pytest.CaptureFixture[str]) -> Says:
     """Run a command in this process: exit status, stdout, stderr."""
@@ -133,3 +97,59 @@ def prunekit(capsys: pytest.CaptureFixture[str]) -> Says:
         return status, out, err
 
     return call
+
+
+@pytest.fixture
+def refuses(prunekit: Says, home: Path) -> Refuses:
+    """Run a command that must be refused before any work: its one line, nothing changed."""
+
+    def call(*arguments: object, status: int = 2, work: bool = False) -> str:
+        before = tree(home)
+        found, out, err = prunekit(*arguments)
+        assert found == status, err
+        assert out == ""
+        *progress, line = err.splitlines()
+        assert line.startswith("prunekit: ")
+        assert "Traceback" not in err
+        assert "unexpected" not in line
+        assert work or not progress, err
+        assert not any("prunekit: " in said for said in progress)
+        assert tree(home) == before
+        return line.removeprefix("prunekit: ")
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def small_net():
+    import torch
+
+    from support.tables import Small
+
+    torch.manual_seed(0)
+    return Small().eval()
+
+
+@pytest.fixture(scope="session")
+def small_graph(small_net):
+    import prunekit as pk
+    from support.tables import EXAMPLE
+
+    return pk.trace(small_net, EXAMPLE)
+
+
+@pytest.fixture(scope="session")
+def exported_once(tmp_path_factory):
+    """Exports every dense network once; what is measured are real files nonetheless."""
+    import prunekit as pk
+
+    folder, known = tmp_path_factory.mktemp("exported"), {}
+
+    def export(module, example, path):
+        key = str([(name, value.shape) for name, value in module.state_dict().items()])
+        if key not in known:
+            known[key] = pk.export(module, example, folder / f"{len(known)}.onnx")
+        shutil.copy(known[key].path, path)
+        return replace(known[key], path=str(path))
+
+    return export

@@ -1,5 +1,6 @@
 """What an installed package promises: entry points, version, licence, types, extras."""
 
+import importlib
 import inspect
 import subprocess
 import sys
@@ -19,6 +20,17 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+def test_public_names() -> None:
+    package = importlib.import_module("prunekit")
+    assert set(package.__all__) == set(package._WHERE)
+    for name in package.__all__:
+        assert getattr(package, name).__doc__, name
+    assert set(package.__all__) <= set(dir(package))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = package.nothing
+
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -1,3 +1,5 @@
+"""The zoo: sizes, gradients, structure, initialisation."""
+
 from collections.abc import Iterator
 
 import pytest
