@@ -160,7 +160,7 @@ from prunekit.support.processes import rank
 torch.set_num_threads(1)
 folder, *methods = sys.argv[1:]
 import prunekit as pk
-found = {{}}
+found = {}
 for method in methods:
     model = net(rank())  # other weights on every rank, until the first one's are sent round
     rule = METHODS[method](model, 0.8, SparsitySchedule(40, **SHORT), criterion=pk.Taylor())
