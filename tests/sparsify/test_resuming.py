@@ -170,7 +170,7 @@ for method in methods:
     for part in [*rule.masks.values(), *(p for p in model.parameters())]:
         digest.update(part.detach().contiguous().numpy().tobytes())
     found[method] = digest.hexdigest(), rule.history
-Path(folder, f"rank{{rank()}}.json").write_text(json.dumps(found))
+Path(folder, f"rank{rank()}.json").write_text(json.dumps(found))
 """
 
 
