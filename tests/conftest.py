@@ -6,8 +6,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import gc
 import shutil
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from support.commands import FACTORY, MADE, ON_FAKE, Says
+from support.exports import remember_exports
 from support.refusals import Refuses, tree
 
 
@@ -26,6 +28,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
+    remember_exports()
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     if "prunekit.runtimes.fake" in sys.modules:
@@ -52,6 +55,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert run(["prune", "net.py:tiny", *ON_FAKE, *data, *target]) == 0
     finally:
         os.chdir(before)
+    gc.freeze()  # what the first export has imported
     return home
 
 
@@ -63,6 +67,14 @@ def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Interrupts arrive: in a background job they are ignored from the start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
