@@ -6,8 +6,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import gc
 import shutil
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -52,6 +53,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert run(["prune", "net.py:tiny", *ON_FAKE, *data, *target]) == 0
     finally:
         os.chdir(before)
+    gc.freeze()  # what the first export has imported
     return home
 
 
@@ -63,6 +65,14 @@ def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Interrupts arrive: in a background job they are ignored from the start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

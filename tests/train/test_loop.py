@@ -93,7 +93,9 @@ def test_cuda_where_there_is_none(data: Data) -> None:
         fit(tiny(), data, replace(CONFIG, device="cuda"))
 
 
-def test_an_interrupt_after_the_checkpoint_waits_for_the_log(tmp_path: Path, data: Data) -> None:
+def test_an_interrupt_after_the_checkpoint_waits_for_the_log(
+    tmp_path: Path, data: Data, interruptible: None
+) -> None:
     rows = []
 
     def log(row):
