@@ -132,7 +132,7 @@ def deploy(
     in_file = "fp32" if wanted.precision == "tf32" else wanted.precision
     onnx_path = path.with_suffix(".engine.onnx")
     onnx = write(onnx_path, in_file, "tensorrt")
-    how = Build(
+    build = Build(
         wanted.batches,
         tf32=wanted.precision == "tf32",
         sparse=wanted.sparse or (wanted.pattern is not None and wanted.pattern.pattern == "2:4"),
@@ -142,7 +142,7 @@ def deploy(
     def compare(engine: Artifact) -> float:
         return compare_outputs(module, engine, example, wanted.target, batches)
 
-    return export_engine(onnx, path, wanted.target, how, compare)
+    return export_engine(onnx, path, wanted.target, build, compare)
 
 
 def record(run: Path, artifact: Artifact, wanted: Wanted, data: Data | None) -> ExportPart:

@@ -54,14 +54,14 @@ def sweep(job: Job, table: LatencyTable, points: int) -> Sweep:
             f"the smallest plan is predicted to take {least:.1%} of the dense latency; there is "
             "nothing to sweep"
         )
-    found: list[SweepPoint] = []
+    curve: list[SweepPoint] = []
     for share in track(np.linspace(0.95, least, points).tolist(), "solving", points):
         try:
             allocation = solve(min(1.0, share + 1e-9))
         except InfeasibleError:  # for a solver that rounds costs up
             allocation = smallest
-        if not found or allocation.widths != found[-1].widths:
-            found.append(_point(graph, table, share, allocation))
+        if not curve or allocation.widths != curve[-1].widths:
+            curve.append(_point(graph, table, share, allocation))
     dense = graph.dense_widths
     return Sweep(
         model=recipe.model,
@@ -71,23 +71,25 @@ def sweep(job: Job, table: LatencyTable, points: int) -> Sweep:
         granularity=step,
         dense_ms=predict(graph, ChannelPlan.dense(graph), table).ms,
         sizes={g.id: dense[g.id] for g in graph.groups if g.prunable},
-        points=_with_knee(found),
+        points=_with_knee(curve),
     )
 
 
-def _point(graph: ChannelGraph, table: LatencyTable, share: float, found: Allocation) -> SweepPoint:
-    predicted = predict(graph, found.plan, table)
+def _point(
+    graph: ChannelGraph, table: LatencyTable, share: float, allocation: Allocation
+) -> SweepPoint:
+    predicted = predict(graph, allocation.plan, table)
     return SweepPoint(
         asked=round(share, 4),
-        ratio=found.ratio,
+        ratio=allocation.ratio,
         ms=predicted.ms,
         low_ms=predicted.low_ms,
         high_ms=predicted.high_ms,
-        kept=found.value,
-        macs=graph.macs(found.widths) / graph.macs({}),
-        params=total(graph, found.widths, ParamsCost()) / total(graph, {}, ParamsCost()),
-        gap=found.gap,
-        widths=found.widths,
+        kept=allocation.value,
+        macs=graph.macs(allocation.widths) / graph.macs({}),
+        params=total(graph, allocation.widths, ParamsCost()) / total(graph, {}, ParamsCost()),
+        gap=allocation.gap,
+        widths=allocation.widths,
     )
 
 

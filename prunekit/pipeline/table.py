@@ -54,29 +54,29 @@ def finished_table(
 ) -> LatencyTable:
     """The table of a profile that has ended already, refused if it had other settings."""
     table = load_table(path, graph, target)
-    how = table.protocol
-    there = None if origin is None else origin.origin or origin.environment
+    protocol = table.protocol
+    environment = None if origin is None else origin.origin or origin.environment
     was: dict[str, Any] = {
         "model": " ".join(table.models),
         "transfer": _device_of(table.origin),
         "granularity": table.granularity,
-        "seed": how.seed,
-        "shards": [shard.split()[0] for shard in how.shards],
+        "seed": protocol.seed,
+        "shards": [shard.split()[0] for shard in protocol.shards],
     }
     now: dict[str, Any] = {
         "model": graph.fingerprint,
-        "transfer": _device_of(there),
+        "transfer": _device_of(environment),
         "granularity": granularity or table.granularity,
         "seed": plan.seed,
         "shards": [] if plan.whole else ["{}/{}".format(*plan.shard)],
     }
     if origin is not None:  # its models come with the layers
         del was["model"], now["model"]
-    elif source != "auto" or how.source not in AUTO:
-        was["source"], now["source"] = how.source, source
-    if how.asked is not None:
-        least = LEAST_NETS if how.source == "differences" else 0
-        was |= {"nets": how.asked[0], "rounds": how.asked[1]}
+    elif source != "auto" or protocol.source not in AUTO:
+        was["source"], now["source"] = protocol.source, source
+    if protocol.asked is not None:
+        least = LEAST_NETS if protocol.source == "differences" else 0
+        was |= {"nets": protocol.asked[0], "rounds": protocol.asked[1]}
         now |= {"nets": max(plan.nets, least), "rounds": plan.rounds}
     refuse_other(f"latency table {path}", was, now)
     return table
@@ -139,9 +139,9 @@ def make_table(
                 journal.unlink(missing_ok=True)
             raise
         journal.unlink(missing_ok=True)
-    how = "calibrated by" if table.apart else "from"
+    by = "calibrated by" if table.apart else "from"
     say(
-        f"latency table: {len(table.entries)} layer shapes {how} {table.protocol.nets} networks, "
+        f"latency table: {len(table.entries)} layer shapes {by} {table.protocol.nets} networks, "
         f"{table.protocol.rounds} rounds ({table.protocol.stopped}); {table.calibration}"
     )
     return table

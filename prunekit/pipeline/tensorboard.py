@@ -38,16 +38,16 @@ class Board:
         """Write a row of ``log.jsonl``; what is missing or None in it is left out."""
         if row.get("stage") == "update":
             folder = self.path
-            found = {f"structure/{name}": row.get(name) for name in STRUCTURE}
-            found |= {f"widths/{group}": width for group, width in row.get("widths", {}).items()}
+            scalars = {f"structure/{name}": row.get(name) for name in STRUCTURE}
+            scalars |= {f"widths/{group}": width for group, width in row.get("widths", {}).items()}
         else:
             folder = self.path / str(row["stage"]).replace(" ", "-")
-            found = {tag: row.get(name) for name, tag in SCALARS.items()}
+            scalars = {tag: row.get(name) for name, tag in SCALARS.items()}
         try:
             writer = self._writers.get(folder)
             if writer is None:
                 writer = self._writers[folder] = self._make(str(folder))
-            for tag, value in found.items():
+            for tag, value in scalars.items():
                 if value is not None:
                     writer.add_scalar(tag, value, row["step"])
             writer.flush()

@@ -200,8 +200,8 @@ def read_recipe(kind: type[R], flags: Mapping[str, object], config: Path | None 
     settings |= {name: value for name, value in flags.items() if value is not None}
     where = f"{config} or the flags" if config is not None else "the flags"
     if "model" not in settings:
-        there = "" if config is None else f" in {config} or the flags"
-        raise UsageError(f"no model given{there}; name one, such as zoo:resnet20_w32")
+        source = "" if config is None else f" in {config} or the flags"
+        raise UsageError(f"no model given{source}; name one, such as zoo:resnet20_w32")
     if "input" not in settings and (own := saved_input(str(settings["model"]))) is not None:
         settings["input"] = own
     try:
@@ -238,10 +238,10 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 def pairs(given: list[str], flag: str, example: str = "omega=0.3") -> dict[str, str]:
     """``["omega=0.3", ...]`` as a dictionary."""
-    found = {}
+    settings = {}
     for text in given:
         key, equals, value = text.partition("=")
         if not (key and equals and value):
             raise UsageError(f"cannot read {flag} {text!r}; write KEY=VALUE, such as {example}")
-        found[key.strip().replace("-", "_")] = value.strip()
-    return found
+        settings[key.strip().replace("-", "_")] = value.strip()
+    return settings

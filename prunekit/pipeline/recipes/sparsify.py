@@ -109,9 +109,9 @@ class SparseRecipe(TrainingRecipe):
         from prunekit.runtimes import file_precision, runtime_for
 
         named = self.target or ON_CPU
-        found = [Target.parse(text, batch=self.shape[0], threads=self.threads) for text in named]
+        targets = [Target.parse(text, batch=self.shape[0], threads=self.threads) for text in named]
         if self.target:
-            for target in found:
+            for target in targets:
                 if (needed := file_precision(runtime_for(target), target)) != "fp32":
                     raise UsageError(
                         f"sparse networks are written and timed in fp32, and {target} needs a "
@@ -121,8 +121,8 @@ class SparseRecipe(TrainingRecipe):
         else:
             from prunekit.support.registry import runtimes
 
-            found = [t for t in found if runtimes.get(t.runtime)().unavailable(t) is None]
-        return found
+            targets = [t for t in targets if runtimes.get(t.runtime)().unavailable(t) is None]
+        return targets
 
     def check(self) -> None:
         """Raise UsageError for combinations that cannot work, whatever the method."""
