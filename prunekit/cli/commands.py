@@ -35,8 +35,8 @@ COMPLETION = {"--install-completion", "--show-completion"}
 def _command(name: str) -> Callable[..., Any] | typer.Typer:
     """The function of a command, or the group."""
     module = import_module(f"prunekit.cli.{MODULES[name]}")
-    found: Callable[..., Any] | typer.Typer = getattr(module, name)
-    return found
+    command: Callable[..., Any] | typer.Typer = getattr(module, name)
+    return command
 
 
 class _Built(Mapping[str, Any]):

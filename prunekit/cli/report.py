@@ -30,15 +30,15 @@ def report(
     path = run / REPORT
     if run.is_dir() and not path.is_file():
         raise UsageError(f"{run} has no report.json; is the run finished?")
-    found: Report | SparsityReport
+    run_report: Report | SparsityReport
     if is_sparse(run):
-        found = SparsityReport.load(path)
-        page, text = sparsity_html(found), sparsity_markdown(found)
+        run_report = SparsityReport.load(path)
+        page, text = sparsity_html(run_report), sparsity_markdown(run_report)
     else:
-        found = Report.load(path)
-        page, text = to_html(found), to_markdown(found)
+        run_report = Report.load(path)
+        page, text = to_html(run_report), to_markdown(run_report)
     write_text(run / PAGE, page)
     if json:
-        print_json(found.model_dump(mode="json"))
+        print_json(run_report.model_dump(mode="json"))
     else:
         print_text(text)

@@ -56,7 +56,7 @@ def list_shipped(json: Json = False) -> None:
     from prunekit.latency import LatencyTable
     from prunekit.latency.shipped import shipped_tables
 
-    found = [(path, LatencyTable.load(path)) for path in shipped_tables()]
+    shipped = [(path, LatencyTable.load(path)) for path in shipped_tables()]
     if json:
         print_json(
             {
@@ -66,7 +66,7 @@ def list_shipped(json: Json = False) -> None:
                     "runtime": table.environment.runtime_version,
                     **table.calibration.errors,
                 }
-                for path, table in found
+                for path, table in shipped
             }
         )
         return
@@ -83,7 +83,7 @@ def list_shipped(json: Json = False) -> None:
                     for error in table.calibration.errors.values()
                 ),
             )
-            for path, table in found
+            for path, table in shipped
         ],
     )
 
@@ -145,55 +145,55 @@ def diff(
     from prunekit.latency.shipped import find_table
 
     tables = [latency.LatencyTable.load(find_table(path)) for path in (first, second)]
-    found = latency.diff(*tables)
+    difference = latency.diff(*tables)
     if json:
-        print_json(_diff_json(found))
+        print_json(_diff_json(difference))
     else:
-        _print_diff(found, str(first), str(second))
+        _print_diff(difference, str(first), str(second))
 
 
-def _diff_json(found: TableDiff) -> dict[str, object]:
+def _diff_json(difference: TableDiff) -> dict[str, object]:
     from dataclasses import asdict
 
     return {
-        "differences": [asdict(fact) for fact in found.facts],
-        "networks": found.networks,
-        "ratio": found.ratio,
-        "low": found.low,
-        "high": found.high,
+        "differences": [asdict(fact) for fact in difference.facts],
+        "networks": difference.networks,
+        "ratio": difference.ratio,
+        "low": difference.low,
+        "high": difference.high,
         "shapes": [
             {
                 "shape": str(one.shape),
                 "apart": one.apart,
                 "widths": [asdict(row) for row in one.widths],
             }
-            for one in found.shapes
+            for one in difference.shapes
         ],
-        "only_a": [str(shape) for shape in found.only_a],
-        "only_b": [str(shape) for shape in found.only_b],
+        "only_a": [str(shape) for shape in difference.only_a],
+        "only_b": [str(shape) for shape in difference.only_b],
     }
 
 
-def _print_diff(found: TableDiff, a: str, b: str) -> None:
+def _print_diff(difference: TableDiff, a: str, b: str) -> None:
     print_text(f"A: {a}\nB: {b}")
-    for fact in found.facts:
+    for fact in difference.facts:
         print_text(f"{fact.what}: {fact.a or 'none'} in A, {fact.b or 'none'} in B")
-    if not found.facts:
+    if not difference.facts:
         print_text("same target, device and versions")
-    if found.ratio is None:
+    if difference.ratio is None:
         print_text("nothing to compare: no network and no layer shape is in both")
-    elif found.networks:
-        count = f"{found.networks} network{'' if found.networks == 1 else 's'}"
+    elif difference.networks:
+        count = f"{difference.networks} network{'' if difference.networks == 1 else 's'}"
         print_text(
-            f"B takes {_ratio(found.ratio)} times as long as A, the median of {count} in both "
-            f"(from {_ratio(found.low)} to {_ratio(found.high)})"
+            f"B takes {_ratio(difference.ratio)} times as long as A, the median of {count} in both "
+            f"(from {_ratio(difference.low)} to {_ratio(difference.high)})"
         )
     else:
         print_text(
-            f"no network is in both; B's layers take {_ratio(found.ratio)} times as long as A's "
-            "at their widest, the median of all shapes"
+            f"no network is in both; B's layers take {_ratio(difference.ratio)} times as long as "
+            "A's at their widest, the median of all shapes"
         )
-    if found.shapes:
+    if difference.shapes:
         print_table(
             "time in B over time in A, the furthest from the whole first",
             ("layer shape", "at", "width", "A (us)", "B (us)", "B/A"),
@@ -206,11 +206,11 @@ def _print_diff(found: TableDiff, a: str, b: str) -> None:
                     f"{row.b_us:.1f}",
                     _ratio(row.ratio),
                 )
-                for one in found.shapes
+                for one in difference.shapes
                 for number, row in enumerate(one.widths)
             ],
         )
-    for name, shapes in (("A", found.only_a), ("B", found.only_b)):
+    for name, shapes in (("A", difference.only_a), ("B", difference.only_b)):
         for shape in shapes:
             print_text(f"only in {name}: {shape}")
 
