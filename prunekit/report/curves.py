@@ -49,12 +49,12 @@ class Panel(NamedTuple):
 
 def stages_of(epochs: Iterable[EpochPart]) -> list[tuple[str, int, int]]:
     """(stage, first, last), counting epochs over all stages from 1."""
-    found, done = [], 0
+    stages, done = [], 0
     for stage, members in groupby(epochs, key=lambda e: e.stage):
         count = sum(1 for _ in members)
-        found.append((stage, done + 1, done + count))
+        stages.append((stage, done + 1, done + count))
         done += count
-    return found
+    return stages
 
 
 Place = tuple[float, float, str]

@@ -326,12 +326,12 @@ def cost_facts(cost: TrainingPart) -> Facts:
     """What the training took."""
     if cost.relative_flops is None:
         return [("training", "none")]
-    found = [("compute", f"{cost.relative_flops:.2f}x the FLOPs of one dense training run")]
+    facts = [("compute", f"{cost.relative_flops:.2f}x the FLOPs of one dense training run")]
     if cost.seconds:
-        found.append(("time", duration(cost.seconds)))
+        facts.append(("time", duration(cost.seconds)))
     if cost.dense_seconds:
-        found.append(("of it, dense", duration(cost.dense_seconds)))
-    return found
+        facts.append(("of it, dense", duration(cost.dense_seconds)))
+    return facts
 
 
 def environment_facts(where: target.Environment) -> Facts:
@@ -362,12 +362,12 @@ def artifact_links(artifacts: dict[str, str]) -> list[_Artifact]:
     paths = {what: PurePath(path) for what, path in artifacts.items()}
     known = [paths[what] for what in ("recipe", "plan", "onnx", "weights") if what in paths]
     run = known[0].parent if known else None
-    found = []
+    links = []
     for what, path in paths.items():
         inside = run is not None and path.is_relative_to(run) and ".." not in path.parts
         text = path.relative_to(run).as_posix() if run is not None and inside else str(path)
-        found.append(_Artifact(what.replace("_", " "), text, quote(text) if inside else ""))
-    return found
+        links.append(_Artifact(what.replace("_", " "), text, quote(text) if inside else ""))
+    return links
 
 
 # --- small things ---------------------------------------------------------------------------------

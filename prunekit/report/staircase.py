@@ -83,10 +83,10 @@ def _lead(table: LatencyTable) -> str:
 
 
 def _row(table: LatencyTable, shape: LayerShape, number: int) -> Row:
-    found = staircases(table, shape)
-    top = max(max(*stair.us, *(spot.carried_us for spot in stair.spots)) for stair in found)
+    stairs = staircases(table, shape)
+    top = max(max(*stair.us, *(spot.carried_us for spot in stair.spots)) for stair in stairs)
     up = Scale(0.0, 1.06 * max(top, 1e-3))
-    panels = [_panel(stair, up, number, place) for place, stair in enumerate(found)]
+    panels = [_panel(stair, up, number, place) for place, stair in enumerate(stairs)]
     return Row(str(shape), panels)
 
 
@@ -143,12 +143,12 @@ def _png(table: LatencyTable, shapes: Sequence[LayerShape]) -> bytes:
     figure = Figure(figsize=(9.4, 2.8 * len(shapes)), dpi=120, layout="constrained")
     axes = figure.subplots(len(shapes), 2, squeeze=False)
     for row, shape in zip(axes, shapes, strict=True):
-        found = staircases(table, shape)
-        for chart, stair in zip(row, found, strict=False):
+        stairs = staircases(table, shape)
+        for chart, stair in zip(row, stairs, strict=False):
             widths, times = zip(*stair.corners(), strict=True)
             chart.plot(widths, times, color="#2f6fdb")
-            for there, face in ((False, "white"), (True, "#b4620a")):
-                spots = [spot for spot in stair.spots if spot.there == there]
+            for elsewhere, face in ((False, "white"), (True, "#b4620a")):
+                spots = [spot for spot in stair.spots if spot.there == elsewhere]
                 chart.scatter(
                     [s.width for s in spots],
                     [s.carried_us for s in spots],
@@ -159,7 +159,7 @@ def _png(table: LatencyTable, shapes: Sequence[LayerShape]) -> bytes:
                 )
             chart.set(xlabel=axis(stair), ylabel="us", xlim=(0, None), ylim=(0, None))
             chart.set_title(f"{shape}\n{title(stair)}", fontsize=8, loc="left")
-        for chart in row[len(found) :]:
+        for chart in row[len(stairs) :]:
             chart.set_axis_off()
     file = BytesIO()
     figure.savefig(file, format="png")
