@@ -133,8 +133,8 @@ class _Types:
             inner = f"{name}.inner"
             for node in nodes:
                 for names in (node.input, node.output):
-                    for place, found in enumerate(names):
-                        if found == name:
+                    for place, tensor in enumerate(names):
+                        if tensor == name:
                             names[place] = inner
             casts.append(_cast_node(inner, name, TensorProto.FLOAT))
         return casts

@@ -231,8 +231,8 @@ def _check_shapes(model: ModelProto) -> None:
 def _shapes(model: ModelProto) -> dict[str, Shape]:
     """Known shapes by name: numbers, or names where they vary."""
     graph = model.graph
-    found = {info.name: _dims(info) for info in (*graph.input, *graph.value_info, *graph.output)}
-    return found | {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    shapes = {info.name: _dims(info) for info in (*graph.input, *graph.value_info, *graph.output)}
+    return shapes | {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
 
 
 def _dims(info: ValueInfoProto) -> Shape:

@@ -80,23 +80,25 @@ def export(
         _write(working, pair, exact, is_dict=as_dict)
         if finish is not None:
             finish(exact)
-        found = Artifact(str(exact), "onnx", input_shapes=shapes)
+        artifact = Artifact(str(exact), "onnx", input_shapes=shapes)
         feeds = _feeds(pair)
-        apart = _compare(working, found, feeds, target, is_dict=as_dict)
+        apart = _compare(working, artifact, feeds, target, is_dict=as_dict)
         if precision != "fp32":
             seen = [*feeds, *batches] if precision == "fp16" else batches
-            found = lower(found, temporary, precision, seen, runtime)
+            artifact = lower(artifact, temporary, precision, seen, runtime)
             _carry_metadata(exact, temporary)
-            apart = _compare(working, found, _few(seen), target, is_dict=as_dict)
+            apart = _compare(working, artifact, _few(seen), target, is_dict=as_dict)
     return Artifact.of_file(path, precision=precision, plan=plan, input_shapes=shapes, apart=apart)
 
 
 def _carry_metadata(source: Path, target: Path) -> None:
     """Give ``target`` the properties of ``source``, which lowering to fewer bits may drop."""
-    held = {p.key: p.value for p in onnx.load(source, load_external_data=False).metadata_props}
-    if held:
+    properties = {
+        p.key: p.value for p in onnx.load(source, load_external_data=False).metadata_props
+    }
+    if properties:
         proto = onnx.load(target)
-        set_model_props(proto, {p.key: p.value for p in proto.metadata_props} | held)
+        set_model_props(proto, {p.key: p.value for p in proto.metadata_props} | properties)
         onnx.save(proto, target)
 
 
@@ -269,9 +271,9 @@ def _translations_kept() -> Iterator[None]:
     all operators for each of their families: more than half of a small model's export.
     """
     try:
-        found = importlib.import_module("torch.onnx._internal.exporter._registration")
-        registry, build = found.ONNXRegistry, found.ONNXRegistry.__dict__["from_torchlib"]
-        gather = found.onnxscript_apis.get_torchlib_ops
+        module = importlib.import_module("torch.onnx._internal.exporter._registration")
+        registry, build = module.ONNXRegistry, module.ONNXRegistry.__dict__["from_torchlib"]
+        gather = module.onnxscript_apis.get_torchlib_ops
         operators: Any = importlib.import_module("torch._export.utils")
         materialize = operators._materialize_cpp_cia_ops
     except (ImportError, AttributeError, KeyError):  # another PyTorch, which may do as it likes
@@ -316,14 +318,14 @@ def _compare(
             with torch.no_grad():
                 out = model(**given) if is_dict else model(*given.values())
             expected = [t.numpy() for t in tree_leaves(out) if isinstance(t, Tensor)]
-            found = engine.run(feed)
-            if len(found) != len(expected):
+            outputs = engine.run(feed)
+            if len(outputs) != len(expected):
                 raise ModelError(
-                    f"the exported {name} has {len(found)} outputs, {type(model).__name__} "
+                    f"the exported {name} has {len(outputs)} outputs, {type(model).__name__} "
                     f"has {len(expected)}"
                 )
             batch = len(next(iter(feed.values())))
-            for left, right in zip(expected, found, strict=True):
+            for left, right in zip(expected, outputs, strict=True):
                 if left.shape != right.shape:
                     raise ModelError(
                         f"the exported {name} gives an output of shape {right.shape} at batch "
@@ -344,8 +346,8 @@ def _compare(
     return furthest
 
 
-def _apart(expected: NDArray[Any], found: NDArray[Any], precision: str) -> float:
-    left, right = expected.astype(np.float64), found.astype(np.float64)
+def _apart(expected: NDArray[Any], actual: NDArray[Any], precision: str) -> float:
+    left, right = expected.astype(np.float64), actual.astype(np.float64)
     if precision == "int8":
         return float(np.linalg.norm(left - right) / max(float(np.linalg.norm(left)), 1e-6))
     return float(np.abs(left - right).max() / max(np.abs(left).max(), 1e-6))

@@ -41,8 +41,8 @@ def export_openvino(
         onnx = export(model, example, Path(folder) / "model.onnx", precision)
         made = Path(folder) / "model.xml"
         write_ir(onnx.path, made)
-        found = replace(onnx, path=str(made), format="openvino")
-        apart = compare_outputs(model, found, example, Target.parse("openvino:cpu"))
+        artifact = replace(onnx, path=str(made), format="openvino")
+        apart = compare_outputs(model, artifact, example, Target.parse("openvino:cpu"))
         _put(made, path)
     shapes = onnx.input_shapes
     return Artifact.of_file(path, precision=precision, plan=plan, input_shapes=shapes, apart=apart)

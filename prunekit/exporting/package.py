@@ -51,10 +51,10 @@ def export_package(
             created=environment.created,
         )
         save_described(made, made.read_bytes(), facts, KIND)
-        found = Artifact(str(made), "aotinductor", target.precision, input_shapes=shapes)
-        apart = compare_outputs(model, found, example, target)
+        artifact = Artifact(str(made), "aotinductor", target.precision, input_shapes=shapes)
+        apart = compare_outputs(model, artifact, example, target)
         save_described(path, made.read_bytes(), facts, KIND)
-    return replace(found, path=str(path), sha256=facts.file_sha256, plan=plan, apart=apart)
+    return replace(artifact, path=str(path), sha256=facts.file_sha256, plan=plan, apart=apart)
 
 
 def _compile(model: nn.Module, inputs: dict[str, torch.Tensor], path: Path, target: Target) -> None:

@@ -78,28 +78,28 @@ def check_pattern(
         name: modules[layer.name].get_parameter("weight").detach().cpu().float().numpy()
         for name, layer in layers.items()
     }
-    pattern, found = Pattern.parse(plan.pattern), set()
+    pattern, in_file = Pattern.parse(plan.pattern), set()
     for called, weight in _weights(proto):
         same = (name for name, value in values.items() if np.array_equal(value, weight))
         layer = layers.get(called) or layers.get(next(same, ""))
         if layer is None:
             continue
-        found.add(layer.name)
-        there = int(np.count_nonzero(weight))
+        in_file.add(layer.name)
+        nonzero = int(np.count_nonzero(weight))
         rows = np.moveaxis(weight, 1, -1).reshape(-1, pattern.m) != 0
-        if there > layer.kept or (pattern.structured and rows.sum(1).max() > pattern.n):
+        if nonzero > layer.kept or (pattern.structured and rows.sum(1).max() > pattern.n):
             raise ModelError(
-                f"the exported weight of {layer.name} has {there} values that are not zero, "
+                f"the exported weight of {layer.name} has {nonzero} values that are not zero, "
                 f"planned are {layer.kept} in pattern {pattern}"
             )
-    missing = [la.name for la in plan.sparse if la.name not in found and la.name not in idle]
+    missing = [la.name for la in plan.sparse if la.name not in in_file and la.name not in idle]
     if pattern.structured and missing:
         raise ModelError(
             f"{len(missing)} of {len(layers)} sparse weights were not found in the exported file "
             f"({missing[0]} is the first), so that its pattern {pattern} cannot be checked; keep "
             f"it dense (--dense {missing[0]})"
         )
-    return len(found)
+    return len(in_file)
 
 
 def _weights(proto: ModelProto) -> Iterator[tuple[str, NDArray[Any]]]:
