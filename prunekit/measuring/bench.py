@@ -269,8 +269,8 @@ def _check(
                 continue
             looks, due = looks + 1, due * 2
             last = last or looks == LOOKS
-            found = relative(timer.ratio(1, per_look), _z(per_look))
-            ratio = replace(found, confidence=limits.confidence)
+            estimate = relative(timer.ratio(1, per_look), _z(per_look))
+            ratio = replace(estimate, confidence=limits.confidence)
             text = f"{100 * (ratio.ratio - 1):+.1f} % against {against}: {ratio}"
             if ratio.high < allowed:
                 return Verdict("pass", ratio, limits.threshold, f"{text}, below {allowed:g}")
