@@ -99,8 +99,8 @@ def load_json(path: str | Path, type_: type[T], kind: str, version: int) -> T:
     raw = read_object(path, kind)
     head = {key: raw.pop(key, None) for key in ("prunekit", "version", "sha256")}
     if head["prunekit"] != kind:
-        told = f" but a {head['prunekit']}" if isinstance(head["prunekit"], str) else ""
-        raise FileError(f"{path} is not a prunekit {kind} file{told}")
+        instead = f" but a {head['prunekit']}" if isinstance(head["prunekit"], str) else ""
+        raise FileError(f"{path} is not a prunekit {kind} file{instead}")
     if head["version"] != version:
         raise FileError(
             f"{path} has {kind} version {head['version']}, this prunekit reads version {version}; "

@@ -55,14 +55,14 @@ def matching(names: Iterable[str], patterns: Sequence[str], flag: str) -> set[st
     UsageError for a pattern that matches nothing.
     """
     known = list(dict.fromkeys(names))
-    found: set[str] = set()
+    matched: set[str] = set()
     for pattern in patterns:
         hits = {n for n in known if fnmatchcase(n, pattern) or fnmatchcase(n, f"{pattern}.*")}
         if not hits:
             shown = ", ".join(known[:SHOWN]) + (", ..." if len(known) > SHOWN else "")
             raise UsageError(f"{flag} names {pattern!r}, which matches no layer; layers: {shown}")
-        found |= hits
-    return found
+        matched |= hits
+    return matched
 
 
 T = TypeVar("T")

@@ -86,8 +86,8 @@ def on_rank_zero(compute: Callable[[], T]) -> T:
     torch.distributed.broadcast_object_list(box, src=0, group=_waiting_room())
     if box[1] is not None:
         raise box[1]
-    found: T = box[0]
-    return found
+    result: T = box[0]
+    return result
 
 
 @cache

@@ -18,14 +18,14 @@ class Registry:
 
     def names(self) -> list[str]:
         """All known names, sorted."""
-        found = [entry.name for entry in entry_points(group=f"prunekit.{self.kind}")]
-        twice = sorted({name for name in found if found.count(name) > 1})
+        installed = [entry.name for entry in entry_points(group=f"prunekit.{self.kind}")]
+        twice = sorted({name for name in installed if installed.count(name) > 1})
         if twice:
             raise UsageError(
                 f"two installed packages register the {self.kind} name {twice[0]!r}; "
                 "uninstall one of them"
             )
-        return sorted({*found, *self._loaded})
+        return sorted({*installed, *self._loaded})
 
     def register(self, name: str, item: Any) -> None:
         """Add ``item`` under ``name``; a name already taken is an error."""

@@ -51,13 +51,13 @@ def _from_file(path: Path, spec: str, error: type[PrunekitError]) -> ModuleType:
         raise error(f"no file {path} (in {spec!r})")
     # One name for each use: data read from the file a model comes from must not replace its module.
     name = f"_prunekit_{error.__name__.removesuffix('Error').lower()}_{path.stem}"
-    found = importlib.util.spec_from_file_location(name, path)
-    if found is None or found.loader is None:
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    if module_spec is None or module_spec.loader is None:
         raise error(f"cannot import {path}")
-    module = importlib.util.module_from_spec(found)
+    module = importlib.util.module_from_spec(module_spec)
     sys.modules[name] = module  # so that what is defined there can be pickled
     try:
-        found.loader.exec_module(module)
+        module_spec.loader.exec_module(module)
     except (Exception, SystemExit) as cause:
         sys.modules.pop(name, None)
         raise error(f"{path} fails on import: {_brief(cause)}") from cause
