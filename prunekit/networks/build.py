@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from prunekit import zoo
 from prunekit.networks.slimming import named_tensors
+from prunekit.networks.vision import torchvision
 from prunekit.support.errors import FileError, ModelError, UsageError, first_line
 from prunekit.support.progress import say
 from prunekit.support.user_code import call_factory
@@ -85,8 +86,7 @@ def rebuild(spec: str, arguments: Mapping[str, int]) -> nn.Module:
 
 
 def _torchvision(spec: str, name: str, num_classes: int | None, pretrained: bool) -> BuiltModel:
-    from torchvision import models
-
+    models = torchvision().models
     if name not in models.list_models():
         raise ModelError(f"torchvision has no model {name!r}{_close(name, models.list_models())}")
     backbone: dict[str, Any] = {}

@@ -20,7 +20,7 @@ from prunekit.tracing.follow_dispatch import Flow
 from prunekit.tracing.labels import Labels
 from prunekit.tracing.memory import Ledger
 from prunekit.tracing.modules import OwnTensors, RunningModules
-from prunekit.tracing.nodes import Atom
+from prunekit.tracing.nodes import Alike
 from prunekit.tracing.operations import Operation, OperationGraph
 from prunekit.tracing.other_runs import Exports, flips, random_state, variants
 from prunekit.tracing.values import comparable, tensors
@@ -33,7 +33,7 @@ SECONDS = 60.0
 class Followed:
     """What one forward told."""
 
-    atoms: list[Atom]
+    atoms: list[Alike]
     operations: list[Operation]
     shapes: list[tuple[int, ...]]
     """Of the outputs in evaluation mode."""
@@ -93,7 +93,7 @@ def follow(
         running.close()
         model.eval()
     shapes = [tuple(t.shape) for t in tensors(out)]
-    atoms = labels.nodes.atoms()
+    atoms = labels.nodes.alike()
     return Followed(atoms, graph.operations, shapes, ledger, running.residual, own.uses, notes)
 
 

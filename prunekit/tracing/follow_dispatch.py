@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from torch._ops import HigherOrderOperator
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunekit.support.errors import ModelError
 from prunekit.tracing.calls import Call
+from prunekit.tracing.dispatch import OperatorMode
 from prunekit.tracing.labels import Labels
 from prunekit.tracing.operators.registry import HANDLERS
 
@@ -22,7 +22,7 @@ class Observer(Protocol):
         """One operator."""
 
 
-class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Flow(OperatorMode):
     """Labels the results of everything that runs inside of it, until the deadline.
 
     What is not followed (for want of a handler, or of time) stays as it is.

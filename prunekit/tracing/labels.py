@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -115,7 +116,7 @@ class Labels:
     def joined(self, one: Part, other: Part) -> Part:
         """Both parts as one."""
         self.nodes.join(one, other)
-        shape = torch.broadcast_shapes(one.shape, other.shape)  # type: ignore[no-untyped-call]
+        shape = np.broadcast_shapes(one.shape, other.shape)
         return self.squash(one.expand(shape))
 
     def squash(self, part: Part) -> Part:

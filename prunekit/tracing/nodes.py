@@ -6,12 +6,12 @@ stays, for the reason given.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from prunekit.core.role import Role
@@ -24,12 +24,19 @@ FIXED = 0
 CONSTANT = "it is combined with values that stay as they are"
 
 
-@dataclass
-class Atom:
-    """Entries that go together: positions by slot, and why it must stay (empty: it may go)."""
+@dataclass(frozen=True)
+class Alike:
+    """Atoms, sets of joined nodes, that touch the same slots equally often.
 
-    positions: dict[Slot, list[int]] = field(default_factory=dict)
-    frozen: str = ""
+    ``positions`` of each slot are (atoms, times), ascending in each row.
+    """
+
+    positions: dict[Slot, NDArray[np.int64]]
+    frozen: str
+    """Why they must stay; empty: they may go."""
+
+    def __len__(self) -> int:
+        return len(next(iter(self.positions.values())))
 
 
 class Nodes:
@@ -79,7 +86,7 @@ class Nodes:
 
     def join(self, one: Tensor, other: Tensor) -> None:
         """Join nodes position by position; the shapes broadcast."""
-        shape = torch.broadcast_shapes(one.shape, other.shape)  # type: ignore[no-untyped-call]
+        shape = np.broadcast_shapes(one.shape, other.shape)
         one, other = one.expand(shape), other.expand(shape)
         pairs = torch.stack([self.roots(one).flatten(), self.roots(other).flatten()], dim=1)
         pairs = torch.unique(pairs[pairs[:, 0] != pairs[:, 1]], dim=0)
@@ -116,14 +123,33 @@ class Nodes:
                 positions.setdefault(slot, []).append(position)
         return positions
 
-    def atoms(self) -> list[Atom]:
-        """All sets of joined nodes that some module writes."""
-        by_root: dict[int, Atom] = defaultdict(Atom)
-        for slot, position, root in self._positions():
-            by_root[root].positions.setdefault(slot, []).append(position)
-        for root, atom in by_root.items():
-            atom.frozen = self._reasons.get(root, "")
-        return [a for a in by_root.values() if any(role.is_output for _, role in a.positions)]
+    def alike(self) -> list[Alike]:
+        """All atoms that some module writes, in the order of their first positions."""
+        slots, sizes = [*self._first], [size for _, size in self._first.values()]
+        ids = np.arange(1, len(self._parent))
+        starts = np.repeat([start for start, _ in self._first.values()], sizes)
+        roots = self.roots(torch.from_numpy(ids)).numpy()
+        order = np.argsort(roots, kind="stable")
+        roots, positions = roots[order], (ids - starts)[order]
+        touched = np.repeat(np.arange(len(slots)), sizes)[order]
+        first = np.flatnonzero(np.diff(roots, prepend=-1))
+        ends = np.append(first, len(roots))[1:].tolist()
+        atoms: dict[tuple[bytes, str], list[int]] = {}
+        for begin, end, root in zip(first.tolist(), ends, roots[first].tolist(), strict=True):
+            signature = touched[begin:end].tobytes()
+            atoms.setdefault((signature, self._reasons.get(root, "")), []).append(begin)
+        alike = []
+        for (signature, reason), begins in atoms.items():
+            numbers = np.frombuffer(signature, dtype=touched.dtype)
+            own = [slots[number] for number in np.unique(numbers)]
+            if not any(role.is_output for _, role in own):
+                continue
+            rows = positions[np.add.outer(begins, np.arange(len(numbers)))]
+            by_slot = {
+                slot: rows[:, numbers == n] for slot, n in zip(own, np.unique(numbers), strict=True)
+            }
+            alike.append(Alike(by_slot, reason))
+        return alike
 
     def _positions(self) -> Iterator[tuple[Slot, int, int]]:
         for slot, (start, size) in self._first.items():

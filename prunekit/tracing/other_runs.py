@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from prunekit.networks.running import each
 from prunekit.tracing.branches import QUESTIONS
 from prunekit.tracing.calls import operator_name
+from prunekit.tracing.dispatch import OperatorMode
 from prunekit.tracing.values import batch_of_two
 
 EXPORTS = ("tolist", "numpy", "__array__", "__dlpack__")
@@ -23,7 +23,7 @@ FLIPS = 8
 """Values asked for that are flipped, each alone and all at once, to follow the other branch."""
 
 
-class FlippedAnswers(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class FlippedAnswers(OperatorMode):
     """Gives other values than those asked for in ``which`` questions, and remembers them all.
 
     The other truth value, the next or previous whole number, a number of another size and sign.

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import copy
-from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from prunekit.networks.running import call
+from prunekit.tracing.other_runs import Exports, FlippedAnswers
 
 CONSTANT = 1e-4
 """A parameter with a standard deviation below this has not been drawn at random."""
 
 
 @torch.no_grad()
-def randomised(model: nn.Module, example: Any, dtype: torch.dtype, seed: int = 0) -> nn.Module:
+def randomised(
+    model: nn.Module, example: Any, dtype: torch.dtype, seed: int, counter: FlippedAnswers
+) -> nn.Module:
     """A randomised copy on the CPU, in evaluation mode.
 
     Statistics and scales of norms, biases and whatever else starts out constant become random,
     and every layer's output gets a standard deviation of one: with weights as they are drawn,
-    signals fade out in deep networks, and with them what a wrong cut would change.
+    signals fade out in deep networks, and with them what a wrong cut would change. ``counter`` is
+    told of at least one value that the model asks for while it runs, if there is any.
     """
     working = copy.deepcopy(model).cpu().to(dtype).eval()
     generator = torch.Generator().manual_seed(seed)
@@ -49,17 +52,21 @@ def randomised(model: nn.Module, example: Any, dtype: torch.dtype, seed: int = 0
             else:  # closed at first: a bias, or the scale of a residual branch
                 start = 0.0 if tensor is getattr(module, "bias", None) else 0.5
                 tensor.copy_(start + 0.1 * noise(tensor))
-    with suppress(Exception):  # what does not run is found elsewhere
-        _level_(working, example)
+    try:
+        _level_(working, example, counter)
+    except Exception:  # what does not run is found elsewhere
+        counter.asked.append(True)
     return working
 
 
-def _level_(model: nn.Module, example: Any) -> None:
+def _level_(model: nn.Module, example: Any, counter: FlippedAnswers) -> None:
     """Bring the output of every layer to a standard deviation of one, at its first call."""
     levelled: set[nn.Module] = set()
 
     def level(layer: Any, _: Any, out: Tensor) -> Tensor:
+        asked = len(counter.asked)
         scale = float(out.detach().std()) if out.numel() > 1 else 1.0
+        del counter.asked[asked:]  # that was this function's own question
         plain = all(name in layer._parameters for name in ("weight", "bias"))
         if layer in levelled or not plain or not 1e-9 < scale < 1e9:
             return out
@@ -72,7 +79,8 @@ def _level_(model: nn.Module, example: Any) -> None:
     layers = (nn.Linear, nn.modules.conv._ConvNd)
     hooks = [m.register_forward_hook(level) for m in model.modules() if isinstance(m, layers)]
     try:
-        call(model, example)
+        with Exports(lambda: counter.asked.append(True)), counter:
+            call(model, example)
     finally:
         for hook in hooks:
             hook.remove()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -18,14 +19,17 @@ from prunekit.core.graph import ChannelGraph, ChannelGroup, Layer, LayerShape, M
 from prunekit.networks.running import call, each, refusing, tensors
 from prunekit.networks.slimming import is_depthwise, model_fingerprint, named_tensors
 from prunekit.support.errors import ModelError, UsageError
+from prunekit.support.threads import threads
 from prunekit.tracing.blocks import removable
 from prunekit.tracing.follow import follow
-from prunekit.tracing.nodes import Atom
+from prunekit.tracing.nodes import Alike
 from prunekit.tracing.operations import epilogues
 from prunekit.tracing.prove import prove
 from prunekit.tracing.values import batch_of_two
 
 HEADS = ("whole", "width")
+SMALL = 50_000_000
+"""Parameters of networks whose forward is small work, for which several threads are a waste."""
 CHEAP = frozenset({"add", "add_", "sub", "mul", "mul_", "cat", "index"})
 """Operators that use a parameter, such as an embedding of positions, without a product."""
 LAYER_TYPES = (nn.modules.conv._ConvNd, nn.Linear)
@@ -58,13 +62,17 @@ def trace(
     # a cache of weights in half precision would outlive their changes
     exact = torch.autocast("cpu", enabled=False, cache_enabled=False)
     with torch.inference_mode(False), exact:
-        return _trace(model, example, heads, validate=validate)
+        example = example if isinstance(example, (tuple, dict)) else (example,)
+        if any(is_lazy(tensor) for _, tensor in named_tensors(model)):
+            raise ModelError(f"{type(model).__name__} has lazy layers without a size; run it once")
+        small = sum(parameter.numel() for parameter in model.parameters()) <= SMALL
+        with threads(1) if small else nullcontext():
+            graph, partly = _trace(model, example, heads)
+        return prove(model, graph, example, train_mode=partly) if validate else graph
 
 
-def _trace(model: nn.Module, example: Any, heads: str, *, validate: bool) -> ChannelGraph:
-    example = example if isinstance(example, (tuple, dict)) else (example,)
-    if any(is_lazy(tensor) for _, tensor in named_tensors(model)):
-        raise ModelError(f"{type(model).__name__} has lazy layers without a size; run it once")
+def _trace(model: nn.Module, example: Any, heads: str) -> tuple[ChannelGraph, bool]:
+    """The graph as it is followed, and whether evaluation leaves some layers out."""
     try:
         working = copy.deepcopy(model).cpu().eval()
     except Exception as error:
@@ -102,8 +110,7 @@ def _trace(model: nn.Module, example: Any, heads: str, *, validate: bool) -> Cha
         removable=removable(followed, working, example),
         buffers=followed.ledger.buffers(groups),
     )
-    del working, followed  # a large model's copies are what takes memory
-    return prove(model, graph, example, train_mode=bool(unused)) if validate else graph
+    return graph, bool(unused)
 
 
 def _inside_attention(model: nn.Module) -> set[str]:
@@ -151,46 +158,34 @@ def _forward_shapes(model: nn.Module, example: Any) -> dict[str, list[Sizes]]:
     return shapes
 
 
-def _groups(atoms: list[Atom], model: nn.Module) -> list[ChannelGroup]:
+def _groups(atoms: list[Alike], model: nn.Module) -> list[ChannelGroup]:
     """Atoms that touch the same slots equally often form one group, in the model's order."""
     order = {name: i for i, (name, _) in enumerate(model.named_modules())}
-    by_signature: dict[Any, list[Atom]] = defaultdict(list)
-    for atom in atoms:
-        signature = frozenset((slot, len(where)) for slot, where in atom.positions.items())
-        by_signature[signature, atom.frozen].append(atom)
-
     groups = []
-    for (_, reason), members in by_signature.items():
-        slots = sorted(members[0].positions, key=lambda slot: (order[slot[0]], str(slot[1])))
+    for alike in atoms:
+        slots = sorted(alike.positions, key=lambda slot: (order[slot[0]], str(slot[1])))
         first = next(slot for slot in slots if slot[1].is_output)
-        for atom in members:
-            for where in atom.positions.values():
-                where.sort()
-        members.sort(key=lambda atom: atom.positions[first][0])
-        parts = tuple(
-            Member(slot[0], slot[1], np.array([atom.positions[slot] for atom in members]))
-            for slot in slots
-        )
+        rows = np.argsort(alike.positions[first][:, 0], kind="stable")
         groups.append(
             ChannelGroup(
                 id=first[0],
-                size=len(members),
+                size=len(alike),
                 granularity=1,
                 min_width=1,
-                prunable=not reason and len(members) > 1,
-                members=parts,
-                reason=reason or _alone(members),
+                prunable=not alike.frozen and len(alike) > 1,
+                members=tuple(Member(*slot, alike.positions[slot][rows]) for slot in slots),
+                reason=alike.frozen or _alone(alike),
             )
         )
     groups.sort(key=lambda g: (order[g.id], int(g.members[0].index.min())))
     return _unique(groups)
 
 
-def _alone(members: list[Atom]) -> str:
+def _alone(atoms: Alike) -> str:
     """Why a group of one cannot be narrowed."""
-    if len(members) > 1:
+    if len(atoms) > 1:
         return ""
-    most = max(len(where) for where in members[0].positions.values())
+    most = max(positions.shape[1] for positions in atoms.positions.values())
     return "it is a single channel" if most == 1 else f"its {most} channels can only go together"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from prunekit.networks.vision import torchvision
 from prunekit.support.errors import DataError
 from prunekit.train.images import Shape, TensorImages, split
 
@@ -67,10 +68,8 @@ def open_digits(shape: Shape, seed: int) -> tuple[TensorImages, TensorImages, in
 
 def open_set(name: str, path: Path, shape: Shape) -> tuple[TensorImages, TensorImages, int]:
     """The training and test parts of a torchvision set under ``path``; nothing is downloaded."""
-    import torchvision
-
     known = SETS[name]
-    cls: Callable[..., Any] = getattr(torchvision.datasets, known.cls)
+    cls: Callable[..., Any] = getattr(torchvision().datasets, known.cls)
     if not path.is_dir():
         raise DataError(f"no such folder: {path}")
 

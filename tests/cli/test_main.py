@@ -91,3 +91,23 @@ def test_ctrl_c_says_so(prunekit: Says, home: Path, monkeypatch: pytest.MonkeyPa
     assert status == 130
     assert err.splitlines()[-1] == "prunekit: interrupted"
     assert json.loads(out) == {"error": "interrupted", "exit_code": 130}
+
+
+def test_the_end_waits_for_threads_and_for_what_is_to_be_done_at_the_end() -> None:
+    code = """
+import atexit, sys, threading, time
+from prunekit.cli import main
+
+def late():
+    time.sleep(0.3)
+    print("thread")
+
+atexit.register(print, "at exit")
+threading.Thread(target=late).start()
+sys.argv = ["prunekit", "inspect", "nothing:such", "--input", "1x3x8x8"]
+main.main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == "thread\nat exit\n"
+    assert done.stderr.startswith("prunekit: ")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -13,20 +12,7 @@ from torch import nn
 from prunekit.core.artifact import Artifact
 from prunekit.core.target import Target
 from prunekit.runtimes.torch.module import ModuleEngine, spans
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """PyTorch with so many threads."""
-    before = torch.get_num_threads()
-    if before == count:
-        yield
-        return
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+from prunekit.support.threads import threads
 
 
 class CpuEngine(ModuleEngine):

@@ -15,10 +15,10 @@ from prunekit.core.artifact import Artifact
 from prunekit.core.target import Target
 from prunekit.runtimes.nvidia.gpu import device_number
 from prunekit.runtimes.sidecar import load_facts
-from prunekit.runtimes.torch.cpu import threads
 from prunekit.runtimes.torch.module import DTYPES, TensorEngine
 from prunekit.runtimes.torch.settings import torch_environment
 from prunekit.support.errors import FileError, RuntimeUnavailableError, UsageError, first_line
+from prunekit.support.threads import threads
 
 KIND = "AOTInductor package description"
 
