@@ -283,10 +283,10 @@ def build_problem(
             widths = tuple(sorted(inner)) or widths
         ranked: NDArray[np.float64] = np.zeros(group.size)
         if group.prunable and group.id in scores.by_group:
-            found = scores.by_group[group.id].copy()
+            values = scores.by_group[group.id].copy()
             fixed = list(bounds.locked.get(group.id, ()))
-            found[fixed] = np.inf  # first in the ranking
-            ranked = -np.sort(-found)
+            values[fixed] = np.inf  # first in the ranking
+            ranked = -np.sort(-values)
             ranked[: len(fixed)] = 0.0
         sums = np.concatenate([[0.0], np.cumsum(ranked)])
         variables.append(Variable(group.id, widths, tuple(float(sums[w]) for w in widths)))

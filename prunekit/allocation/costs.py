@@ -91,10 +91,10 @@ def layer_cost(
 ) -> NDArray[np.float64]:
     """Cost of all calls of ``layer``; nothing where a width is zero: its block is gone."""
     left, right = np.asarray(cin), np.asarray(cout)
-    there = (left > 0) & (right > 0)
-    if there.all():
+    present = (left > 0) & (right > 0)
+    if present.all():
         return costs.layer(layer, left, right)
-    return np.where(there, costs.layer(layer, np.maximum(left, 1), np.maximum(right, 1)), 0.0)
+    return np.where(present, costs.layer(layer, np.maximum(left, 1), np.maximum(right, 1)), 0.0)
 
 
 def total(graph: ChannelGraph, widths: Mapping[str, int], costs: CostModel) -> float:

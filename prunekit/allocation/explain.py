@@ -45,21 +45,21 @@ def explain(
     step = granularity or (table.granularity if table is not None else 1)
     widths = plan.widths
     now = total(graph, widths, model)
-    found = {}
+    changes = {}
     for group in graph.groups:
         if not group.prunable:
             continue
         after, saved = widths[group.id], 0.0
         if after < group.size:
             saved = total(graph, {**widths, group.id: group.size}, model) - now
-        found[group.id] = GroupChange(
+        changes[group.id] = GroupChange(
             before=group.size,
             after=after,
             saliency=_kept(scores, group.id, plan),
             saved=saved,
             at_minimum=after <= group.widths(step)[0],
         )
-    return found
+    return changes
 
 
 def _kept(scores: Scores | None, group: str, plan: ChannelPlan) -> float | None:

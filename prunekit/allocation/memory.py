@@ -34,12 +34,12 @@ class MemoryBudget:
         """
         steps = [self.graph.peak(self.graph.dense_widths).step]
         while True:
-            found = solve(self._asked(problem, steps, main))
-            peak = self.graph.peak(found.widths)
-            if found.status == "infeasible" or peak.step in steps:
-                return found
-            if self.graph.memory(found.widths) <= self.bytes:
-                return found
+            solution = solve(self._asked(problem, steps, main))
+            peak = self.graph.peak(solution.widths)
+            if solution.status == "infeasible" or peak.step in steps:
+                return solution
+            if self.graph.memory(solution.widths) <= self.bytes:
+                return solution
             steps.append(peak.step)
 
     def _asked(self, problem: Problem, steps: list[int], main: bool) -> Problem:

@@ -154,8 +154,8 @@ def counts(
         for density, layer in zip(densities(layers, keep, distribution), layers, strict=True)
     ]
     sizes = [layer.size for layer in layers]
-    found = _whole(wanted, sizes, keep)
-    return {layer.name: count for layer, count in zip(layers, found, strict=True)}
+    rounded = _whole(wanted, sizes, keep)
+    return {layer.name: count for layer, count in zip(layers, rounded, strict=True)}
 
 
 def _whole(wanted: list[float], sizes: list[int], total: int) -> list[int]:
@@ -163,11 +163,11 @@ def _whole(wanted: list[float], sizes: list[int], total: int) -> list[int]:
 
     The largest remainders are rounded up; ties go to the earlier layer.
     """
-    found = [min(size, max(1, math.floor(w))) for w, size in zip(wanted, sizes, strict=True)]
-    while (left := total - sum(found)) != 0:
-        up = left > 0
-        open_ = [i for i, n in enumerate(found) if (n < sizes[i] if up else n > 1)]
-        open_.sort(key=lambda i: (found[i] - wanted[i]) * (1 if up else -1))
-        for i in open_[: abs(left)]:
-            found[i] += 1 if up else -1
-    return found
+    numbers = [min(size, max(1, math.floor(w))) for w, size in zip(wanted, sizes, strict=True)]
+    while (missing := total - sum(numbers)) != 0:
+        up = missing > 0
+        open_ = [i for i, n in enumerate(numbers) if (n < sizes[i] if up else n > 1)]
+        open_.sort(key=lambda i: (numbers[i] - wanted[i]) * (1 if up else -1))
+        for i in open_[: abs(missing)]:
+            numbers[i] += 1 if up else -1
+    return numbers

@@ -275,7 +275,7 @@ class ChannelGraph:
         Those without another one in them, all of whose layers read or write a group inside: width
         zero of these groups stands for the block being gone.
         """
-        found = {}
+        inside = {}
         for block in self.removable:
             groups = set(self.inside(block))
             layers = [layer for layer in self.layers if layer.name.startswith(f"{block}.")]
@@ -285,8 +285,8 @@ class ChannelGraph:
             ]
             nested = any(other.startswith(f"{block}.") for other in self.removable)
             if groups and layers and all(touched) and not nested:
-                found[block] = tuple(g.id for g in self.groups if g.id in groups)
-        return found
+                inside[block] = tuple(g.id for g in self.groups if g.id in groups)
+        return inside
 
     @property
     def dense_widths(self) -> dict[str, int]:

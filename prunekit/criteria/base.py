@@ -77,14 +77,14 @@ class Accumulator:
         """
         modules = dict(model.named_modules())
         with torch.no_grad():
-            found = {
+            batch_scores = {
                 group.id: self.criterion.channel_scores(group, modules).double().cpu().numpy()
                 for group in self.graph.groups
                 if group.prunable
             }
-        if not all(np.isfinite(values).all() for values in found.values()):
+        if not all(np.isfinite(values).all() for values in batch_scores.values()):
             return False
-        for group, values in found.items():
+        for group, values in batch_scores.items():
             self.sums[group] += values
         self.batches += 1
         return True
@@ -105,11 +105,11 @@ class Accumulator:
         """The averages, normalised as the criterion says."""
         if not self.batches:
             raise UsageError("no batch was scored")
-        found = {
+        means = {
             group: self.criterion.normalised(values / self.batches)
             for group, values in self.sums.items()
         }
-        return Scores(found, self.criterion.name, self.batches)
+        return Scores(means, self.criterion.name, self.batches)
 
 
 def score(
@@ -179,17 +179,17 @@ def check_option(criterion: str, option: str, value: object, allowed: Sequence[o
 
 def writers(group: ChannelGroup, modules: dict[str, nn.Module]) -> list[tuple[Member, Tensor]]:
     """The layers that write the group's channels (depthwise ones too), with their weights."""
-    found = []
+    layers = []
     for member in group.members:
         weight = getattr(modules[member.module], "weight", None)
         if member.role.is_output and weight is not None and weight.ndim >= 2:
-            found.append((member, weight))
-    if not found:
+            layers.append((member, weight))
+    if not layers:
         raise UsageError(
             f"no layer with a weight writes the channels of group {group.id!r}, so they cannot "
             "be scored; trace this model again"
         )
-    return found
+    return layers
 
 
 def filters(values: Tensor, member: Member, module: nn.Module) -> Tensor:
@@ -264,15 +264,15 @@ def per_channel(values: Tensor, member: Member) -> Tensor:
     return values[index].sum(dim=1)
 
 
-def reduced(parts: Sequence[Tensor], how: str) -> Tensor:
-    """One score per channel from one per layer and channel; ``how`` is one of ``REDUCE``."""
+def reduced(parts: Sequence[Tensor], reduction: str) -> Tensor:
+    """One score per channel from one per layer and channel; ``reduction`` is one of ``REDUCE``."""
     stacked = torch.stack(tuple(parts))
-    if how == "max":
+    if reduction == "max":
         return stacked.amax(dim=0)
-    return stacked.mean(dim=0) if how == "mean" else stacked.sum(dim=0)
+    return stacked.mean(dim=0) if reduction == "mean" else stacked.sum(dim=0)
 
 
-def normalise(scores: NDArray[np.float64], how: str) -> NDArray[np.float64]:
+def normalise(scores: NDArray[np.float64], norm: str) -> NDArray[np.float64]:
     """Scores over their mean or largest, or as shares; removed channels, at zero, weigh nothing.
 
     Without that, a group's live channels would seem better the more of the others are gone. A
@@ -285,11 +285,11 @@ def normalise(scores: NDArray[np.float64], how: str) -> NDArray[np.float64]:
         array([0.5, 1.5, 0. ])
     """
     present = scores[scores > 0]
-    if how == "none" or not present.size:
+    if norm == "none" or not present.size:
         return scores
-    if how == "share":
+    if norm == "share":
         return shares(scores)
-    return scores / float(present.mean() if how == "mean" else present.max())
+    return scores / float(present.mean() if norm == "mean" else present.max())
 
 
 def shares(scores: NDArray[np.float64]) -> NDArray[np.float64]:

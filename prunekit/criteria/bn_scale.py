@@ -66,8 +66,8 @@ def _scale(norm: nn.Module) -> Tensor:
 
 
 def _mean_scale(modules: dict[str, nn.Module]) -> float:
-    found = [_scale(module).cpu() for module in modules.values() if is_affine_norm(module)]
-    return float(_mean_present(torch.cat(found))) if found else 1.0
+    scales = [_scale(module).cpu() for module in modules.values() if is_affine_norm(module)]
+    return float(_mean_present(torch.cat(scales))) if scales else 1.0
 
 
 def _mean_present(values: Tensor) -> Tensor:

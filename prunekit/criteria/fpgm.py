@@ -47,9 +47,9 @@ class FPGM:
         layers = weights(group, modules)
         live = alive(layers)
         scores = torch.zeros(group.size, dtype=torch.float64, device=live.device)
-        found = reduced([_distances(rows[live]) for rows in layers], self.reduce)
+        distances = reduced([_distances(rows[live]) for rows in layers], self.reduce)
         # the last live channel has no neighbours, and must not rank with the removed ones
-        scores[live] = found.clamp_min(PRESENT)
+        scores[live] = distances.clamp_min(PRESENT)
         return scores
 
     def normalised(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -61,8 +61,8 @@ def _distances(rows: Tensor) -> Tensor:
     """Sum over all rows of the Euclidean distance to each, shape (rows,)."""
     # by matrix products, whose cancellation float32 would not survive
     rows = rows.double()
-    found = [
+    parts = [
         torch.cdist(part, rows, compute_mode="use_mm_for_euclid_dist").sum(dim=1)
         for part in torch.split(rows, max(1, BLOCK // max(1, len(rows))))
     ]
-    return torch.cat(found)
+    return torch.cat(parts)

@@ -136,8 +136,8 @@ class _Priced:
 
     def sums(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Of every network, of a value per call."""
-        found = np.bincount(self.net, values * self.times, len(self.deviation))
-        return found.astype(np.float64)
+        totals = np.bincount(self.net, values * self.times, len(self.deviation))
+        return totals.astype(np.float64)
 
 
 def _calibration(
@@ -171,10 +171,10 @@ def _calibration(
         priced = without(left_out)
         if not np.isfinite(priced.sums(priced.each)[left_out]):
             continue
-        found = fit(priced, usual & (np.arange(len(networks)) != left_out))
-        residuals = priced.sums(found.call_us(priced.each)) / measured
+        fitted = fit(priced, usual & (np.arange(len(networks)) != left_out))
+        residuals = priced.sums(fitted.call_us(priced.each)) / measured
         errors.append(abs(residuals[left_out] / residuals[dense[left_out]] - 1))
-        deviation = found.scale * priced.deviation[left_out] / measured[left_out]
+        deviation = fitted.scale * priced.deviation[left_out] / measured[left_out]
         scaled.append(errors[-1] / deviation_of(deviation, sizes[left_out]))
     return fit(whole, usual).with_errors(errors, scaled)
 

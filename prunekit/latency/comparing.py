@@ -76,14 +76,14 @@ def diff(a: LatencyTable, b: LatencyTable) -> TableDiff:
     common = {entry.shape: _widths(a, b, entry, b.by_shape[entry.shape]) for entry in _both(a, b)}
     widest = [rows[0].ratio for rows in common.values() if rows[0].ratio is not None]
     overall = median(ratios or widest) if ratios or widest else None
-    found = [ShapeDiff(shape, rows, _apart(rows, overall)) for shape, rows in common.items()]
+    differences = [ShapeDiff(shape, rows, _apart(rows, overall)) for shape, rows in common.items()]
     return TableDiff(
         facts=tuple(_facts(a, b)),
         networks=len(ratios),
         ratio=overall,
         low=min(ratios, default=None),
         high=max(ratios, default=None),
-        shapes=tuple(sorted(found, key=lambda one: (-(one.apart or 0.0), str(one.shape)))),
+        shapes=tuple(sorted(differences, key=lambda one: (-(one.apart or 0.0), str(one.shape)))),
         only_a=_only(a, b),
         only_b=_only(b, a),
     )
@@ -103,15 +103,15 @@ def _facts(a: LatencyTable, b: LatencyTable) -> list[Fact]:
         ("target", a.target.describe(), b.target.describe()),
         ("granularity", a.granularity, b.granularity),
     ]
-    here, there = a.environment, b.environment
+    env_a, env_b = a.environment, b.environment
     pairs += [
-        (part.name.replace("_", " "), getattr(here, part.name), getattr(there, part.name))
-        for part in fields(here)
+        (part.name.replace("_", " "), getattr(env_a, part.name), getattr(env_b, part.name))
+        for part in fields(env_a)
         if part.name not in ("packages", "created")
     ]
     pairs += [
-        (name, here.packages.get(name, ""), there.packages.get(name, ""))
-        for name in sorted({*here.packages, *there.packages})
+        (name, env_a.packages.get(name, ""), env_b.packages.get(name, ""))
+        for name in sorted({*env_a.packages, *env_b.packages})
     ]
     mine, theirs = (table.origin.device_name if table.origin else "" for table in (a, b))
     pairs.append(("layers measured on", mine, theirs))
@@ -139,8 +139,8 @@ def _network_ratios(a: LatencyTable, b: LatencyTable) -> list[float]:
 
 def _by_structure(table: LatencyTable) -> dict[Structure, float]:
     entries, networks = table.pooled
-    found = zip(structures(entries, len(networks)), networks, strict=True)
-    return {structure: net.end_to_end_us for structure, net in found if structure}
+    pairs = zip(structures(entries, len(networks)), networks, strict=True)
+    return {structure: net.end_to_end_us for structure, net in pairs if structure}
 
 
 def _dense(table: LatencyTable) -> dict[tuple[str, int], float]:
@@ -163,12 +163,12 @@ def _widths(a: LatencyTable, b: LatencyTable, mine: Entry, theirs: Entry) -> tup
         ("half", _half(in_low, in_high, block), _half(out_low, out_high, block)),
         ("narrow", min(in_low, in_high), min(out_low, out_high)),
     ]
-    found: dict[tuple[int, int], WidthRatio] = {}
+    ratios: dict[tuple[int, int], WidthRatio] = {}
     for at, cin, cout in places:
         times = [float(table.shape_us(mine.shape, cin, cout)) for table in (a, b)]
         ratio = times[1] / times[0] if min(times) > 0 else None
-        found.setdefault((cin, cout), WidthRatio(at, cin, cout, times[0], times[1], ratio))
-    return tuple(found.values())
+        ratios.setdefault((cin, cout), WidthRatio(at, cin, cout, times[0], times[1], ratio))
+    return tuple(ratios.values())
 
 
 def _half(low: int, high: int, block: int) -> int:

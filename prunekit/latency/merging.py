@@ -115,11 +115,11 @@ def _session(table: LatencyTable) -> str:
 
 
 def _entries(measured: list[_Measured]) -> tuple[Entry, ...]:
-    found: dict[LayerShape, list[Sample]] = defaultdict(list)
+    samples: dict[LayerShape, list[Sample]] = defaultdict(list)
     for number, one in enumerate(measured):
         for shape, sample in one.samples:
-            found[shape].append(replace(sample, net=number))
-    ordered = sorted(found.items(), key=lambda item: (str(item[0]), _text(item[0])))
+            samples[shape].append(replace(sample, net=number))
+    ordered = sorted(samples.items(), key=lambda item: (str(item[0]), _text(item[0])))
     return tuple(Entry(shape, tuple(rows)) for shape, rows in ordered)
 
 

@@ -31,13 +31,13 @@ def pooled(
     """
     if len({net.session for net in networks}) < 2:
         return entries, networks
-    found = structures(entries, len(networks))
-    slower, first = _slowness(found, networks), _first_alike(found, networks)
+    structure_of = structures(entries, len(networks))
+    slower, first = _slowness(structure_of, networks), _first_alike(structure_of, networks)
     factors = [slower.get(net.session, 1.0) for net in networks]
     number_of: dict[Structure, int] = {}
-    for structure in found:
+    for structure in structure_of:
         number_of.setdefault(structure, len(number_of))
-    numbers = [number_of[structure] for structure in found]
+    numbers = [number_of[structure] for structure in structure_of]
     copies: dict[int, list[Network]] = defaultdict(list)
     for net, number, factor in zip(networks, numbers, factors, strict=True):
         alike = replace(net, session=first.get(net.session, net.session))
@@ -60,10 +60,10 @@ def structures(entries: tuple[Entry, ...], count: int) -> list[Structure]:
     return [frozenset(counted.items()) for counted in layers]
 
 
-def _slowness(found: list[Structure], networks: tuple[Network, ...]) -> dict[str, float]:
+def _slowness(structure_of: list[Structure], networks: tuple[Network, ...]) -> dict[str, float]:
     """Each session's time for its dense network over the median session's."""
     dense: dict[Structure, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for structure, net in zip(found, networks, strict=True):
+    for structure, net in zip(structure_of, networks, strict=True):
         if net.kept >= 1:
             dense[structure][net.session].append(net.end_to_end_us)
     slower = {}
@@ -74,12 +74,12 @@ def _slowness(found: list[Structure], networks: tuple[Network, ...]) -> dict[str
     return slower
 
 
-def _first_alike(found: list[Structure], networks: tuple[Network, ...]) -> dict[str, str]:
+def _first_alike(structure_of: list[Structure], networks: tuple[Network, ...]) -> dict[str, str]:
     """The first session with the same dense network, for every session."""
     first: dict[Structure, str] = {}
     return {
         net.session: first.setdefault(structure, net.session)
-        for structure, net in zip(found, networks, strict=True)
+        for structure, net in zip(structure_of, networks, strict=True)
         if net.kept >= 1
     }
 

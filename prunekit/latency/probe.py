@@ -75,12 +75,14 @@ def read_probe(times: Mapping[str, Times], nominal: int) -> Probe:
 
     All together work in the largest block that any kind has; ``nominal`` where none has one.
     """
-    kinds = tuple(KindProbe(kind, block_of(found), _pairs(found)) for kind, found in times.items())
+    kinds = tuple(
+        KindProbe(kind, block_of(widths), _pairs(widths)) for kind, widths in times.items()
+    )
     granularity = max((kind.block for kind in kinds), default=1)
     if granularity == 1:
         granularity = nominal
-    found = [_cliffs(kind, dict(by_width), granularity) for kind, by_width in times.items()]
-    return Probe(granularity, nominal, kinds, tuple(cliff for cliffs in found for cliff in cliffs))
+    each = [_cliffs(kind, dict(by_width), granularity) for kind, by_width in times.items()]
+    return Probe(granularity, nominal, kinds, tuple(cliff for cliffs in each for cliff in cliffs))
 
 
 def block_of(times: Times) -> int:
@@ -119,17 +121,17 @@ def _misfit(widths: Array, us: Array, inputs: int, outputs: int) -> float:
 def _cliffs(kind: str, times: dict[int, float], block: int) -> list[Cliff]:
     """Where widths that save work take clearly longer."""
     ratio = {w: times[w] / times[_up(w, block)] for w in times if _up(w, block) in times}
-    found = []
+    cliffs = []
     for multiple in (2, 4, 8, 16, 32):
         off = [r for w, r in ratio.items() if w > block and w % multiple]
         on = [r for w, r in ratio.items() if w > block and w % multiple == 0]
         if off and on and np.median(off) > SLOWER > np.max(on):
-            found.append(Cliff(kind, multiple, round(float(np.median(off)), 2)))
+            cliffs.append(Cliff(kind, multiple, round(float(np.median(off)), 2)))
             break
     narrow = [r for w, r in ratio.items() if w < block]
     if narrow and np.median(narrow) > SLOWER:
-        found.append(Cliff(kind, block, round(float(np.median(narrow)), 2), below=True))
-    return found
+        cliffs.append(Cliff(kind, block, round(float(np.median(narrow)), 2), below=True))
+    return cliffs
 
 
 def _up(width: Width, block: int) -> Width:

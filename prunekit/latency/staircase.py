@@ -102,12 +102,12 @@ def _staircase(table: LatencyTable, entry: Entry, side: Literal["in", "out", "bo
         width = sample.cin if side == "in" else sample.cout
         cin = in_full if side == "out" else sample.cin
         cout = out_full if side == "in" else sample.cout
-        here = float(table.shape_us(shape, cin, cout))
+        at_full = float(table.shape_us(shape, cin, cout))
         predicted = float(table.shape_us(shape, sample.cin, sample.cout))
         measured = float(table.calibration.call_us(sample.us))
-        carried = here * measured / predicted if min(here, predicted) > 0 else here
-        there = (cin, cout) == (sample.cin, sample.cout)
-        spots.append(Spot(width, carried, sample.cin, sample.cout, measured, predicted, there))
+        carried = at_full * measured / predicted if min(at_full, predicted) > 0 else at_full
+        full = (cin, cout) == (sample.cin, sample.cout)
+        spots.append(Spot(width, carried, sample.cin, sample.cout, measured, predicted, full))
     return Staircase(
         shape=shape,
         side=side,
@@ -126,15 +126,15 @@ def _staircase(table: LatencyTable, entry: Entry, side: Literal["in", "out", "bo
 def find_shapes(table: LatencyTable, text: str) -> list[LayerShape]:
     """The shapes called ``text``, or else those whose text has it, the most expensive first."""
     every = dearest(table)
-    found = [shape for shape in every if str(shape).lower() == text.lower()]
-    found = found or [shape for shape in every if text.lower() in str(shape).lower()]
-    if not found:
+    matches = [shape for shape in every if str(shape).lower() == text.lower()]
+    matches = matches or [shape for shape in every if text.lower() in str(shape).lower()]
+    if not matches:
         some = "; ".join(str(shape) for shape in every[:MOST_NAMES])
         raise UsageError(
             f"no layer shape of this table matches --layer {text!r}; it has {some}, ... "
             "(prunekit table show lists all)"
         )
-    return found
+    return matches
 
 
 def dearest(table: LatencyTable) -> list[LayerShape]:

@@ -122,9 +122,9 @@ def trend(
     columns = [0, 2] if diagonal else [0, 1, 2, 3]
     weight = heed / np.maximum(target, FLOOR_US)
     scale = np.maximum(features.max(axis=0), 1e-12)
-    found, _ = nnls((features / scale)[:, columns] * weight[:, None], target * weight)
+    solution, _ = nnls((features / scale)[:, columns] * weight[:, None], target * weight)
     coefficients = np.zeros(4)
-    coefficients[columns] = found
+    coefficients[columns] = solution
     a, b, c, d = (coefficients / scale).tolist()
     return a, b, c, d
 

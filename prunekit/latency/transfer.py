@@ -25,16 +25,16 @@ def check_transfer(
         ("batch", table.target.batch, target.batch),
         ("threads", table.target.threads, target.threads),
     ]
-    for name, there, here in pairs:
-        if there != here:
+    for name, of_table, of_device in pairs:
+        if of_table != of_device:
             raise TableError(
-                f"cannot transfer the latency table: its {name} is {there}, not {here}; "
+                f"cannot transfer the latency table: its {name} is {of_table}, not {of_device}; "
                 "run `prunekit profile` without --transfer"
             )
-    there = table.granularity if table.probe is None else table.probe.nominal
-    if granularity not in (there, table.granularity):
+    of_table = table.granularity if table.probe is None else table.probe.nominal
+    if granularity not in (of_table, table.granularity):
         raise TableError(
-            f"cannot transfer the latency table: its device works in {there} channels, "
+            f"cannot transfer the latency table: its device works in {of_table} channels, "
             f"this one in {granularity}; run `prunekit profile` without --transfer, or give "
             f"--granularity {table.granularity} to take it all the same"
         )

@@ -84,21 +84,21 @@ class _Step:
     def back(self, joint: Array, inputs: list[Array], k: int) -> Array:
         """The maximum of ``joint`` at each entry of factor ``k``."""
         if self.resolver is None:
-            away = tuple(axis for axis, there in enumerate(self.present[k]) if not there)
+            away = tuple(axis for axis, present in enumerate(self.present[k]) if not present)
             return self.unfold(joint.max(axis=away, keepdims=True), k)
-        found = np.full(inputs[k].shape, -np.inf)
+        table = np.full(inputs[k].shape, -np.inf)
         at = tuple(np.broadcast_to(index, joint.shape) for index in self.gather[k])
-        np.maximum.at(found, at, joint)
-        return found
+        np.maximum.at(table, at, joint)
+        return table
 
     def unfold(self, table: Array, k: int) -> Array:
         """Factor ``k`` with its own axes again, after :meth:`take`."""
         if self.resolver is not None:
             return table
         axes = self.axes[k]
-        held = sorted(range(len(axes)), key=lambda axis: axes[axis])
-        sizes = [n for n, there in zip(table.shape, self.present[k], strict=True) if there]
-        return table.reshape(sizes).transpose(held)
+        order = sorted(range(len(axes)), key=lambda axis: axes[axis])
+        sizes = [n for n, present in zip(table.shape, self.present[k], strict=True) if present]
+        return table.reshape(sizes).transpose(order)
 
 
 class Elimination:
@@ -170,7 +170,7 @@ class Elimination:
                 alone[number] = float(result)
                 best += float(result)
         count, base = len(self.graph.values), len(self._base)
-        found: list[Array] = [np.zeros(0)] * count
+        maxima: list[Array] = [np.zeros(0)] * count
         outside: dict[int, Array] = {}
         for number in reversed(range(base, base + len(self._steps))):
             step, inputs = self._steps[number - base], taken.pop()
@@ -180,12 +180,14 @@ class Elimination:
                 if factor >= base or 0 <= factor < count:
                     most = step.back(joint, inputs, k)
                     if factor < count:
-                        found[factor] = most
+                        maxima[factor] = most
                     else:
                         mine = step.unfold(inputs[k], k)
-                        there = np.isfinite(mine)
-                        outside[factor] = np.where(there, most - np.where(there, mine, 0), -np.inf)
-        return found
+                        finite = np.isfinite(mine)
+                        outside[factor] = np.where(
+                            finite, most - np.where(finite, mine, 0), -np.inf
+                        )
+        return maxima
 
     @property
     def joint_size(self) -> float:

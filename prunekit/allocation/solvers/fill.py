@@ -96,9 +96,9 @@ class Fill:
         moved = False
         for u in range(len(plan.choice)):
             for v in range(u + 1, len(plan.choice)):
-                found = (self._joint if v in self._near[u] else self._apart)(plan, u, v, limit)
-                if found is not None:
-                    self.apply(plan, {u: found[0], v: found[1]})
+                values = (self._joint if v in self._near[u] else self._apart)(plan, u, v, limit)
+                if values is not None:
+                    self.apply(plan, {u: values[0], v: values[1]})
                     moved = True
         return moved
 

@@ -254,8 +254,8 @@ class _Search:
         start = inner.graph.choice(self.graph.widths(self.best.choice))
         inner.offer(_Point(start, inner.graph.value(start), inner.graph.cost(start)))
         bound = min(root.bound, inner.run(inner.evaluate(0.0, 1.0)[0]))
-        found = self.graph.choice(inner.graph.widths(inner.best.choice))
-        self.offer(_Point(found, self.graph.value(found), self.graph.cost(found)))
+        choice = self.graph.choice(inner.graph.widths(inner.best.choice))
+        self.offer(_Point(choice, self.graph.value(choice), self.graph.cost(choice)))
         return max(bound, self.best.value)
 
     def _split(self, region: _Region) -> list[_Region]:

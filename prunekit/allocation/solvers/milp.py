@@ -56,18 +56,18 @@ class Milp:
         dual = -np.inf
         over: list[Index] = []
         for margin in MARGINS:
-            found = milp(
+            result = milp(
                 -program.value / worth,
                 integrality=program.binary,
                 bounds=Bounds(0, 1),
                 constraints=program.constraints(budgets, margin),
                 options={"time_limit": self.seconds, "mip_rel_gap": self.gap},
             )
-            if found.x is None:
+            if result.x is None:
                 break
             if not over:  # with a margin it would be no bound
-                dual = worth * float(found.mip_dual_bound)
-            choice = np.array([int(np.argmax(found.x[part])) for part in program.choices])
+                dual = worth * float(result.mip_dual_bound)
+            choice = np.array([int(np.argmax(result.x[part])) for part in program.choices])
             widths = graph.widths(choice)
             if problem.fits(widths):
                 return self._solution(problem, graph, widths, dual)
@@ -76,7 +76,7 @@ class Milp:
         for widths in (*_repaired(problem, graph, over), least):
             if problem.fits(widths):
                 return self._solution(problem, graph, widths, dual)
-        if found.x is None and found.status != 2:
+        if result.x is None and result.status != 2:
             raise UsageError(f"HiGHS found no plan within {self.seconds:g} s; use the solver joint")
         widths = least
         value = problem.value(widths)
@@ -165,7 +165,7 @@ class _Program:
         values = np.concatenate([v for _, v, _ in self._rows])
         right = np.array([r for *_, r in self._rows])
         shape = (len(self._rows), self.size)
-        found = [LinearConstraint(coo_array((values, (rows, columns)), shape), right, right)]
+        limits = [LinearConstraint(coo_array((values, (rows, columns)), shape), right, right)]
         for resource, budget in enumerate(budgets):
             cost = np.zeros(self.size)
             for scope, table in self.graph.resources[resource].items():
@@ -177,7 +177,7 @@ class _Program:
                 left += ROUNDING * (abs(budget) + abs(fixed))
             scale = max(1e-300, float(np.abs(cost).max()))
             if np.isfinite(left):
-                found.append(
+                limits.append(
                     LinearConstraint(cost[None, :] / scale, -np.inf, left / scale - margin)
                 )
-        return found
+        return limits

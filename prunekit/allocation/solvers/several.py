@@ -98,15 +98,15 @@ class _Several:
         rows = np.array([[*(-cut.over), -1.0] for cut in cuts])
         right = np.array([-cut.value / worth for cut in cuts])
         top = [PRICEY if f else 0.0 for f in finite]
-        found = linprog(
+        result = linprog(
             [*np.zeros(self.count), 1.0],
             A_ub=rows,
             b_ub=right,
             bounds=[*((0.0, t) for t in top), (None, None)],
         )
-        if found.x is None:
+        if result.x is None:
             return np.zeros(self.count), np.inf
-        return worth * found.x[:-1], worth * float(found.x[-1])
+        return worth * result.x[:-1], worth * float(result.x[-1])
 
     def offer(self, choice: Index) -> None:
         """Repair, improve, keep if best."""
@@ -114,10 +114,10 @@ class _Several:
         if not self.repair(plans):
             return
         self.improve(plans)
-        found = plans[0].choice
-        value = self.graph.value(found)
-        if value > self.best_value and self.problem.fits(self.graph.widths(found)):
-            self.best, self.best_value = found.copy(), value
+        filled = plans[0].choice
+        value = self.graph.value(filled)
+        if value > self.best_value and self.problem.fits(self.graph.widths(filled)):
+            self.best, self.best_value = filled.copy(), value
 
     def over(self, plans: list[Plan]) -> Array:
         """By how much each budget is overrun, in parts of its scale; negative is room."""
