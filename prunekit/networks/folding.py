@@ -44,11 +44,11 @@ def reparameterize(model: nn.Module, example: Any = None) -> nn.Module:
         folded = copy.deepcopy(model)
     except Exception as error:
         raise ModelError(f"{type(model).__name__} cannot be copied: {_cause(error)}") from error
-    seen: list[nn.Module] = []
-    while (found := next(_waiting(folded, seen), None)) is not None:
-        name, block, method = found
+    visited: list[nn.Module] = []
+    while (waiting := next(_waiting(folded, visited), None)) is not None:
+        name, block, method = waiting
         deployed = _fold(name, block, method)
-        seen += [block, deployed]
+        visited += [block, deployed]
         folded = _put(folded, block, deployed)
     if folded_blocks(folded) == folded_blocks(model):
         return model
@@ -69,10 +69,10 @@ def _is_folded(module: nn.Module) -> bool:
 
 
 def _waiting(
-    model: nn.Module, seen: Collection[nn.Module] = ()
+    model: nn.Module, visited: Collection[nn.Module] = ()
 ) -> Iterator[tuple[str, nn.Module, str]]:
     """Blocks to fold, outer ones first: those fold what they hold by themselves."""
-    past = {id(module) for module in seen}
+    past = {id(module) for module in visited}
     for name, module in model.named_modules():
         if id(module) in past or _is_folded(module):
             continue
@@ -188,10 +188,11 @@ def _compare(model: nn.Module, folded: nn.Module, example: Any) -> None:
             handle.remove()
 
 
-def _difference(found: Any, wanted: Any) -> str | None:
+def _difference(outputs: Any, wanted: Any) -> str | None:
     """How two outputs differ, in words, beyond what rounding makes of them."""
     pairs = [
-        [leaf for leaf in tree_leaves(side) if isinstance(leaf, Tensor)] for side in (found, wanted)
+        [leaf for leaf in tree_leaves(side) if isinstance(leaf, Tensor)]
+        for side in (outputs, wanted)
     ]
     shapes = [[tuple(t.shape) for t in side] for side in pairs]
     if shapes[0] != shapes[1]:

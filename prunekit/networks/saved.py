@@ -71,8 +71,8 @@ def _check_fits(small: nn.Module, plan: ChannelPlan) -> None:
     name = type(small).__name__
     modules = dict(small.named_modules())
     gone = tuple(f"{block}." for block in plan.removed)
-    there = (module for module in plan.cuts if not f"{module}.".startswith(gone))
-    if lacking := next((module for module in there if module not in modules), None):
+    remaining = (module for module in plan.cuts if not f"{module}.".startswith(gone))
+    if lacking := next((module for module in remaining if module not in modules), None):
         raise UsageError(
             f"the plan cuts {lacking!r}, which {name} does not have; trace, slim and save the "
             "network inside of a wrapper such as DataParallel"
@@ -83,13 +83,13 @@ def _check_fits(small: nn.Module, plan: ChannelPlan) -> None:
 
 def save_weights(module: nn.Module, path: Path) -> None:
     """All parameters and buffers as safetensors, atomically."""
-    held = module.state_dict()
-    if strange := next((n for n, t in held.items() if not isinstance(t, Tensor)), None):
+    entries = module.state_dict()
+    if strange := next((n for n, t in entries.items() if not isinstance(t, Tensor)), None):
         raise ModelError(
             f"{type(module).__name__} has {strange}, which is no tensor and cannot be saved; "
             "its get_extra_state() is in the way"
         )
-    state = {n: t.detach().cpu().contiguous().clone() for n, t in held.items()}
+    state = {n: t.detach().cpu().contiguous().clone() for n, t in entries.items()}
     with replacing(path) as temporary:
         try:
             save_file(state, str(temporary))
@@ -135,14 +135,14 @@ def _load(run: Path, model: nn.Module | str | None, opened: tuple[Path, ...]) ->
 
 def base_runs(run: str | Path) -> list[Path]:
     """``run`` and the runs that it was made from, the nearest first; empty if it is none."""
-    here, found = Path(run).resolve(), list[Path]()
-    while is_run(here) and here not in found:
-        found.append(here)
-        base = ChannelPlan.load(here / PLAN).base
+    current, chain = Path(run).resolve(), list[Path]()
+    while is_run(current) and current not in chain:
+        chain.append(current)
+        base = ChannelPlan.load(current / PLAN).base
         if base is None or not base.spec.startswith(_RUN):
             break
-        here = (here / base.spec.removeprefix(_RUN)).resolve()
-    return found
+        current = (current / base.spec.removeprefix(_RUN)).resolve()
+    return chain
 
 
 def _from_run(run: Path, base: str) -> str:

@@ -31,12 +31,12 @@ class Kept:
 
     def take(self, tensor: Tensor) -> Tensor:
         """The kept elements, as a tensor of their own."""
-        found = tensor.detach()
+        slices = tensor.detach()
         for axis, positions in self.axes.items():
-            found = found.index_select(axis, positions)
+            slices = slices.index_select(axis, positions)
         if not self.axes:
-            return found.clone()
-        return found.contiguous(memory_format=_memory_format(tensor))
+            return slices.clone()
+        return slices.contiguous(memory_format=_memory_format(tensor))
 
     @torch.no_grad()
     def put_(self, tensor: Tensor, small: Tensor) -> None:
@@ -52,11 +52,11 @@ class Kept:
     def _grid(self, tensor: Tensor) -> tuple[Tensor, ...]:
         """An index of the kept elements that broadcasts to their shape."""
         last = max(self.axes)
-        found = []
+        indices = []
         for axis in range(last + 1):
             whole = torch.arange(tensor.shape[axis], device=tensor.device)
-            found.append(self.axes.get(axis, whole).view(-1, *[1] * (last - axis)))
-        return tuple(found)
+            indices.append(self.axes.get(axis, whole).view(-1, *[1] * (last - axis)))
+        return tuple(indices)
 
     def within(self, outer: Kept) -> Kept:
         """The same elements, counted in a tensor of which only ``outer`` is left."""
@@ -85,9 +85,9 @@ def kept(model: nn.Module, plan: ChannelPlan) -> dict[str, Kept]:
         module = modules[name]
         for tensor, axes in cut_axes(module, cut, name).items():
             full = f"{name}.{tensor}" if name else tensor
-            held: Tensor = getattr(module, tensor)
+            whole: Tensor = getattr(module, tensor)
             rest = {axis: _rest(module, tensor, axis, gone) for axis, gone in axes.items()}
-            chosen[full] = Kept({a: k.to(held.device) for a, k in rest.items()})
+            chosen[full] = Kept({a: k.to(whole.device) for a, k in rest.items()})
     return chosen
 
 
@@ -251,12 +251,12 @@ def cut_axes(module: nn.Module, cut: Cut, name: str) -> dict[str, dict[int, tupl
     for role, positions in cut.others.items():
         if role.tensor:
             axes.setdefault(role.tensor, {})[role.axis] = positions
-    found = {
+    removed = {
         tensor: {axis: gone for axis, gone in sorted(by_axis.items()) if gone}
         for tensor, by_axis in axes.items()
         if isinstance(getattr(module, tensor, None), Tensor)
     }
-    return {tensor: by_axis for tensor, by_axis in found.items() if by_axis}
+    return {tensor: by_axis for tensor, by_axis in removed.items() if by_axis}
 
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)

@@ -59,16 +59,16 @@ def find_layers(
     if not isinstance(dense, str | Sequence | None):
         raise UsageError(f"`dense` must be names of layers, not {dense!r}")
     wanted = (dense,) if isinstance(dense, str) else tuple(dense or ())
-    found = _weights(model)
-    if not found:
+    weights = _weights(model)
+    if not weights:
         raise ModelError(f"{type(model).__name__} has no linear or convolutional layer")
-    names = [name for known, _ in found for name in known]
+    names = [name for known, _ in weights for name in known]
     named = matching(names, [pattern for pattern in wanted if pattern != FIRST], "`dense`")
     if FIRST in wanted:
         macs = {} if example is None else layer_macs(model, example)  # those that run come first
         named = named | {next(iter(macs), names[0])}
     layers = []
-    for known, weight in found:
+    for known, weight in weights:
         kept = not named.isdisjoint(known)
         if isinstance(weight, nn.Parameter):
             layers.append(Layer(known[0], weight, dense=kept or not weight.requires_grad))
@@ -89,7 +89,7 @@ def find_layers(
 
 def _weights(model: nn.Module) -> list[tuple[list[str], nn.Parameter | str]]:
     """Every weight with the names of all layers that have it; of a computed one how to undo it."""
-    found: dict[int, tuple[list[str], nn.Parameter | str]] = {}
+    by_identity: dict[int, tuple[list[str], nn.Parameter | str]] = {}
     for name, module in model.named_modules():
         if not isinstance(module, KINDS) or not isinstance(module.weight, Tensor):
             continue
@@ -100,8 +100,8 @@ def _weights(model: nn.Module) -> list[tuple[list[str], nn.Parameter | str]]:
             known = is_parametrized(module, "weight")
             undo = "parametrize.remove_parametrizations" if known else "remove_weight_norm"
             weight = f"torch.nn.utils.{undo}"
-        found.setdefault(_identity(module), ([], weight))[0].append(name)
-    return list(found.values())
+        by_identity.setdefault(_identity(module), ([], weight))[0].append(name)
+    return list(by_identity.values())
 
 
 def _identity(module: nn.Module) -> int:
@@ -143,13 +143,13 @@ def layer_macs(model: nn.Module, example: Any, masked: Collection[str] = ()) -> 
     first: dict[int, str] = {}
     for name, module in modules.items():
         first.setdefault(_identity(module), name)
-    found: dict[str, int] = {}
-    held = {
+    macs_of: dict[str, int] = {}
+    layer_at = {
         weight.data_ptr(): name
         for name in first.values()
         if (weight := modules[name]._parameters.get("weight")) is not None
     }
-    read = _Read(held)
+    read = _Read(layer_at)
     device = next(model.parameters()).device
     inputs = example if isinstance(example, tuple | dict) else (example,)
 
@@ -160,7 +160,7 @@ def layer_macs(model: nn.Module, example: Any, masked: Collection[str] = ()) -> 
     def count(module: nn.Module, _inputs: Any, output: Tensor) -> None:
         name = read.inside.pop()
         shape = cast(Tensor, module.weight).shape
-        found[name] = found.get(name, 0) + output.numel() * math.prod(shape[1:])
+        macs_of[name] = macs_of.get(name, 0) + output.numel() * math.prod(shape[1:])
 
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
@@ -171,27 +171,29 @@ def layer_macs(model: nn.Module, example: Any, masked: Collection[str] = ()) -> 
         stack.enter_context(read)
         call(model, each(inputs, lambda value: value.to(device)))
     for name, module in modules.items():
-        sparse = name in masked and found.get(name, 0) > 0
+        sparse = name in masked and macs_of.get(name, 0) > 0
         if sparse and module.get_parameter("weight").data_ptr() not in read.addresses:
             raise ModelError(
                 f"{name} ({type(module).__name__}) computes with values worked out from its "
                 f"weight, where zeros do not stay zero; keep it dense (--dense {name})"
             )
     for name, macs in read.macs.items():
-        found[name] = found.get(name, 0) + macs
-    ran = sorted(found, key=read.order.index)
-    return {name: found[name] for name in ran} | {n: 0 for n in first.values() if n not in found}
+        macs_of[name] = macs_of.get(name, 0) + macs
+    ran = sorted(macs_of, key=read.order.index)
+    return {name: macs_of[name] for name in ran} | {
+        n: 0 for n in first.values() if n not in macs_of
+    }
 
 
 class _Read(TorchFunctionMode):
     """Takes down which tensors products read as they are, and what those outside of layers cost.
 
-    ``held`` are the layers' names by the addresses of their weights.
+    ``layer_at`` are the layers' names by the addresses of their weights.
     """
 
-    def __init__(self, held: dict[int, str]) -> None:
+    def __init__(self, layer_at: dict[int, str]) -> None:
         super().__init__()
-        self.held = held
+        self.layer_at = layer_at
         self.addresses: set[int] = set()
         self.inside: list[str] = []
         """Layers that are running."""
@@ -216,7 +218,7 @@ class _Read(TorchFunctionMode):
         return result
 
     def _count(self, weight: Any, result: Any) -> None:
-        layer = self.held.get(weight.data_ptr()) if isinstance(weight, Tensor) else None
+        layer = self.layer_at.get(weight.data_ptr()) if isinstance(weight, Tensor) else None
         if layer is None or layer in self.inside or weight.ndim < 2:
             return
         macs = result.numel() * math.prod(weight.shape[1:])

@@ -27,11 +27,12 @@ def verify(model: nn.Module, plan: SparsityPlan) -> None:
             )
         if layer.dense:
             continue
-        there = int(torch.count_nonzero(weight))
-        if there > layer.kept:
+        nonzero = int(torch.count_nonzero(weight))
+        if nonzero > layer.kept:
             raise ModelError(
-                f"layer {layer.name} has {there} weights that are not zero, its plan {layer.kept}; "
-                "save the network as the sparse training left it (while IEE explores, its `active`)"
+                f"layer {layer.name} has {nonzero} weights that are not zero, "
+                f"its plan {layer.kept}; save the network as the sparse training "
+                "left it (while IEE explores, its `active`)"
             )
         if not fits(weight != 0, pattern):
             raise ModelError(f"layer {layer.name} breaks its pattern {pattern}")

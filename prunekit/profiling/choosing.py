@@ -100,10 +100,10 @@ def _allocated(
         share = 0.25 + 0.6 * (number + rng.uniform()) / ALLOCATED
         budget = Budget.share(share)
         try:
-            found = allocate(graph, random_scores(graph, rng), table, budget, QUICK)
+            allocation = allocate(graph, random_scores(graph, rng), table, budget, QUICK)
         except (InfeasibleError, UsageError):  # none so small, or too entangled to solve
             continue
-        plans.append(found.plan)
+        plans.append(allocation.plan)
     return plans
 
 

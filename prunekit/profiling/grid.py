@@ -108,8 +108,10 @@ def grid(request: ProfileRequest) -> LatencyTable:
     if collection.stopped != "all rounds":
         collection.stopped = f"{plan.max_seconds:g} s"
     slow = speeds(collection.rounds)
-    how = replace(protocol("grid", collection, fewer, slow), asked=None)
-    bare = LatencyTable(target, environment, how, block, (graph.fingerprint,), entries, networks=())
+    measured_by = replace(protocol("grid", collection, fewer, slow), asked=None)
+    bare = LatencyTable(
+        target, environment, measured_by, block, (graph.fingerprint,), entries, networks=()
+    )
     priced = [layers_us(bare, graph, chosen.widths) for chosen in plans]
     networks = networks_of(request, collection, slow, priced)
     measured = sum(map(len, operators.samples.values()))

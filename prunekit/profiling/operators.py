@@ -104,14 +104,14 @@ def _output_shape(shape: LayerShape, cout: int) -> tuple[int, ...]:
 
 def _pads(shape: LayerShape) -> list[tuple[int, int]]:
     """What each axis was padded by, before and behind, as its sizes tell."""
-    found = []
+    pads = []
     sizes = zip(shape.in_hw, shape.out_hw, strict=True)
     for axis, (before, after) in enumerate(sizes):
         reach = shape.dilation[axis] * (shape.kernel[axis] - 1) + 1
         whole = max(0, (after - 1) * shape.stride[axis] + reach - before)
         # an uneven rest is cut off behind, as frameworks do that pad both ends alike
-        found.append(((whole + 1) // 2, whole // 2))
-    return found
+        pads.append(((whole + 1) // 2, whole // 2))
+    return pads
 
 
 def _groups(shape: LayerShape, cin: int) -> int:
@@ -187,10 +187,10 @@ def _node(
             "pads": [p for p, _ in pads] + [p for _, p in pads],
         }
         if shape.kind == "transposed":
-            found = _transposed(shape)
+            padding = _transposed(shape)
             op, weight = "ConvTranspose", (cin, cout // groups, *shape.kernel)
-            attributes["pads"] = [*found["padding"], *found["padding"]]
-            attributes["output_padding"] = found["output_padding"]
+            attributes["pads"] = [*padding["padding"], *padding["padding"]]
+            attributes["output_padding"] = padding["output_padding"]
     scale = math.sqrt(math.prod(weight[1:]))
     values = np.random.default_rng(0).standard_normal(weight, dtype=np.float32) / scale
     constants = [numpy_helper.from_array(values.astype(np.float32), f"{name}.weight")]

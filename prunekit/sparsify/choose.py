@@ -89,17 +89,17 @@ def stay(
     Over all layers the best weight of each stays whatever it scores, so that none is cut off.
     """
     places = [_places(on) for on in active]
-    held = [part.reshape(-1)[at] for part, at in zip(scores, places, strict=True)]
+    on_scores = [part.reshape(-1)[at] for part, at in zip(scores, places, strict=True)]
     if together:
-        for part in held:
+        for part in on_scores:
             part[part.argmax()] = torch.inf
-        chosen = _joined(held, sum(keep))
+        chosen = _joined(on_scores, sum(keep))
     else:
-        chosen = [top(part, count) for part, count in zip(held, keep, strict=True)]
-    left = [torch.zeros(on.shape, dtype=torch.bool, device=on.device) for on in active]
-    for on, at, part in zip(left, places, chosen, strict=True):
+        chosen = [top(part, count) for part, count in zip(on_scores, keep, strict=True)]
+    masks = [torch.zeros(on.shape, dtype=torch.bool, device=on.device) for on in active]
+    for on, at, part in zip(masks, places, chosen, strict=True):
         on.view(-1)[at[part]] = True
-    return left
+    return masks
 
 
 def grow(
@@ -117,16 +117,16 @@ def grow(
     scores = [part.float() for part in scores]
     # what is active ranks above all in its block, elsewhere below all: fewer are to be ranked then
     most = torch.finfo(torch.float32).max * (1 if pattern.structured else -1)
-    held = [
+    raised = [
         part.add(on, alpha=most) for part, on in zip(scores, factors(active, scores), strict=True)
     ]
     if pattern.structured:
-        return [top_of_blocks(part, pattern) for part in held]
+        return [top_of_blocks(part, pattern) for part in raised]
     new = [count - int(torch.count_nonzero(on)) for count, on in zip(counts, active, strict=True)]
     if together:
-        grown = _joined(held, sum(new))
+        grown = _joined(raised, sum(new))
     else:
-        grown = [top(part, count) for part, count in zip(held, new, strict=True)]
+        grown = [top(part, count) for part, count in zip(raised, new, strict=True)]
     return [on | more for on, more in zip(active, grown, strict=True)]
 
 

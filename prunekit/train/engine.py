@@ -139,10 +139,10 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     device = resolve_device(config.device)
     if config.mixed_precision == "fp16" and device.type == "cpu":
         raise UsageError("`mixed_precision` fp16 needs a GPU; use bf16 or no")
-    held = {**PartialState._shared_state, **AcceleratorState._shared_state}
-    if held and (
-        held["device"].type != device.type
-        or held.get("_mixed_precision", config.mixed_precision) != config.mixed_precision
+    state = {**PartialState._shared_state, **AcceleratorState._shared_state}
+    if state and (
+        state["device"].type != device.type
+        or state.get("_mixed_precision", config.mixed_precision) != config.mixed_precision
     ):
         # accelerate keeps one state per process and would refuse another precision or device.
         AcceleratorState._reset_state(reset_partial_state=True)

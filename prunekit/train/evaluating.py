@@ -57,12 +57,12 @@ def evaluate(
     """Top-1 accuracy, 0 to 1; the model is left on its device and in its mode."""
     if size(dataset) == 0:
         raise DataError("there is nothing to evaluate on: the data set is empty")
-    there = resolve_device(device)
-    home = next((parameter.device for parameter in model.parameters()), there)
-    model.to(there)
+    chosen = resolve_device(device)
+    home = next((parameter.device for parameter in model.parameters()), chosen)
+    model.to(chosen)
     try:
-        batches = loader(dataset, batch_size, pin=there.type == "cuda")
-        return count_right(model, batches, there) / size(dataset)
+        batches = loader(dataset, batch_size, pin=chosen.type == "cuda")
+        return count_right(model, batches, chosen) / size(dataset)
     finally:
         model.to(home)
 
@@ -71,12 +71,12 @@ def evaluate(
 def count_right(model: nn.Module, batches: DataLoader[Any], device: torch.device) -> int:
     """How many samples the model, on ``device`` and in evaluation mode, puts into their class."""
     right = torch.zeros((), dtype=torch.int64, device=device)
-    how: torch.memory_format | None = None
+    layout: torch.memory_format | None = None
     with evaluating(model):
         for images, labels in batches:
-            if how is None:
-                how = accepted_layout(model, images.to(device))
-            images = images.to(device, non_blocking=True, memory_format=how)
+            if layout is None:
+                layout = accepted_layout(model, images.to(device))
+            images = images.to(device, non_blocking=True, memory_format=layout)
             logits = logits_of(model(images))
             right += (logits.argmax(1) == labels.to(device, non_blocking=True)).sum()
     return int(right)

@@ -15,8 +15,8 @@ def classes_of(dataset: Dataset[Any]) -> list[str] | None:
     """The names in the data set's ``classes``, if it has any."""
     if isinstance(dataset, Subset):
         return classes_of(dataset.dataset)
-    found = getattr(dataset, "classes", None)
-    return None if found is None else [str(name) for name in found]
+    classes = getattr(dataset, "classes", None)
+    return None if classes is None else [str(name) for name in classes]
 
 
 def labels_of(dataset: Dataset[Any], name: str) -> list[int]:
@@ -36,7 +36,7 @@ def _known_labels(dataset: Dataset[Any]) -> list[int] | None:
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
         return [int(label) for label in dataset.tensors[1]]
     for attribute in ("targets", "labels"):
-        found = getattr(dataset, attribute, None)
-        if found is not None:
-            return [int(label) for label in found]
+        values = getattr(dataset, attribute, None)
+        if values is not None:
+            return [int(label) for label in values]
     return None

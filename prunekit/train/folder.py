@@ -65,31 +65,31 @@ def _scan(folder: Path) -> tuple[list[Path], list[int], list[str]]:
     paths: list[Path] = []
     labels: list[int] = []
     for label, kind in enumerate(kinds):
-        found = sorted(p for p in kind.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
-        if not found:
+        files = sorted(p for p in kind.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+        if not files:
             raise DataError(f"no images in class folder {kind}; add some or remove the folder")
-        paths += found
-        labels += [label] * len(found)
+        paths += files
+        labels += [label] * len(files)
     return paths, labels, [kind.name for kind in kinds]
 
 
 def _refuse_splits(folder: Path, kinds: list[Path]) -> None:
     """Folders that all hold the same folders, and no images, are parts of a data set."""
-    held = [{p.name for p in kind.iterdir() if p.is_dir()} for kind in kinds]
+    inner = [{p.name for p in kind.iterdir() if p.is_dir()} for kind in kinds]
     images = any(p.suffix.lower() in _SUFFIXES for kind in kinds for p in kind.iterdir())
-    if len(held[0]) > 1 and all(names == held[0] for names in held) and not images:
+    if len(inner[0]) > 1 and all(names == inner[0] for names in inner) and not images:
         parts = ", ".join(f"{kind.name}/" for kind in kinds)
         raise DataError(
-            f"{folder} has {parts} which all hold the folders {', '.join(sorted(held[0])[:5])}; "
+            f"{folder} has {parts} which all hold the folders {', '.join(sorted(inner[0])[:5])}; "
             "parts of a data set are called train/ and val/: rename them"
         )
 
 
 def _same_classes(path: Path, train: list[str], val: list[str]) -> None:
     for name in sorted({*train} ^ {*val}):
-        here, there = ("train", "val") if name in train else ("val", "train")
+        having, lacking = ("train", "val") if name in train else ("val", "train")
         raise DataError(
-            f"{path}: class {name} is in {here}/ but not in {there}/; "
+            f"{path}: class {name} is in {having}/ but not in {lacking}/; "
             "both need the same class folders"
         )
 

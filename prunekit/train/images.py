@@ -147,7 +147,7 @@ def split(
                 f"class {name} has a single image, which cannot be split into train and val; "
                 "add images or give train and val apart"
             )
-        held = min(max(round(share * len(members)), 1), len(members) - 1)
-        val += members[:held].tolist()
-        train += members[held:].tolist()
+        count = min(max(round(share * len(members)), 1), len(members) - 1)
+        val += members[:count].tolist()
+        train += members[count:].tolist()
     return sorted(train), sorted(val)

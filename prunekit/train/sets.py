@@ -76,18 +76,18 @@ def open_set(name: str, path: Path, shape: Shape) -> tuple[TensorImages, TensorI
     def part(train: bool) -> TensorImages:
         which = {"split": "train" if train else "test"} if known.by_split else {"train": train}
         try:
-            found = cls(root=str(path), download=False, **which)
+            dataset = cls(root=str(path), download=False, **which)
         except (RuntimeError, OSError, ValueError, AssertionError, EOFError) as error:
             raise DataError(
                 f"no complete {known.cls} in {path}; fetch it with "
                 f"torchvision.datasets.{known.cls}({str(path)!r}, download=True)"
             ) from error
-        images = torch.as_tensor(np.asarray(found.data))
+        images = torch.as_tensor(np.asarray(dataset.data))
         if images.ndim == 3:  # grey: N, h, w
             images = images[:, None]
         elif images.shape[-1] == 3:  # N, h, w, c
             images = images.permute(0, 3, 1, 2)
-        labels = found.labels if known.by_split else found.targets
+        labels = dataset.labels if known.by_split else dataset.targets
         return TensorImages(
             images,
             labels,
