@@ -129,10 +129,10 @@ def precision_of(model: onnx.ModelProto) -> str:
 
 def check_precision(path: str, model: onnx.ModelProto, wanted: str) -> None:
     """Refuse a file that a runtime would compute in another precision than the target's."""
-    found = precision_of(model)
-    if found != wanted:
+    precision = precision_of(model)
+    if precision != wanted:
         raise UsageError(
-            f"{path} is in {found}, and would be computed in that; the target needs one in "
+            f"{path} is in {precision}, and would be computed in that; the target needs one in "
             f"{wanted}: prunekit export --precision {wanted}"
         )
 
@@ -140,7 +140,7 @@ def check_precision(path: str, model: onnx.ModelProto, wanted: str) -> None:
 def input_shapes(model: onnx.ModelProto, path: str) -> dict[str, tuple[int, ...]]:
     """Input names to shapes; the batch, and only the batch, may be left open (-1)."""
     constants = {tensor.name for tensor in model.graph.initializer}
-    found = {}
+    shapes = {}
     for value in model.graph.input:
         if value.name in constants:
             continue
@@ -150,8 +150,8 @@ def input_shapes(model: onnx.ModelProto, path: str) -> dict[str, tuple[int, ...]
                 f"{path}: input {value.name!r} leaves more than its batch open; "
                 "export it with fixed sizes"
             )
-        found[value.name] = sizes
-    return found
+        shapes[value.name] = sizes
+    return shapes
 
 
 def _sizes(value: onnx.ValueInfoProto) -> Iterable[int]:
@@ -283,13 +283,13 @@ class _Reader:
         ]
         out = self.shapes.get(node.output[0], ())
         full = [maker for name, maker in makers if self.shapes.get(name, ()) == out]
-        found = full or [maker for _, maker in makers[:1]]
+        candidates = full or [maker for _, maker in makers[:1]]
 
         def running_order(maker: NodeProto) -> int:
             anchor = owner[maker.name]
             return -1 if anchor is None else self.place[anchor.node]
 
-        return max(found, key=running_order, default=None)
+        return max(candidates, key=running_order, default=None)
 
     def _consumer(self, node: NodeProto) -> Anchor | None:
         """The only anchor that reads what ``node`` makes, directly or through other nodes.
@@ -299,11 +299,11 @@ class _Reader:
         direct, later = self._reached(node, through_concat=False), None
         if not direct:
             later = self._reached(node, through_concat=True)
-        found = direct or later or {}
-        return next(iter(found.values())) if len(found) == 1 else None
+        anchors = direct or later or {}
+        return next(iter(anchors.values())) if len(anchors) == 1 else None
 
     def _reached(self, node: NodeProto, *, through_concat: bool) -> dict[str, Anchor]:
-        found: dict[str, Anchor] = {}
+        reached: dict[str, Anchor] = {}
         seen: set[str] = set()
         waiting = [node]
         while waiting:
@@ -313,10 +313,10 @@ class _Reader:
                         continue
                     seen.add(reader.name)
                     if reader.name in self.anchors:
-                        found[reader.name] = self.anchors[reader.name]
+                        reached[reader.name] = self.anchors[reader.name]
                     elif through_concat or reader.op_type != "Concat":
                         waiting.append(reader)
-        return found
+        return reached
 
 
 def _named(node: NodeProto, number: int) -> NodeProto:

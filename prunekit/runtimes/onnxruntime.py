@@ -213,11 +213,11 @@ def _session(path: str, target: Target, profile_prefix: str) -> Any:
 
 def _providers(target: Target) -> list[Any]:
     """The target's provider, and behind it those that take what it cannot."""
-    found: list[Any] = ["CPUExecutionProvider"]
+    providers: list[Any] = ["CPUExecutionProvider"]
     if target.device != "cpu":
         number = device_number(target)
         facts = {"device_id": number, "use_tf32": int(target.precision == "tf32")}
-        found.insert(0, ("CUDAExecutionProvider", facts))
+        providers.insert(0, ("CUDAExecutionProvider", facts))
         if _provider(target) == "TensorrtExecutionProvider":
             # Which precisions it may use: of a file in fp16 and int8 only those in the file pay.
             able = {
@@ -225,8 +225,8 @@ def _providers(target: Target) -> list[Any]:
                 "trt_fp16_enable": target.precision == "fp16",
                 "trt_int8_enable": target.precision == "int8",
             }
-            found.insert(0, ("TensorrtExecutionProvider", able))
-    return found
+            providers.insert(0, ("TensorrtExecutionProvider", able))
+    return providers
 
 
 def _input_shapes(session: Any, path: str) -> dict[str, tuple[int, ...]]:

@@ -55,12 +55,12 @@ def select(number: int) -> None:
 
 def call(function: Callable[..., Any], *arguments: Any) -> Any:
     """What a CUDA function gives beside its status; a failure becomes an error with its name."""
-    status, *found = function(*arguments)
+    status, *results = function(*arguments)
     cudart = runtime_api()
     if status != cudart.cudaError_t.cudaSuccess:
         name = getattr(function, "__name__", "CUDA")
         raise RuntimeUnavailableError(f"{name} failed: {_reason(cudart, status)}")
-    return found[0] if found else None
+    return results[0] if results else None
 
 
 def _reason(cudart: Any, status: Any) -> str:

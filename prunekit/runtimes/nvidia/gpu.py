@@ -99,11 +99,11 @@ def _handle(pynvml: Any, number: int) -> Any:
 
 def _slowed(number: int) -> list[str]:
     pynvml = _nvml()
-    found = pynvml.nvmlDeviceGetCurrentClocksEventReasons(_handle(pynvml, number))
+    reasons = pynvml.nvmlDeviceGetCurrentClocksEventReasons(_handle(pynvml, number))
     return [
         words
         for name, words in _SLOWED.items()
-        if found & getattr(pynvml, f"nvmlClocksEventReason{name}")
+        if reasons & getattr(pynvml, f"nvmlClocksEventReason{name}")
     ]
 
 
@@ -139,8 +139,8 @@ def _from_tool(number: int, name: str) -> tuple[str, str]:
         done = subprocess.run(query, capture_output=True, text=True, check=False, timeout=30)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
         return name, ""
-    found, _, driver = done.stdout.strip().partition(", ")
-    return found or name, driver
+    shown, _, driver = done.stdout.strip().partition(", ")
+    return shown or name, driver
 
 
 def best_gpu(precision: str = "fp32") -> Target:

@@ -47,16 +47,16 @@ def owners(executed: Iterable[Executed], graph: OnnxGraph) -> Owners:
     """
     first = {graph.layers[0]: 1.0} if graph.layers else {}
     shares: dict[str, Mapping[str, float]] = {}
-    told = set()
+    placed = set()
     for node in executed:
         if node.kind in ("Const", "Input"):
             continue
         known = graph.shares(node.stands_for, main_first=node.kind in _WEIGHTED)
         if known or node.kind == _LAYOUT:
-            told.add(node.name)
+            placed.add(node.name)
         before = next((shares[name] for name in node.sources if name in shares), first)
         shares[node.name] = known or before
-    return Owners(shares, frozenset(told))
+    return Owners(shares, frozenset(placed))
 
 
 def layer_times(

@@ -62,7 +62,7 @@ def sdk() -> Any:
     return importlib.import_module("tensorrt")
 
 
-def build_engine(onnx: str | Path, how: Build, place: Place) -> bytes:
+def build_engine(onnx: str | Path, settings: Build, place: Place) -> bytes:
     """The serialised engine of the ONNX file at ``onnx``.
 
     Shows progress, and ends on an interrupt. What TensorRT timed is kept for the next build, for
@@ -75,7 +75,7 @@ def build_engine(onnx: str | Path, how: Build, place: Place) -> bytes:
     network = builder.create_network(1 << int(flag))
     parser = _parse(trt, network, log, onnx)
     config = builder.create_builder_config()
-    _configure(trt, builder, network, config, how)
+    _configure(trt, builder, network, config, settings)
     cache = cache_path(place)
     _use_cache(config, cache)
     with ExitStack() as shown:
@@ -107,7 +107,7 @@ def _configure(
     builder: trt.Builder,
     network: trt.INetworkDefinition,
     config: trt.IBuilderConfig,
-    how: Build,
+    settings: Build,
 ) -> None:
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
@@ -118,21 +118,22 @@ def _configure(
                 f"input {name!r} leaves more than its batch open; export it with fixed sizes"
             )
         fixed = sizes[0] if sizes and sizes[0] >= 0 else None
-        if fixed is not None and (fixed,) * 3 != how.batches:
+        if fixed is not None and (fixed,) * 3 != settings.batches:
             raise UsageError(
-                f"input {name!r} takes batches of {fixed}, not {how.batches[1]}; export it anew"
+                f"input {name!r} takes batches of {fixed}, not {settings.batches[1]}; "
+                "export it anew"
             )
-        low, best, most = ((batch, *sizes[1:]) for batch in how.batches)
+        low, best, most = ((batch, *sizes[1:]) for batch in settings.batches)
         profile.set_shape(name, min=low, opt=best, max=most)
     if config.add_optimization_profile(profile) < 0:
         raise ModelError("TensorRT refuses the optimisation profile of the inputs' sizes")
-    if not how.tf32:  # on unless said otherwise
+    if not settings.tf32:  # on unless said otherwise
         config.clear_flag(trt.BuilderFlag.TF32)
-    if how.sparse:
+    if settings.sparse:
         config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
-    if how.workspace_mib:
+    if settings.workspace_mib:
         pool = trt.MemoryPoolType.WORKSPACE
-        config.set_memory_pool_limit(pool, how.workspace_mib * 2**20)
+        config.set_memory_pool_limit(pool, settings.workspace_mib * 2**20)
 
 
 def cache_path(place: Place) -> Path:

@@ -40,24 +40,24 @@ def stands_for(name: str, order: Sequence[str]) -> Stands:
     as ``PWN(...)`` (pointwise), and ``{ForeignNode[first...last]}`` is all from one to another.
     """
     text = name.strip()
-    if found := _REFORMAT.match(text):
-        return Stands(stands_for(found[1], order).nodes, layout=True)
+    if match := _REFORMAT.match(text):
+        return Stands(stands_for(match[1], order).nodes, layout=True)
     known = set(order)
     if text not in known:
-        if found := _BETWEEN.match(text):
-            return Stands(tuple(_named(found.groups(), known)), layout=True)
-        if found := _BESIDE.match(text):
-            return Stands(tuple(_named(found.groups(), known)), layout=True)
+        if match := _BETWEEN.match(text):
+            return Stands(tuple(_named(match.groups(), known)), layout=True)
+        if match := _BESIDE.match(text):
+            return Stands(tuple(_named(match.groups(), known)), layout=True)
     return Stands(tuple(dict.fromkeys(_nodes(text, order, known))), text.endswith(" copy"))
 
 
 def _nodes(text: str, order: Sequence[str], known: set[str]) -> Iterator[str]:
     if text in known:
         yield text
-    elif found := _FOREIGN.match(text):
-        yield from _range(found[1], order, known)
-    elif found := _WRAPPER.match(text):
-        yield from _nodes(found[1], order, known)
+    elif match := _FOREIGN.match(text):
+        yield from _range(match[1], order, known)
+    elif match := _WRAPPER.match(text):
+        yield from _nodes(match[1], order, known)
     else:
         parts = _split(text)
         if len(parts) > 1:
@@ -86,8 +86,8 @@ def _range(text: str, order: Sequence[str], known: set[str]) -> Iterator[str]:
         if low <= high:
             yield from order[low : high + 1]
             return
-    for found in ends:
-        yield from found
+    for nodes in ends:
+        yield from nodes
 
 
 def _split(text: str) -> list[str]:
@@ -116,8 +116,8 @@ def layer_times(
     order = list(graph.nodes)
     first = {graph.layers[0]: 1.0} if graph.layers else {}
     read: dict[str, tuple[dict[str, float], bool]] = {}
-    found: list[dict[str, float]] = []
-    told = total = 0.0
+    rows: list[dict[str, float]] = []
+    placed_ms = total = 0.0
     for run in runs:
         times: dict[str, float] = {}
         before = first
@@ -130,6 +130,6 @@ def layer_times(
             for layer, share in before.items():
                 times[layer] = times.get(layer, 0.0) + share * ms * 1e3
             total += ms
-            told += ms if known else 0.0
-        found.append(times)
-    return found, told / total if total else 1.0
+            placed_ms += ms if known else 0.0
+        rows.append(times)
+    return rows, placed_ms / total if total else 1.0

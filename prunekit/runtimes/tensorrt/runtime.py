@@ -98,14 +98,14 @@ def export_engine(
     onnx: Artifact,
     path: str | Path,
     target: Target,
-    how: Build,
+    settings: Build,
     compare: Callable[[Artifact], float],
 ) -> Artifact:
     """Build the engine of an ONNX file; ``path`` and its description appear if ``compare`` passes.
 
     ``compare`` gets the engine, and gives how far its outputs are from what they should be.
     """
-    plan, facts = _build(onnx, target, how)
+    plan, facts = _build(onnx, target, settings)
     shown = {"precision": facts.precision, "input_shapes": facts.inputs}
     tried = _folder() / "tried.engine"
     save_engine(tried, plan, facts)
@@ -123,18 +123,18 @@ def _plan_of(artifact: Artifact, target: Target) -> tuple[bytes, EngineFacts]:
                 f"{target.precision}; use --target tensorrt:{facts.precision}"
             )
         return plan, facts
-    how = Build.for_target(target)
+    settings = Build.for_target(target)
     digest = artifact.sha256 or sha256_file(artifact.path)
-    text = f"{digest} {target.device} {target.precision} {sorted(asdict(how).items())}"
+    text = f"{digest} {target.device} {target.precision} {sorted(asdict(settings).items())}"
     kept = _folder() / hashlib.sha256(text.encode()).hexdigest()
     if not kept.is_file():
-        plan, facts = _build(artifact, target, how)
+        plan, facts = _build(artifact, target, settings)
         save_engine(kept, plan, facts)
         return plan, facts
     return load_engine(kept, place_of(target))
 
 
-def _build(artifact: Artifact, target: Target, how: Build) -> tuple[bytes, EngineFacts]:
+def _build(artifact: Artifact, target: Target, settings: Build) -> tuple[bytes, EngineFacts]:
     from prunekit.runtimes.onnx_graph import check_precision, input_shapes, load_model
 
     model = load_model(artifact.path)
@@ -144,7 +144,7 @@ def _build(artifact: Artifact, target: Target, how: Build) -> tuple[bytes, Engin
     place = place_of(target)
     environment = TensorRt().environment(target)
     cuda.select(device_number(target))  # what a builder times, it times on the selected GPU
-    plan = build_engine(artifact.path, how, place)
+    plan = build_engine(artifact.path, settings, place)
     facts = EngineFacts(
         file_sha256=hashlib.sha256(plan).hexdigest(),
         onnx_sha256=sha256_file(artifact.path),
@@ -153,9 +153,9 @@ def _build(artifact: Artifact, target: Target, how: Build) -> tuple[bytes, Engin
         compute_capability=place.compute_capability,
         tensorrt=place.tensorrt,
         driver=environment.driver,
-        batches=how.batches,
+        batches=settings.batches,
         inputs=input_shapes(model, artifact.path),
-        sparse=how.sparse,
+        sparse=settings.sparse,
         created=environment.created,
     )
     return plan, facts
@@ -176,10 +176,10 @@ class TrtEngine:
     _context: trt.IExecutionContext
 
     def __init__(
-        self, path: str, plan: bytes, facts: EngineFacts, target: Target, how: TensorRt
+        self, path: str, plan: bytes, facts: EngineFacts, target: Target, settings: TensorRt
     ) -> None:
         trt = sdk()
-        self.path, self.facts, self._cold = path, facts, how.cold
+        self.path, self.facts, self._cold = path, facts, settings.cold
         least, best, most = facts.batches
         if not least <= target.batch <= most:
             raise UsageError(
@@ -204,7 +204,7 @@ class TrtEngine:
             self._put(timing_inputs(self._artifact(), target))
             self.enqueue()  # the first run allocates, which a capture may not
             self._device.wait()
-            self._graph = self._captured() if how.graphs else None
+            self._graph = self._captured() if settings.graphs else None
         except BaseException:
             self.close()
             raise
@@ -317,13 +317,13 @@ def _filled(array: NDArray[Any], batch: int) -> NDArray[Any]:
 class TrtProfiler:
     """An engine whose layers TensorRT times; its times are shares, not latencies."""
 
-    def __init__(self, artifact: Artifact, target: Target, how: TensorRt) -> None:
+    def __init__(self, artifact: Artifact, target: Target, settings: TensorRt) -> None:
         from prunekit.runtimes.onnx_graph import read
 
         if artifact.format != "onnx":
             raise UsageError(f"{artifact.path}: layers are timed from an ONNX file, not an engine")
         self._layers = read(artifact.path)
-        self._engine = replace(how, graphs=False).load(artifact, target)
+        self._engine = replace(settings, graphs=False).load(artifact, target)
         self._recorder = _recorder(sdk())
         self._engine.watched_by(self._recorder)
         self._runs: list[list[tuple[str, float]]] = []
@@ -341,8 +341,8 @@ class TrtProfiler:
         from prunekit.runtimes.tensorrt.names import layer_times
 
         self._engine.close()
-        runs, told = layer_times(self._runs[1:], self._layers)
-        note_unnamed(self._layers.path, told)
+        runs, named = layer_times(self._runs[1:], self._layers)
+        note_unnamed(self._layers.path, named)
         return runs
 
 

@@ -79,16 +79,18 @@ class DeviceClock:
 class CudaEngine(ModuleEngine):
     """A module whose kernels are replayed from one CUDA graph, where it can be captured."""
 
-    def __init__(self, artifact: Artifact, target: Target, how: TorchSettings) -> None:
+    def __init__(self, artifact: Artifact, target: Target, settings: TorchSettings) -> None:
         self._number = device_number(target)
-        last = target.precision != "fp32" if how.channels_last is None else how.channels_last
+        last = (
+            target.precision != "fp32" if settings.channels_last is None else settings.channels_last
+        )
         layout = torch.channels_last if last else torch.preserve_format
         with torch.cuda.device(self._number):
             super().__init__(artifact, target, layout=layout)
-            if how.compiled:
+            if settings.compiled:
                 self._call = torch.compile(self._opened())
-            self.clock = DeviceClock(self._number, cold=how.cold)
-            self.graph = self.captured(lambda: None, lambda: None) if how.graphs else None
+            self.clock = DeviceClock(self._number, cold=settings.cold)
+            self.graph = self.captured(lambda: None, lambda: None) if settings.graphs else None
 
     def _during(self) -> AbstractContextManager[None]:
         return settings(self._target.precision)
@@ -137,8 +139,8 @@ class CudaProfiler:
     captured, every run is eager and the gaps between launches are counted to the layers.
     """
 
-    def __init__(self, artifact: Artifact, target: Target, how: TorchSettings) -> None:
-        self._engine = CudaEngine(artifact, target, replace(how, graphs=False, compiled=False))
+    def __init__(self, artifact: Artifact, target: Target, settings: TorchSettings) -> None:
+        self._engine = CudaEngine(artifact, target, replace(settings, graphs=False, compiled=False))
         self._marks: list[tuple[str, Any]] = []
         self._external = True
         self._runs: list[dict[str, float]] = []
@@ -155,7 +157,9 @@ class CudaProfiler:
         for name, layer in self._engine.layers().items():
             layer.register_forward_pre_hook(before_layer(name))
         self._external = False  # of the warm-up, outside of any capture
-        self._graph = self._engine.captured(self._begin, lambda: mark("")) if how.graphs else None
+        self._graph = (
+            self._engine.captured(self._begin, lambda: mark("")) if settings.graphs else None
+        )
         self._external = False
 
     def _begin(self) -> None:
@@ -169,7 +173,7 @@ class CudaProfiler:
         for _ in range(runs):
             self._engine.clock.time(self._graph.replay if self._graph else self._eager, 1)
             (_, start), *layers, (_, end) = self._marks
-            stamps = [(name, start.elapsed_time(there) / 1e3) for name, there in layers]
+            stamps = [(name, start.elapsed_time(event) / 1e3) for name, event in layers]
             self._runs.append(spans(stamps, 0.0, start.elapsed_time(end) / 1e3))
 
     def _eager(self) -> None:
