@@ -97,35 +97,23 @@ def write_ir(onnx: str | Path, path: str | Path) -> None:
         raise FileError(f"cannot write {path}: {_line(error)}") from error
 
 
-class OvEngine:
-    """A compiled model and one request, whose tensors are made once.
+class _Source:
+    """A model as its file has it, and what it is compiled for."""
 
-    It computes in one stream, tuned for latency, with as many threads as the target says. They are
-    not pinned to cores: engines that take turns would all be pinned to the same ones, and so would
-    whatever else runs there.
-    """
-
-    def __init__(self, artifact: Artifact, target: Target, *, count: bool = False) -> None:
+    def __init__(self, artifact: Artifact, target: Target, *, count: bool) -> None:
         self.path, self._target = artifact.path, target
         self._config = _config(target, count=count)
-        self._model = _read(artifact)
-        shapes = artifact.input_shapes or _input_shapes(self._model, self.path)
-        check_batch(self.path, shapes, target)
-        self._feeds = timing_inputs(replace(artifact, input_shapes=shapes), target)
-        self._bound_shapes = _shapes(self._feeds)
-        self.compiled = self._compile(self._bound_shapes)
-        self._other: tuple[Shapes, Any] = (self._bound_shapes, self.compiled)
-        self._request = self._bind()
-        self._blob: bytes | None = None
+        self.model = _read(artifact)
 
-    def _compile(self, shapes: Shapes) -> Any:
-        known = [port.any_name for port in self._model.inputs]
+    def compiled(self, shapes: Shapes) -> Any:
+        """The model compiled for inputs of these ``shapes``."""
+        known = [port.any_name for port in self.model.inputs]
         if sorted(known) != sorted(name for name, _ in shapes):
             raise UsageError(
                 f"{self.path} takes the inputs {', '.join(known)}, not "
                 f"{', '.join(name for name, _ in shapes) or 'none'}"
             )
-        model = self._model.clone()
+        model = self.model.clone()
         try:
             model.reshape({name: list(sizes) for name, sizes in shapes})
         except RuntimeError as error:
@@ -140,14 +128,45 @@ class OvEngine:
         _check(compiled, self._target)
         return compiled
 
+    def imported(self, blob: bytes) -> Any:
+        """What was compiled and written to ``blob``, loaded once more."""
+        compiled = _core().import_model(blob, _DEVICE, self._config)
+        _check(compiled, self._target)
+        return compiled
+
+    def close(self) -> None:
+        """Drop the model."""
+        self.model = None
+
+
+class OvEngine:
+    """A compiled model and one request, whose tensors are made once.
+
+    It computes in one stream, tuned for latency, with as many threads as the target says. They are
+    not pinned to cores: engines that take turns would all be pinned to the same ones, and so would
+    whatever else runs there.
+    """
+
+    def __init__(self, artifact: Artifact, target: Target, *, count: bool = False) -> None:
+        self.path, self._source = artifact.path, _Source(artifact, target, count=count)
+        shapes = artifact.input_shapes or _input_shapes(self._source.model, self.path)
+        check_batch(self.path, shapes, target)
+        self._feeds = timing_inputs(replace(artifact, input_shapes=shapes), target)
+        bound = _shapes(self._feeds)
+        self.compiled = self._source.compiled(bound)
+        self._other: tuple[Shapes, Any] = (bound, self.compiled)
+        self._tensors: list[Any] = []
+        self._request = self._bind()
+        self._blob: bytes | None = None
+
     def _bind(self) -> Any:
         request = self.compiled.create_infer_request()
-        self._held = []
+        self._tensors = []
         for port in self.compiled.inputs:
             array = of_kind(self._feeds[port.any_name], port.element_type.to_dtype())
             tensor = _ov().Tensor(array)
             request.set_tensor(port, tensor)
-            self._held.append(tensor)
+            self._tensors.append(tensor)
         return request
 
     def run(self, inputs: Arrays) -> list[NDArray[Any]]:
@@ -155,10 +174,8 @@ class OvEngine:
         self._open()
         shapes = _shapes(inputs)
         if shapes != self._other[0]:
-            self._other = (
-                shapes,
-                self.compiled if shapes == self._bound_shapes else self._compile(shapes),
-            )
+            bound = shapes == _shapes(self._feeds)
+            self._other = (shapes, self.compiled if bound else self._source.compiled(shapes))
         compiled = self._other[1]
         request = compiled.create_infer_request()
         request.infer(dict(inputs), share_outputs=True)
@@ -185,9 +202,8 @@ class OvEngine:
         self._open()
         if self._blob is None:  # of the first load: an imported model cannot be exported again
             self._blob = self.compiled.export_model().getvalue()
-        self.compiled = _core().import_model(self._blob, _DEVICE, self._config)
-        _check(self.compiled, self._target)
-        self._other = (self._bound_shapes, self.compiled)
+        self.compiled = self._source.imported(self._blob)
+        self._other = (_shapes(self._feeds), self.compiled)
         self._request = self._bind()
 
     def _open(self) -> Any:
@@ -197,9 +213,10 @@ class OvEngine:
 
     def close(self) -> None:
         """Drop the compiled model, its request and its tensors."""
-        self._request = self.compiled = self._model = self._blob = None
+        self._request = self.compiled = self._blob = None
+        self._source.close()
         self._other = ((), None)
-        self._held = []
+        self._tensors = []
 
 
 def _config(target: Target, *, count: bool) -> dict[str, Any]:

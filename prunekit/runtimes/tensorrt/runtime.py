@@ -10,11 +10,11 @@ import atexit
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,16 +169,81 @@ def _folder() -> Path:
     return Path(folder)
 
 
+class _Tensor(NamedTuple):
+    """A buffer on the device."""
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+class _Execution:
+    """A plan as TensorRT loads it: the engine, its context, and a buffer per tensor."""
+
+    engine: trt.ICudaEngine
+    context: trt.IExecutionContext
+
+    def __init__(self, path: str) -> None:
+        self.path, self._log = path, logger(sdk())
+        self.tensors: dict[str, _Tensor] = {}
+        self.outputs: list[str] = []
+
+    def load(self, plan: bytes) -> None:
+        """Make engine and context."""
+        trt = sdk()
+        runtime = trt.Runtime(self._log)
+        self.engine = runtime.deserialize_cuda_engine(plan)
+        if self.engine is None:
+            raise FileError(f"TensorRT cannot load {self.path}: {self._log.last or 'no reason'}")
+        self.context = self.engine.create_execution_context()
+        if self.context is None:
+            raise RuntimeUnavailableError(
+                f"{self.path}: no room on the GPU for its tensors ({self._log.last})"
+            )
+
+    def bind(self, device: cuda.Device, inputs: Mapping[str, tuple[int, ...]], batch: int) -> None:
+        """Give every tensor a buffer at ``batch``; ``inputs`` are as described beside the file."""
+        trt = sdk()
+        engine, context = self.engine, self.context
+        names = [str(engine.get_tensor_name(index)) for index in range(engine.num_io_tensors)]
+        into = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
+        if sorted(into) != sorted(inputs):
+            raise FileError(f"{self.path}: its inputs are {', '.join(into)}, not as described")
+        for name in into:
+            sizes = tuple(batch if s < 0 else s for s in inputs[name])
+            if not context.set_input_shape(name, sizes):
+                raise UsageError(f"{self.path}: input {name!r} does not take the sizes {sizes}")
+        for name in names:
+            shape = tuple(int(size) for size in context.get_tensor_shape(name))
+            if any(size < 0 for size in shape):
+                raise UsageError(f"{self.path}: the size of {name!r} depends on the data")
+            dtype = np.dtype(trt.nptype(engine.get_tensor_dtype(name)))
+            address = device.allocate(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
+            if not context.set_tensor_address(name, address):
+                raise UsageError(f"{self.path}: tensor {name!r} takes no buffer")
+            self.tensors[name] = _Tensor(address, shape, dtype)
+        self.outputs = [name for name in names if name not in into]
+
+    def enqueue(self, stream: int) -> None:
+        """Put one run on the stream."""
+        if not self.context.execute_async_v3(stream):
+            raise RuntimeUnavailableError(f"{self.path} does not run: {self._log.last}")
+
+    def watched_by(self, profiler: Any) -> None:
+        """Have ``profiler`` told the time of every layer."""
+        self.context.profiler = profiler
+
+    def close(self) -> None:
+        """Free context and engine; the buffers are the device's."""
+        self.context = self.engine = None
+
+
 class TrtEngine:
     """An engine with its own stream and buffers; timing replays one CUDA graph."""
-
-    _engine: trt.ICudaEngine
-    _context: trt.IExecutionContext
 
     def __init__(
         self, path: str, plan: bytes, facts: EngineFacts, target: Target, settings: TensorRt
     ) -> None:
-        trt = sdk()
         self.path, self.facts, self._cold = path, facts, settings.cold
         least, best, most = facts.batches
         if not least <= target.batch <= most:
@@ -188,19 +253,11 @@ class TrtEngine:
             )
         check_batch(path, facts.inputs, target)
         self._batch = target.batch
-        self._log = logger(trt)
+        self._execution = _Execution(path)
         self._device: cuda.Device | None = cuda.Device(device_number(target))
         try:
-            runtime = trt.Runtime(self._log)
-            self._engine = runtime.deserialize_cuda_engine(plan)
-            if self._engine is None:
-                raise FileError(f"TensorRT cannot load {path}: {self._log.last or 'no reason'}")
-            self._context = self._engine.create_execution_context()
-            if self._context is None:
-                raise RuntimeUnavailableError(
-                    f"{path}: no room on the GPU for its tensors ({self._log.last})"
-                )
-            self._bind(trt)
+            self._execution.load(plan)
+            self._execution.bind(self._open(), facts.inputs, target.batch)
             self._put(timing_inputs(self._artifact(), target))
             self.enqueue()  # the first run allocates, which a capture may not
             self._device.wait()
@@ -212,39 +269,15 @@ class TrtEngine:
     def _artifact(self) -> Artifact:
         return Artifact(self.path, "tensorrt", input_shapes=self.facts.inputs)
 
-    def _bind(self, trt: Any) -> None:
-        """Give every tensor a buffer at the target's batch."""
-        engine, context, device = self._engine, self._context, self._open()
-        names = [str(engine.get_tensor_name(index)) for index in range(engine.num_io_tensors)]
-        into = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
-        if sorted(into) != sorted(self.facts.inputs):
-            raise FileError(f"{self.path}: its inputs are {', '.join(into)}, not as described")
-        for name in into:
-            sizes = tuple(self._batch if s < 0 else s for s in self.facts.inputs[name])
-            if not context.set_input_shape(name, sizes):
-                raise UsageError(f"{self.path}: input {name!r} does not take the sizes {sizes}")
-        self._tensors: dict[str, tuple[int, tuple[int, ...], Any]] = {}
-        for name in names:
-            shape = tuple(int(size) for size in context.get_tensor_shape(name))
-            if any(size < 0 for size in shape):
-                raise UsageError(f"{self.path}: the size of {name!r} depends on the data")
-            dtype = np.dtype(trt.nptype(engine.get_tensor_dtype(name)))
-            address = device.allocate(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
-            if not context.set_tensor_address(name, address):
-                raise UsageError(f"{self.path}: tensor {name!r} takes no buffer")
-            self._tensors[name] = address, shape, dtype
-        self._outputs = [name for name in names if name not in into]
-
     def _put(self, feeds: Arrays) -> None:
         for name in self.facts.inputs:
-            address, _, dtype = self._tensors[name]
-            array = of_kind(np.asarray(feeds[name]), dtype)
-            self._open().put(np.ascontiguousarray(array, dtype), address)
+            tensor = self._execution.tensors[name]
+            array = of_kind(np.asarray(feeds[name]), tensor.dtype)
+            self._open().put(np.ascontiguousarray(array, tensor.dtype), tensor.address)
 
     def enqueue(self) -> None:
         """Put one run on the stream."""
-        if not self._context.execute_async_v3(self._open().stream):
-            raise RuntimeUnavailableError(f"{self.path} does not run: {self._log.last}")
+        self._execution.enqueue(self._open().stream)
 
     def _captured(self) -> Any:
         try:
@@ -262,7 +295,7 @@ class TrtEngine:
             )
         given = {name: np.asarray(inputs[name]) for name in self.facts.inputs}
         for name, array in given.items():
-            if array.shape[1:] != self._tensors[name][1][1:] or not array.shape:
+            if array.shape[1:] != self._execution.tensors[name].shape[1:] or not array.shape:
                 raise UsageError(f"{self.path} does not run on {name} {list(array.shape)}")
         count = len(next(iter(given.values())))
         pieces = [
@@ -276,7 +309,9 @@ class TrtEngine:
         self._put({name: _filled(array, self._batch) for name, array in feeds.items()})
         self.enqueue()
         self._open().wait()
-        return [self._open().get(*self._tensors[name]) for name in self._outputs]
+        return [
+            self._open().get(*self._execution.tensors[name]) for name in self._execution.outputs
+        ]
 
     def time(self, runs: int) -> list[float]:
         """Milliseconds of each run on the device, between events on its stream."""
@@ -288,7 +323,7 @@ class TrtEngine:
 
     def watched_by(self, profiler: Any) -> None:
         """Have TensorRT tell the time of every layer of each run from now on."""
-        self._context.profiler = profiler
+        self._execution.watched_by(profiler)
 
     def _open(self) -> cuda.Device:
         if self._device is None:
@@ -302,7 +337,7 @@ class TrtEngine:
     def close(self) -> None:
         """Free the engine and its buffers."""
         self._graph = None
-        self._context = self._engine = None
+        self._execution.close()
         if self._device is not None:
             self._device.close()
         self._device = None

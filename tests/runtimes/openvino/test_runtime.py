@@ -82,13 +82,13 @@ def test_more_threads_than_openvino_runs_are_refused(exported):
 def test_timing_leaves_the_bound_inputs_alone(exported):
     _, _, artifact = exported("Residual")
     engine = OpenVino().load(artifact, replace(FP32, batch=2))
-    held = engine._held[0].data.copy()
+    bound = engine._tensors[0].data.copy()
     engine.run({"input": np.zeros((2, 3, 8, 8), np.float32)})
     times = engine.time(4)
     assert len(times) == 4
     assert all(ms > 0 for ms in times)
-    assert held.shape == (2, 3, 8, 8)
-    np.testing.assert_array_equal(held, engine._held[0].data)
+    assert bound.shape == (2, 3, 8, 8)
+    np.testing.assert_array_equal(bound, engine._tensors[0].data)
     engine.close()
 
 
@@ -163,8 +163,8 @@ def test_whole_number_inputs_are_bound_as_zeros(tmp_path):
     words = torch.arange(6).reshape(1, 6)
     artifact = pk.export(randomise(Words()), {"words": words}, tmp_path / "words.onnx")
     engine = OpenVino().load(artifact, FP32)
-    assert engine._held[0].data.dtype == np.int64
-    assert not engine._held[0].data.any()
+    assert engine._tensors[0].data.dtype == np.int64
+    assert not engine._tensors[0].data.any()
     assert len(engine.time(2)) == 2
     engine.close()
 
