@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from prunekit.support.errors import FileError
 
@@ -144,7 +144,7 @@ class RunFolder:
         paths = {what: self / name for what, name in ARTIFACTS.items()}
         return {what: str(path) for what, path in paths.items() if path.is_file()}
 
-    def log(self, row: dict[str, Any]) -> None:
+    def log(self, row: Mapping[str, object]) -> None:
         """Append one line to ``log.jsonl``."""
         path = self / LOG
         try:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from prunekit import zoo
 from prunekit.networks.slimming import named_tensors
 from prunekit.networks.vision import torchvision
+from prunekit.networks.weight_layers import KINDS
 from prunekit.support.errors import FileError, ModelError, UsageError, first_line
 from prunekit.support.progress import say
 from prunekit.support.user_code import call_factory
@@ -161,8 +162,7 @@ def _take_over(spec: str, module: nn.Module, state: Mapping[str, Tensor]) -> lis
 
 def _head(module: nn.Module) -> str:
     """The last linear or convolutional layer."""
-    layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    names = [name for name, layer in module.named_modules() if isinstance(layer, layers)]
+    names = [name for name, layer in module.named_modules() if isinstance(layer, KINDS)]
     return names[-1] if names else ""
 
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from prunekit.networks.running import evaluating, refusing
+from prunekit.networks.weight_layers import LAYER_TYPES
 from prunekit.support.errors import ModelError
 
 METHODS = ("reparameterize", "switch_to_deploy", "fuse_convs", "fuse")
 """How blocks offer it: timm's and Apple's, RepVGG's, ultralytics', and timm's RepViT's name."""
-LAYER_TYPES = (nn.modules.conv._ConvNd, nn.Linear)
 
 _MARK = "_prunekit_folded"
 _DEPLOYED = ("reparam_conv", "rbr_reparam", "lkb_reparam")

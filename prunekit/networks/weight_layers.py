@@ -21,7 +21,10 @@ from prunekit.support.errors import ModelError, UsageError
 from prunekit.support.parsing import matching
 from prunekit.support.progress import say
 
+LAYER_TYPES = (nn.Linear, nn.modules.conv._ConvNd)
+"""Layers that multiply by a weight, transposed convolutions and those of later kinds too."""
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+"""Those of them that are made sparse: a weight is (outputs, inputs, kernel ...)."""
 _PRODUCTS = {
     *("linear", "bilinear", "conv1d", "conv2d", "conv3d", "multi_head_attention_forward"),
     *("matmul", "__matmul__", "__rmatmul__", "mm", "addmm", "bmm", "baddbmm", "einsum"),

@@ -56,14 +56,14 @@ def finished_table(
     table = load_table(path, graph, target)
     protocol = table.protocol
     environment = None if origin is None else origin.origin or origin.environment
-    was: dict[str, Any] = {
+    was: dict[str, object] = {
         "model": " ".join(table.models),
         "transfer": _device_of(table.origin),
         "granularity": table.granularity,
         "seed": protocol.seed,
         "shards": [shard.split()[0] for shard in protocol.shards],
     }
-    now: dict[str, Any] = {
+    now: dict[str, object] = {
         "model": graph.fingerprint,
         "transfer": _device_of(environment),
         "granularity": granularity or table.granularity,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prunekit.support.errors import FileError, UsageError, first_line
+from prunekit.train.rule import Row
 
 SCALARS = {"loss": "train/loss", "lr": "train/lr", "accuracy": "val/accuracy"}
 """Of an epoch, by the log's names."""
@@ -34,12 +35,14 @@ class Board:
         self._make: Any = SummaryWriter
         self._writers: dict[Path, Any] = {}
 
-    def log(self, row: dict[str, Any]) -> None:
+    def log(self, row: Row) -> None:
         """Write a row of ``log.jsonl``; what is missing or None in it is left out."""
         if row.get("stage") == "update":
             folder = self.path
             scalars = {f"structure/{name}": row.get(name) for name in STRUCTURE}
-            scalars |= {f"widths/{group}": width for group, width in row.get("widths", {}).items()}
+            widths = row.get("widths")
+            if isinstance(widths, dict):
+                scalars |= {f"widths/{group}": width for group, width in widths.items()}
         else:
             folder = self.path / str(row["stage"]).replace(" ", "-")
             scalars = {tag: row.get(name) for name, tag in SCALARS.items()}

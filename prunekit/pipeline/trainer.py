@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
@@ -14,6 +13,7 @@ from prunekit.pipeline.tensorboard import Board
 from prunekit.support.errors import UsageError
 from prunekit.support.processes import rank
 from prunekit.train import Data, FitResult, Rule, TrainConfig, fit
+from prunekit.train.rule import Row
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Trainer:
             teacher=teacher,
         )
 
-    def log(self, row: dict[str, Any]) -> None:
+    def log(self, row: Row) -> None:
         """One line of ``log.jsonl``, and of the board where there is one."""
         self.folder.log(row)
         if self.board is not None:

@@ -6,6 +6,7 @@ squeezes the marks and never the text.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
@@ -47,7 +48,7 @@ def to_html(report: Report) -> str:
     )
 
 
-def recipe_text(recipe: dict[str, Any]) -> str:
+def recipe_text(recipe: Mapping[str, object]) -> str:
     """The recipe as TOML."""
     return tomli_w.dumps({k: v for k, v in recipe.items() if v is not None}).strip()
 

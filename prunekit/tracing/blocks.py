@@ -9,6 +9,7 @@ from torch import nn
 
 from prunekit.networks.running import call
 from prunekit.networks.slimming import Gone, copied
+from prunekit.networks.weight_layers import LAYER_TYPES
 from prunekit.tracing.follow import Followed
 from prunekit.tracing.values import tensors
 
@@ -24,7 +25,7 @@ def removable(followed: Followed, model: nn.Module, example: Any) -> tuple[str, 
         name
         for name, module in model.named_modules()
         if name in followed.residual
-        and any(isinstance(part, (nn.Linear, nn.modules.conv._ConvNd)) for part in module.modules())
+        and any(isinstance(part, LAYER_TYPES) for part in module.modules())
     ]
     inner = {name for name in names if any(name.startswith(f"{outer}.") for outer in names)}
     outer = [name for name in names if name not in inner]

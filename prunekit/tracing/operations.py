@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from torch import nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from prunekit.networks.weight_layers import LAYER_TYPES
 from prunekit.tracing.calls import Call, flat
 from prunekit.tracing.modules import OwnTensors
 
@@ -50,7 +50,7 @@ class OperationGraph:
         for tensor in call.tensors:
             weight_of = self._layer_of.get(tensor, "")
             for owner in self._own.owners(tensor):
-                if isinstance(owner.module, (nn.Linear, nn.modules.conv._ConvNd)):
+                if isinstance(owner.module, LAYER_TYPES):
                     weight_of = owner.name
             layer = layer or weight_of
             takes_data = takes_data or not weight_of

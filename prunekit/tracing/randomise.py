@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from prunekit.networks.running import call
+from prunekit.networks.weight_layers import LAYER_TYPES
 from prunekit.tracing.other_runs import Exports, FlippedAnswers
 
 CONSTANT = 1e-4
@@ -76,8 +77,8 @@ def _level_(model: nn.Module, example: Any, counter: FlippedAnswers) -> None:
                 tensor.div_(scale)
         return out / scale
 
-    layers = (nn.Linear, nn.modules.conv._ConvNd)
-    hooks = [m.register_forward_hook(level) for m in model.modules() if isinstance(m, layers)]
+    layers = [module for module in model.modules() if isinstance(module, LAYER_TYPES)]
+    hooks = [layer.register_forward_hook(level) for layer in layers]
     try:
         with Exports(lambda: counter.asked.append(True)), counter:
             call(model, example)

@@ -18,6 +18,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from prunekit.core.graph import ChannelGraph, ChannelGroup, Layer, LayerShape, Member, Span
 from prunekit.networks.running import call, each, refusing, tensors
 from prunekit.networks.slimming import is_depthwise, model_fingerprint, named_tensors
+from prunekit.networks.weight_layers import LAYER_TYPES
 from prunekit.support.errors import ModelError, UsageError
 from prunekit.support.threads import threads
 from prunekit.tracing.blocks import removable
@@ -32,7 +33,6 @@ SMALL = 50_000_000
 """Parameters of networks whose forward is small work, for which several threads are a waste."""
 CHEAP = frozenset({"add", "add_", "sub", "mul", "mul_", "cat", "index"})
 """Operators that use a parameter, such as an embedding of positions, without a product."""
-LAYER_TYPES = (nn.modules.conv._ConvNd, nn.Linear)
 
 Sizes = tuple[tuple[int, ...], tuple[int, ...]]
 """Shape of a call's input, shape of its output."""

@@ -29,11 +29,11 @@ from prunekit.train.ema import put
 from prunekit.train.engine import Position, Run, prepare
 from prunekit.train.evaluating import accepted_layout, count_right, logits_of
 from prunekit.train.resuming import restore, save
-from prunekit.train.rule import JSON, Rule
+from prunekit.train.rule import Row, Rule
 
 __all__ = ["FitResult", "fit"]
 
-Log: TypeAlias = Callable[[dict[str, JSON]], None]
+Log: TypeAlias = Callable[[Row], None]
 """Takes one row; the row is its own to change."""
 
 
