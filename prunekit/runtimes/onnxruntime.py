@@ -142,15 +142,15 @@ class OrtEngine:
         outputs = self.run(feeds)
         device, number = target.device.split(":")[0], device_number(target)
         binding = self._session.io_binding()
-        self._held = []
+        self._bound_values = []
         for name, array in feeds.items():
             value = ort.OrtValue.ortvalue_from_numpy(array, device, number)
             binding.bind_ortvalue_input(name, value)
-            self._held.append(value)
+            self._bound_values.append(value)
         for output, array in zip(self._session.get_outputs(), outputs, strict=True):
             value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), device, number)
             binding.bind_ortvalue_output(output.name, value)
-            self._held.append(value)
+            self._bound_values.append(value)
         return binding
 
     def run(self, inputs: Arrays) -> list[NDArray[Any]]:
@@ -179,7 +179,7 @@ class OrtEngine:
     def close(self) -> None:
         """Drop session and buffers."""
         self._binding = self._session = None
-        self._held = []
+        self._bound_values = []
 
 
 def _session(path: str, target: Target, profile_prefix: str) -> Any:
