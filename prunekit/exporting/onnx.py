@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
-import importlib
 import inspect
 import io
 import logging
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from torch.utils._pytree import tree_leaves
 from prunekit.core.artifact import Artifact
 from prunekit.core.target import Target
 from prunekit.exporting.precision import check_known, lower
+from prunekit.exporting.shortcuts import shortcuts
 from prunekit.networks.running import refusing
 from prunekit.networks.slimming import named_tensors
 from prunekit.runtimes import runtime_for
@@ -231,7 +230,7 @@ def _write(model: nn.Module, inputs: dict[str, Tensor], path: Path, *, is_dict: 
         logger.setLevel(logging.ERROR)
     try:
         quiet = contextlib.redirect_stdout(io.StringIO())
-        with warnings.catch_warnings(), quiet, _translations_kept():
+        with warnings.catch_warnings(), quiet, shortcuts():
             warnings.simplefilter("ignore")
             program: Any = torch.onnx.export(
                 model, input_names=list(inputs), verbose=False, dynamo=True, **arguments
@@ -261,44 +260,6 @@ def _forget_sources(program: Any) -> None:
     """
     for node in program.model.graph.all_nodes():
         node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
-
-
-@contextlib.contextmanager
-def _translations_kept() -> Iterator[None]:
-    """Let exports share the translations of PyTorch's operators, and one export its operators.
-
-    ``torch.onnx.export`` reads the translations from their sources each time, and looks through
-    all operators for each of their families: more than half of a small model's export.
-    """
-    try:
-        module = importlib.import_module("torch.onnx._internal.exporter._registration")
-        registry, build = module.ONNXRegistry, module.ONNXRegistry.__dict__["from_torchlib"]
-        gather = module.onnxscript_apis.get_torchlib_ops
-        operators: Any = importlib.import_module("torch._export.utils")
-        materialize = operators._materialize_cpp_cia_ops
-    except (ImportError, AttributeError, KeyError):  # another PyTorch, which may do as it likes
-        yield
-        return
-
-    def shared(**opset: int) -> Any:
-        kept, own = _gathered(build.__get__(None, registry), gather, **opset), registry()
-        vars(own).update(vars(kept), functions={k: [*v] for k, v in kept.functions.items()})
-        return own
-
-    registry.from_torchlib = staticmethod(shared)
-    operators._materialize_cpp_cia_ops = functools.cache(materialize)
-    try:
-        yield
-    finally:
-        registry.from_torchlib = build
-        operators._materialize_cpp_cia_ops = materialize
-
-
-@functools.cache
-def _gathered(build: Callable[..., Any], gather: object, **opset: int) -> Any:
-    """What ``build`` makes of what ``gather`` finds."""
-    del gather  # a key only
-    return build(**opset)
 
 
 def _compare(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-from types import SimpleNamespace
-
 import numpy as np
 import onnx
 import pytest
@@ -49,25 +46,6 @@ def test_an_export_gives_what_torch_gives(tmp_path, batch):
         _, (found,) = run(artifact.path, input=image(size).numpy())
         with torch.no_grad():
             assert relative(model.eval()(image(size)).numpy(), found) < 1e-5
-
-
-def test_exports_share_the_translations_of_operators(tmp_path, monkeypatch):
-    library = importlib.import_module("torch.onnx._internal.exporter._registration").onnxscript_apis
-    gathered, gather = [], library.get_torchlib_ops
-
-    def counted():
-        gathered.append(1)
-        return gather()
-
-    monkeypatch.setattr(library, "get_torchlib_ops", counted)
-    for name in ("one", "two"):
-        pk.export(Plain().eval(), image(), tmp_path / f"{name}.onnx")
-    assert library.get_torchlib_ops is counted
-    assert len(gathered) == 1
-    monkeypatch.delattr(library, "get_torchlib_ops")
-    monkeypatch.setattr(library, "_module", SimpleNamespace())  # a PyTorch that has it elsewhere
-    with exporting._translations_kept():
-        assert not hasattr(library, "get_torchlib_ops")
 
 
 def test_several_inputs_and_outputs(tmp_path):
