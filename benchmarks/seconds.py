@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -58,8 +59,11 @@ def beside(count: int) -> Iterator[None]:
             process.wait()
 
 
-def timed(checkout: Path, arguments: Sequence[str], threads: str) -> dict[str, float]:
-    """One command: seconds of CPU (user and system, its children's too) and on the clock."""
+def timed(checkout: Path, arguments: Sequence[str], threads: str, limit: float) -> dict[str, float]:
+    """One command: seconds of CPU (user and system, its children's too) and on the clock.
+
+    It is cut off after ``limit`` seconds; the figures are then what it took so far.
+    """
     environment = {**os.environ, "PYTHONPATH": str(checkout.resolve())}
     environment.pop("OMP_NUM_THREADS", None)
     if threads != "unset":
@@ -75,11 +79,15 @@ def timed(checkout: Path, arguments: Sequence[str], threads: str) -> dict[str, f
             stderr=subprocess.PIPE,
         )
         assert process.stderr is not None
+        timer = threading.Timer(limit, process.kill)
+        timer.start()
         error = process.stderr.read()
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.monotonic() - started
+        timer.cancel()
     process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode not in (0, 1):  # 1: the target was missed
+    late = process.returncode < 0 and wall >= limit
+    if process.returncode not in (0, 1) and not late:  # 1: the target was missed
         raise SystemExit(f"{' '.join(command)}: exit {process.returncode}: {error.decode()}")
     return {"cpu": round(usage.ru_utime + usage.ru_stime, 2), "wall": round(wall, 2)}
 
@@ -102,6 +110,7 @@ def main() -> None:
     parser.add_argument("--before", type=Path, required=True, help="a checkout")
     parser.add_argument("--after", type=Path, required=True, help="another")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--limit", type=float, default=600, help="seconds of one command")
     parser.add_argument("--busy", type=int, nargs="*", default=[0, 2])
     parser.add_argument("--threads", nargs="*", default=["1", "unset"], help="OMP_NUM_THREADS")
     parser.add_argument("--only", nargs="*", default=DEFAULT, choices=[*COMMANDS])
@@ -123,7 +132,9 @@ def main() -> None:
                 with beside(count):
                     while min(map(len, runs.values())) < given.runs:
                         for side, checkout in checkouts.items():
-                            runs[side].append(timed(checkout, COMMANDS[command], threads))
+                            runs[side].append(
+                                timed(checkout, COMMANDS[command], threads, given.limit)
+                            )
                         path.write_text(json.dumps(known, indent=1) + "\n")
                 print(row(name, runs), flush=True)
     save(NAME, known)
