@@ -14,7 +14,7 @@ from pydantic import PlainSerializer, PlainValidator
 
 from prunekit.core.graph import ChannelGraph, Member
 from prunekit.core.role import Role
-from prunekit.core.scores import Scores
+from prunekit.core.scores import PRESENT, Scores
 from prunekit.support.errors import FileError, UsageError
 from prunekit.support.files import load_json, save_json
 
@@ -287,6 +287,19 @@ def narrowed(graph: ChannelGraph, plan: ChannelPlan) -> ChannelGraph:
             members.append(replace(member, index=index - np.searchsorted(gone, index)))
         groups.append(replace(group, size=len(rows), members=tuple(members)))
     return ChannelGraph(tuple(groups), (), plan.fingerprint, graph.input_shapes)
+
+
+def lifted(scores: Scores, plan: ChannelPlan) -> Scores:
+    """Scores of the network that ``plan`` leaves, in the dense network's channels.
+
+    Channels that it lacks score zero, and less than any that it has.
+    """
+    dense = {}
+    for group, present in scores.by_group.items():
+        values = np.zeros(plan.sizes[group])
+        values[list(plan.keep[group])] = present + PRESENT
+        dense[group] = values
+    return replace(scores, by_group=dense)
 
 
 def geometric_budgets(start: float, end: float, steps: int) -> list[float]:

@@ -11,6 +11,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from prunekit.core.estimate import DRIFT_ALONE, Estimate, estimate
+from prunekit.core.ratio import PairedRatio
 from prunekit.support.errors import UsageError
 
 Values = Sequence[float] | NDArray[np.float64]
@@ -25,6 +27,8 @@ class Measurement:
 
     samples_ms: tuple[float, ...]
     dropped: int = 0
+    session_medians_ms: tuple[float, ...] = ()
+    """One per loading of the engine, where there were several."""
 
     def __post_init__(self) -> None:
         if not self.samples_ms:
@@ -66,30 +70,16 @@ class Measurement:
         samples = np.asarray(self.samples_ms)
         return float(samples.std() / samples.mean()) if samples.mean() else 0.0
 
+    def estimate(self, lost: float = 0.0) -> Estimate:
+        """The latency in milliseconds as later sessions on this machine would see it."""
+        return estimate(self.session_medians_ms, drift=DRIFT_ALONE, lost=lost)
+
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """An interval of the median in milliseconds, within what was seen."""
+        """An interval of the median in milliseconds: of sessions, else within what was seen."""
+        if self.session_medians_ms:
+            return self.estimate().interval(confidence)
         low, high = median_interval(self.samples_ms, confidence)
         return max(low, min(self.samples_ms)), min(high, max(self.samples_ms))
-
-
-@dataclass(frozen=True)
-class PairedRatio:
-    """How much longer one artifact takes than another, from interleaved rounds."""
-
-    ratio: float
-    low: float
-    high: float
-    confidence: float
-    rounds: int
-
-    @property
-    def half_width(self) -> float:
-        """Half the interval, as a share of the ratio."""
-        return (self.high - self.low) / 2 / self.ratio
-
-    def __str__(self) -> str:
-        share = f"{100 * self.confidence:g} %"
-        return f"{self.ratio:.3f} ({share} interval {self.low:.3f} to {self.high:.3f})"
 
 
 def paired_ratio(a_rounds: Values, b_rounds: Values, confidence: float = 0.95) -> PairedRatio:

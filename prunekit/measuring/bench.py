@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 from typing import Literal
 
 from prunekit.core.artifact import Artifact
+from prunekit.core.estimate import Estimate, of_interval
+from prunekit.core.ratio import PairedRatio
 from prunekit.core.target import Environment, Target
-from prunekit.core.timing import Measurement, PairedRatio
-from prunekit.measuring.interleaved import InterleavedTimer
+from prunekit.core.timing import Measurement
+from prunekit.measuring.sessions import FEWEST, Sessions
 from prunekit.runtimes.onnx_graph import input_shapes, load_model
 from prunekit.support.errors import UsageError
 from prunekit.support.progress import bar, say
 
 LOOKS = 7
 """How often a check may look at the interval; the error allowed is shared among them."""
-FEWEST_ROUNDS = 5
-"""The intervals of fewer miss the ratio more often than they say."""
 _NOISY_CV = 0.2
+BUSY = 0.1
+"""Other processes took so much of the time that they are why an answer is open."""
+MOST_MORE = 20.0
+"""An answer that takes this many times longer is not worth waiting for."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class BenchResult:
     artifacts: tuple[Artifact, ...]
     measurements: tuple[Measurement, ...]
     ratios: tuple[PairedRatio, ...]
+    lost: float = 0.0
+    """The share of the processor's time that other processes took meanwhile."""
 
     @property
     def ratio(self) -> float:
@@ -64,6 +69,8 @@ class Verdict:
     ratio: PairedRatio
     threshold: float
     reason: str
+    more_seconds: float = 0.0
+    """How much longer it would take to tell, as far as is known; infinite where it cannot be."""
 
 
 def bench(
@@ -75,44 +82,45 @@ def bench(
     precision_goal: float = 0.01,
     confidence: float = 0.95,
     seed: int = 0,
+    enough: Callable[[Sessions], bool] | None = None,
 ) -> BenchResult:
-    """Time ``artifacts`` on ``target``, taking turns in shuffled rounds.
+    """Time ``artifacts`` on ``target`` in several sessions, taking turns in shuffled rounds.
 
-    Ends when every ratio's interval (of a single artifact: its median's) reaches no further than
-    ``precision_goal`` to either side, or after ``max_seconds`` of measuring, but never before
-    :data:`FEWEST_ROUNDS` rounds.
+    Every session loads the engines anew, in a fresh process where that is quick. Ends when every
+    ratio's interval (of a single artifact: its median's) reaches no further than
+    ``precision_goal`` to either side, or would not get closer, or when what there is is ``enough``;
+    or after ``max_seconds`` of measuring, but never before four sessions.
     """
     if min_rounds < 1 or not max_seconds > 0 or not precision_goal > 0:
         raise UsageError("`min_rounds`, `max_seconds` and `precision_goal` must be positive")
-    timer = InterleavedTimer(artifacts, target, seed)
-    count = len(timer.artifacts)
-    for gap in _inputs_apart(timer.artifacts):
+    sessions = Sessions(artifacts, target, seed, max_seconds)
+    count = len(sessions.artifacts)
+    for gap in _inputs_apart(sessions.artifacts):
         say(f"note: {gap}; their ratio is of different work")
-    due = max(min_rounds, FEWEST_ROUNDS)
-    with timer, bar(f"timing {count} artifact{'s' if count > 1 else ''}", max_seconds) as shown:
+
+    with bar(f"timing {count} artifact{'s' if count > 1 else ''}", max_seconds) as shown:
         while True:
-            shown.advance(timer.round(), timer.note())
-            out_of_time = timer.seconds >= max_seconds and timer.rounds >= FEWEST_ROUNDS
-            if timer.rounds >= due or out_of_time:
-                due = math.ceil(timer.rounds * 1.25)
-                if out_of_time or timer.spread(confidence) <= precision_goal:
-                    break
-    measurements = timer.measurements()
+            shown.advance(sessions.add(), sessions.note())
+            if sessions.count < FEWEST:
+                continue
+            if sessions.seconds >= max_seconds or (enough is not None and enough(sessions)):
+                break
+            if sessions.rounds >= min_rounds and sessions.settled(precision_goal, confidence):
+                break
+    measurements = sessions.measurements()
     for number, measurement in enumerate(measurements):
-        name = timer.artifacts[number].path or f"network {number + 1}"
+        name = sessions.artifacts[number].path or f"network {number + 1}"
         _warn_if_noisy(name, measurement, max_seconds)
-    environment = timer.runtime.environment(timer.target)
+    environment = sessions.runtime.environment(sessions.target)
     if environment.throttled:
         say(
             f"note: the GPU held its clocks back meanwhile ({', '.join(environment.throttled)}); "
             "cool it, raise its power limit, or lock its clocks, and measure again"
         )
     return BenchResult(
-        timer.target,
-        environment,
-        timer.artifacts,
-        measurements,
-        tuple(timer.ratio(other, confidence) for other in range(1, count)),
+        *(sessions.target, environment, sessions.artifacts, measurements),
+        tuple(sessions.ratio(other, confidence) for other in range(1, count)),
+        sessions.lost,
     )
 
 
@@ -162,7 +170,7 @@ def check_regression(
     return _check(
         (baseline, candidate),
         target,
-        lambda measured, _z: measured,
+        lambda measured: measured,
         "the baseline",
         Limits(threshold, confidence, max_seconds),
         seed,
@@ -197,30 +205,11 @@ def check_ratio(
         raise UsageError(
             f"`recorded_ci` must enclose the ratio {recorded_ratio}, not {low}, {high}"
         )
-    recorded_z = _z(recorded_confidence)
-
-    def relative(measured: PairedRatio, z: float) -> PairedRatio:
-        # A recorded ratio that was too high makes the quotient too low, and the other way round.
-        below = math.hypot(
-            math.log(measured.ratio / measured.low) if measured.low > 0 else math.inf,
-            math.log(high / recorded_ratio) * z / recorded_z,
-        )
-        above = math.hypot(
-            math.log(measured.high / measured.ratio),
-            math.log(recorded_ratio / low) * z / recorded_z,
-        )
-        quotient = measured.ratio / recorded_ratio
-        return replace(
-            measured,
-            ratio=quotient,
-            low=quotient * math.exp(-below),
-            high=quotient * math.exp(above),
-        )
-
+    recorded = of_interval(recorded_ratio, low, high, recorded_confidence)
     return _check(
         (reference, candidate),
         target,
-        relative,
+        lambda measured: measured.over(recorded),
         f"the recorded ratio {recorded_ratio:.3f}",
         Limits(threshold, confidence, max_seconds),
         seed,
@@ -244,42 +233,64 @@ class Limits:
             raise UsageError(f"`confidence` must lie in 0.5 to 1, not {self.confidence}")
 
 
-def _z(confidence: float) -> float:
-    return NormalDist().inv_cdf(0.5 + confidence / 2)
-
-
 def _check(
     pair: tuple[Artifact | str | Path, Artifact | str | Path],
     target: Target | str,
-    relative: Callable[[PairedRatio, float], PairedRatio],
+    relative: Callable[[Estimate], Estimate],
     against: str,
     limits: Limits,
     seed: int,
 ) -> Verdict:
-    timer = InterleavedTimer(pair, target, seed)
-    if gaps := _inputs_apart(timer.artifacts):
+    sessions = Sessions(pair, target, seed, limits.max_seconds)
+    if gaps := _inputs_apart(sessions.artifacts):
         raise UsageError(f"{gaps[0]}; export both for the same inputs")
     allowed, per_look = 1 + limits.threshold, 1 - (1 - limits.confidence) / LOOKS
-    due, looks = 12, 0
-    with timer, bar("checking for a regression", limits.max_seconds) as shown:
+    due, looks = FEWEST, 0
+    with bar("checking for a regression", limits.max_seconds) as shown:
         while True:
-            shown.advance(timer.round(), timer.note())
-            last = timer.seconds >= limits.max_seconds and timer.rounds >= FEWEST_ROUNDS
-            if not last and timer.rounds < due:
+            shown.advance(sessions.add(), sessions.note())
+            last = sessions.seconds >= limits.max_seconds and sessions.count >= FEWEST
+            if not last and sessions.count < due:
                 continue
-            looks, due = looks + 1, due * 2
+            looks, due = looks + 1, math.ceil(due * 1.5)
             last = last or looks == LOOKS
-            estimate = relative(timer.ratio(1, per_look), _z(per_look))
-            ratio = replace(estimate, confidence=limits.confidence)
+            known = relative(sessions.ratio(1, per_look).estimate)
+            low, high = known.interval(per_look)
+            ratio = PairedRatio(
+                *(known.value, low, high, limits.confidence, sessions.rounds, sessions.count),
+            )
             text = f"{100 * (ratio.ratio - 1):+.1f} % against {against}: {ratio}"
-            if ratio.high < allowed:
+            if high < allowed:
                 return Verdict("pass", ratio, limits.threshold, f"{text}, below {allowed:g}")
-            if ratio.low > allowed:
+            if low > allowed:
                 return Verdict("fail", ratio, limits.threshold, f"{text}, above {allowed:g}")
             if last:
                 break
-    reason = (
-        f"{text}, on both sides of {allowed:g} after {timer.seconds:.0f} s; close other programs, "
-        f"measure longer (--max-seconds {2 * limits.max_seconds:g}) or move the threshold"
+    more = _more_seconds(sessions, known, allowed, per_look)
+    reason = f"{text}, on both sides of {allowed:g} after {sessions.seconds:.0f} s; "
+    return Verdict(
+        *("inconclusive", ratio, limits.threshold),
+        reason + _remedy(sessions, more, limits.max_seconds),
+        more,
     )
-    return Verdict("inconclusive", ratio, limits.threshold, reason)
+
+
+def _more_seconds(sessions: Sessions, known: Estimate, allowed: float, confidence: float) -> float:
+    """How much longer it would take to tell, infinite where it cannot be told."""
+    needed = known.sessions_to_tell(allowed, confidence)
+    return max(1.0, needed - known.sessions) * sessions.seconds / sessions.count
+
+
+def _remedy(sessions: Sessions, more: float, max_seconds: float) -> str:
+    if sessions.lost > BUSY:
+        return (
+            f"other processes took {sessions.lost:.0%} of the processor's time: close them, "
+            "or measure where they are not"
+        )
+    if more <= MOST_MORE * max_seconds:
+        whole = math.ceil(sessions.seconds + 1.2 * more)
+        return f"about {more:.0f} s more would tell (--max-seconds {whole})"
+    return (
+        "too near to it to tell on this machine: close other programs, fix the processor's clock, "
+        "or move the threshold"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from prunekit.core.graph import fingerprint
-from prunekit.core.plan import ChannelPlan, Cut, check_same
+from prunekit.core.graph import ChannelGraph, fingerprint
+from prunekit.core.plan import ChannelPlan, Cut, check_same, narrowed
 from prunekit.core.role import Role
-from prunekit.support.errors import ModelError
+from prunekit.support.errors import ModelError, UsageError
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -194,6 +194,25 @@ def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
         for attribute, tensor in (*module._parameters.items(), *module._buffers.items())
         if tensor is not None
     ]
+
+
+def slim_further(
+    small: nn.Module, graph: ChannelGraph, plan: ChannelPlan, narrower: ChannelPlan
+) -> nn.Module:
+    """A copy of ``small`` without what ``narrower`` removes beyond ``plan``.
+
+    Both plans are of the dense network that ``graph`` is of, and ``small`` is what ``plan`` leaves
+    of it, with weights of its own. Raises UsageError where ``narrower`` keeps a channel that
+    ``plan`` does not.
+    """
+    keep = {}
+    for group, had in plan.keep.items():
+        if not set(narrower.keep[group]) <= set(had):
+            raise UsageError(f"group {group!r}: the narrower plan keeps what is gone already")
+        if had:
+            keep[group] = np.searchsorted(had, narrower.keep[group]).tolist()
+    inside = replace(narrowed(graph, plan), fingerprint=model_fingerprint(small))
+    return slim(small, ChannelPlan.from_keep(inside, keep))
 
 
 def model_fingerprint(model: nn.Module) -> str:

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
 from prunekit.core.artifact import Artifact
 from prunekit.core.budget import Budget
+from prunekit.core.estimate import Estimate
 from prunekit.core.plan import ChannelPlan
+from prunekit.core.ratio import PairedRatio
 from prunekit.core.run_folder import CANDIDATE, DENSE, EXACT, RunFolder
-from prunekit.core.timing import PairedRatio
 from prunekit.exporting import export, live_artifact
 from prunekit.exporting.candidate import CandidateBuilder
 from prunekit.measuring.bench import BenchResult, bench
+from prunekit.measuring.sessions import Sessions
 from prunekit.pipeline.job import Job
+from prunekit.pipeline.landing import INTERVAL
 from prunekit.support.errors import UsageError
-from prunekit.support.progress import say
+from prunekit.support.stopwatch import stages
 
-FINAL = 2.5
-"""The last measurement takes this many times as long as one of the landing."""
 LONGER = 3.0
-"""And this many times longer where the interval spans the target."""
+"""A measurement goes on for so many times its usual limit while it leaves the answer open."""
+FINAL = 2.5
+"""The last one may take this many times as long as one of the landing."""
+PRECISION = 0.01
+"""Half of the interval that a measurement should come down to, as a share."""
+FINEST = 0.004
+"""And that it may come down to where the answer is open."""
+SURE = 0.995
+"""An answer as sure as this, either way, needs no more sessions."""
 
 
 class DenseComparison:
@@ -55,15 +63,16 @@ class DenseComparison:
     def export(self, module: nn.Module, path: Path, plan: str | None = None) -> Artifact:
         """The ONNX file of a network in the target's precision."""
         job = self.job
-        return export(
-            module,
-            job.example,
-            path,
-            job.file_precision,
-            plan,
-            batches=job.batches,
-            runtime=job.target.runtime,
-        )
+        with stages.stage("exporting"):
+            return export(
+                module,
+                job.example,
+                path,
+                job.file_precision,
+                plan,
+                batches=job.batches,
+                runtime=job.target.runtime,
+            )
 
     def timed_form(self, module: nn.Module, onnx: Artifact) -> Artifact:
         """The ONNX file, or the live module for runtimes that run those."""
@@ -71,27 +80,23 @@ class DenseComparison:
             return live_artifact(module, self.job.example)
         return onnx
 
-    def measure(self, plan: ChannelPlan, times: float = 1.0) -> BenchResult:
+    def measure(self, plan: ChannelPlan, target: float, times: float = 1.0) -> BenchResult:
         """The dense network and ``plan``'s, weights untrained, timed against each other."""
         job = self.job
         builder = CandidateBuilder(
             *(job.module, job.example, job.target, job.runtime), self.exact, job.batches
         )
-        candidate = builder.build(plan, self.folder / CANDIDATE)
-        return self.time(candidate, times * self.seconds)
+        with stages.stage("exporting"):
+            candidate = builder.build(plan, self.folder / CANDIDATE)
+        return self.time(candidate, target, times * self.seconds, surely=False)
 
     def landing_ratio(self, plan: ChannelPlan, target: float, times: float = 1.0) -> PairedRatio:
-        """What the landing decides on, measured longer while the interval spans the target.
+        """What the landing decides on, measured longer while the answer is open.
 
         An absolute budget is decided on milliseconds: the pruned network's, as a share of the
         dense network's at which the limit was set.
         """
-        timed = self.measure(plan, times)
-        ratio = self.against_limit(timed, target)
-        if ratio.low <= target <= ratio.high:
-            longer = self.time(timed.artifacts[1], LONGER * times * self.seconds)
-            ratio = self.against_limit(longer, target)
-        return ratio
+        return self.against_limit(self.measure(plan, target, times), target)
 
     def confirmed_ratio(self, plan: ChannelPlan, target: float) -> PairedRatio:
         """The same, measured as long as the final network will be."""
@@ -99,29 +104,45 @@ class DenseComparison:
 
     def against_limit(self, timed: BenchResult, target: float) -> PairedRatio:
         """The measured ratio, in units in which the limit is ``target``."""
-        ratio = timed.ratios[0]
+        (ratio,) = timed.ratios
         if self.budget.relative:
             return ratio
-        pruned = timed.measurements[1]
-        low, high = pruned.interval(ratio.confidence)
-        share = target / self.budget.value
-        return replace(ratio, ratio=pruned.median_ms * share, low=low * share, high=high * share)
+        known = timed.measurements[1].estimate(timed.lost)
+        milliseconds = PairedRatio.of(known, ratio.confidence, ratio.rounds, ratio.sessions)
+        return milliseconds.scaled(target / self.budget.value)
 
-    def time(self, other: Artifact, seconds: float) -> BenchResult:
-        """The dense network and ``other``, timed interleaved."""
+    def _known(self, sessions: Sessions, target: float) -> Estimate:
+        """What the sessions so far say, in units in which the limit is ``target``."""
+        if self.budget.relative:
+            return sessions.ratio(1, INTERVAL).estimate
+        known = sessions.measurement(1).estimate(sessions.lost)
+        return known.scaled(target / self.budget.value)
+
+    def time(self, other: Artifact, target: float, seconds: float, *, surely: bool) -> BenchResult:
+        """The dense network and ``other``, until it is as good as certain which side it is on.
+
+        With ``surely`` the ratio itself is known well then, too.
+        """
+
+        def enough(sessions: Sessions) -> bool:
+            if surely and sessions.seconds < seconds and not sessions.settled(PRECISION, INTERVAL):
+                return False
+            below = self._known(sessions, target).probability_below(target)
+            return max(below, 1 - below) >= SURE
+
         return bench(
-            [self.dense, other], self.job.target, max_seconds=seconds, precision_goal=0.005
+            [self.dense, other],
+            self.job.target,
+            max_seconds=LONGER * seconds,
+            precision_goal=FINEST,
+            confidence=INTERVAL,
+            enough=enough,
         )
 
     def final_time(self, small: nn.Module, onnx: Artifact, target: float) -> BenchResult:
-        """What the report says; measured longer when the interval leaves the answer open."""
+        """What the report says."""
         pruned = self.timed_form(small, onnx)
-        timed = self.time(pruned, FINAL * self.seconds)
-        ratio = self.against_limit(timed, target)
-        if ratio.low <= target <= ratio.high:
-            say("the interval spans the target; measuring longer")
-            timed = self.time(pruned, LONGER * FINAL * self.seconds)
-        return timed
+        return self.time(pruned, target, FINAL * self.seconds, surely=True)
 
     def target_ratio(self) -> float:
         """The budget as a share of the dense latency; absolute ones need the dense time."""

@@ -8,8 +8,8 @@ from torch import nn
 
 from prunekit.core.artifact import Artifact
 from prunekit.core.plan import ChannelPlan
+from prunekit.core.ratio import PairedRatio
 from prunekit.core.run_folder import ONNX, PLAN
-from prunekit.core.timing import PairedRatio
 from prunekit.measuring.bench import BenchResult
 from prunekit.networks.saved import save
 from prunekit.networks.slimming import slim
@@ -53,7 +53,7 @@ def _confirmed(run: Run, pruned: Pruned, land_from: LandFrom, target: float) -> 
         measure,
         land_from,
         target,
-        meets=lambda measured, target: measured.ratio <= target,  # as the report decides
+        run.job.recipe.confidence,
         subject="the exported network",
     )
     chosen = landing.allocation.plan

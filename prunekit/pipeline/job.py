@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -26,6 +26,7 @@ from prunekit.runtimes.base import Arrays
 from prunekit.support.errors import DataError, UsageError
 from prunekit.support.processes import on_rank_zero
 from prunekit.support.progress import bar, say
+from prunekit.support.stopwatch import stages
 from prunekit.tracing import trace
 from prunekit.train import Data, TrainConfig, load_data, loader
 from prunekit.train.evaluating import resolve_device
@@ -72,6 +73,7 @@ class Job:
 
 def set_up(recipe: Recipe) -> Job:
     """Target, data, model and channel graph of ``recipe``."""
+    stages.restart()
     target = recipe.resolved_target()
     runtime = runtime_for(target)
     check_training(recipe)
@@ -82,7 +84,7 @@ def set_up(recipe: Recipe) -> Job:
         note_untrained(recipe)
     example = example_input(recipe.input)
     with bar("tracing", 1) if sys.stderr.isatty() else nullcontext():
-        whole = on_rank_zero(lambda: trace(model.module, example, heads=recipe.heads))
+        whole = on_rank_zero(lambda: _traced(model.module, example, recipe.heads))
     graph = whole.constrained(recipe.keep, recipe.min_width)
     late = sum("within" in group.reason for group in graph.groups)
     if late:
@@ -90,6 +92,11 @@ def set_up(recipe: Recipe) -> Job:
     for note in graph.notes:
         say(f"note: {note}", 1)
     return Job(recipe, target, runtime, model, graph, example, data)
+
+
+def _traced(module: nn.Module, example: Any, heads: Literal["whole", "width"]) -> ChannelGraph:
+    with stages.stage("tracing"):
+        return trace(module, example, heads=heads)
 
 
 def calibration(data: Data, seed: int) -> list[Arrays]:

@@ -9,20 +9,25 @@ from pathlib import Path
 from typing import TypeVar
 
 from prunekit.allocation import Allocation
+from prunekit.core.estimate import of_interval, t_quantile
 from prunekit.core.plan import ChannelPlan
-from prunekit.core.timing import PairedRatio
-from prunekit.support.errors import InfeasibleError
+from prunekit.core.ratio import PairedRatio
+from prunekit.support.errors import InfeasibleError, OpenAnswerError, PrunekitError
 from prunekit.support.files import load_json, save_json
 from prunekit.support.progress import say
 
-AIM = 0.985
-"""The measured ratio aimed at, as a share of the one asked for: room for the noise of timing."""
-SURE = 0.985
-"""At this share of the target a plan counts as landed even if its interval reaches over it."""
+CONFIDENCE = 0.95
+"""How sure a plan has to be within the target to count as landed."""
+USUAL_NOISE = 0.005
+"""Standard error of a measured ratio, before any was measured."""
+FARTHEST_AIM = 0.85
+"""A machine so noisy that one had to aim below this share of the target tells nothing."""
 CLOSE_ENOUGH = 0.97
 """A plan at this share of the target or above uses the budget up; searching on gains little."""
 BAND = 0.02
 """And in any case a plan as near to the target as this, as shares of the dense latency."""
+APART = 3.0
+"""Standard errors between the target and a plan that a larger one can be told apart from."""
 MAX_ROUNDS = 4
 MAX_AGAIN = 2
 """How often another landing follows, after the plan of one was measured for longer."""
@@ -30,6 +35,9 @@ STEP = 1.04
 """How far a request goes up or down where nothing is known on that side."""
 NARROW = 0.004
 """A bracket of requests as narrow as this holds no other plan worth measuring."""
+
+INTERVAL = 0.95
+"""The confidence of the intervals of attempts."""
 
 Solve = Callable[[float], Allocation]
 """A predicted-latency ratio not to exceed -> allocation, or `InfeasibleError`."""
@@ -53,6 +61,15 @@ class Attempt:
     def request(self) -> float:
         """What was asked for, or what the plan is predicted to take where that is more."""
         return max(self.asked, self.predicted)
+
+    @property
+    def noise(self) -> float:
+        """Standard error of the logarithm of the ratio."""
+        return of_interval(self.ratio, self.low, self.high, INTERVAL).scale
+
+    def probability_below(self, target: float) -> float:
+        """How likely the plan takes at most ``target``."""
+        return of_interval(self.ratio, self.low, self.high, INTERVAL).probability_below(target)
 
 
 L = TypeVar("L", bound="Landing")
@@ -79,9 +96,28 @@ LandFrom = Callable[[tuple[Attempt, ...]], Landing]
 """Another landing, which goes on from these attempts."""
 
 
-def meets(measured: Attempt | PairedRatio, target: float) -> bool:
-    """Whether what was measured meets the target: its whole interval does, or it is well below."""
-    return measured.high <= target or measured.ratio <= SURE * target
+def meets(measured: Attempt | PairedRatio, target: float, confidence: float = CONFIDENCE) -> bool:
+    """Whether it is as sure as that that what was measured is within the target."""
+    return measured.probability_below(target) >= confidence
+
+
+def aim(noise: float, confidence: float = CONFIDENCE) -> float:
+    """The share of the target to aim at, so that a measurement is sure to be within it.
+
+    A plan there, measured with standard error ``noise``, turns out sure enough at least as often as
+    the confidence says.
+    """
+    if not noise < 1:
+        return FARTHEST_AIM
+    return max(FARTHEST_AIM, math.exp(-2 * t_quantile(confidence, math.inf) * noise))
+
+
+def used_up(target: float, noise: float) -> float:
+    """The measured ratio from which on a plan uses the target up.
+
+    Two points below it, or as near as a measurement can tell a larger plan apart.
+    """
+    return min(max(CLOSE_ENOUGH * target, target - BAND), target * math.exp(-APART * noise))
 
 
 def land(
@@ -90,17 +126,18 @@ def land(
     measure: Measure,
     target: float,
     known: tuple[Attempt, ...] = (),
+    confidence: float = CONFIDENCE,
 ) -> Landing:
-    """The largest plan, by predicted cost, whose measured ratio to dense is at most ``target``.
+    """The largest plan, by predicted cost, that is measured to be within ``target`` of dense.
 
-    Of one solve that is the most valuable one too.
+    As sure as ``confidence`` says. Of one solve that is the most valuable one too.
     What was measured corrects what is predicted for the next request; when the target has been
     found to lie between two plans, the next request lies between theirs. ``known`` attempts, of a
     landing before with the same ``solve``, count among the rounds, of which there is one more in
     any case. Raises `InfeasibleError` with the smallest measured ratio when even the smallest plan
     misses.
     """
-    search = _Search(target)
+    search = _Search(target, confidence)
     for attempt in known:
         search.add(_planned(solve, smallest, attempt.asked), attempt)
     while len(search.attempts) < max(MAX_ROUNDS, len(known) + 1):
@@ -130,7 +167,7 @@ def land(
         if search.is_new(allocation):
             search.add(allocation, _attempt(0.0, allocation, measure(allocation.plan)))
     if search.best is None:
-        raise _out_of_reach(search.attempts, target)
+        raise _not_landed(search.attempts, target, confidence)
     return Landing(search.best, tuple(search.attempts))
 
 
@@ -142,11 +179,19 @@ def _planned(solve: Solve, smallest: Smallest, asked: float) -> Allocation:
         return smallest()
 
 
-def _out_of_reach(attempts: list[Attempt], target: float) -> InfeasibleError:
+def _not_landed(attempts: list[Attempt], target: float, confidence: float) -> PrunekitError:
+    """What to say where no plan was sure enough to be within the target."""
     least = min(attempts, key=lambda attempt: attempt.ratio)
+    measures = f"measures {least.ratio:.1%} [{least.low:.1%}, {least.high:.1%}]"
+    if least.probability_below(target) > 1 - confidence:
+        return OpenAnswerError(
+            f"the smallest plan that was tried {measures} of dense, which leaves it open whether "
+            f"{target:.1%} is met: the machine is too noisy; close other programs, or measure "
+            "longer (--measure-seconds)"
+        )
     return InfeasibleError(
         f"a latency of {target:.1%} of dense is below what is reachable; the smallest plan "
-        f"measures {least.ratio:.1%} [{least.low:.1%}, {least.high:.1%}]; ask for at least that"
+        f"{measures}; ask for at least that"
     )
 
 
@@ -155,11 +200,11 @@ def confirm(
     measure: Measure,
     land_from: LandFrom,
     target: float,
+    confidence: float = CONFIDENCE,
     *,
-    meets: Callable[[PairedRatio, float], bool] = meets,
-    subject: str = "measured for longer it",
+    subject: str = "measured again it",
 ) -> Landing:
-    """The largest plan that meets ``target`` in a longer measurement too, from ``landing`` on.
+    """The largest plan that meets ``target`` in another measurement too, from ``landing`` on.
 
     A plan that misses is followed by a smaller one, one further below the target than the band by a
     larger one. Where none is found that meets it, the last is taken, and the report tells of a
@@ -170,10 +215,10 @@ def confirm(
     for left in reversed(range(MAX_AGAIN + 1)):
         measured = measure(landing.allocation.plan)
         tried.append(landing.allocation.widths)
-        if meets(measured, target):
+        if meets(measured, target, confidence):
             if best is None or measured.ratio > best[0]:
                 best = measured.ratio, landing
-            if measured.ratio >= target - BAND:
+            if measured.ratio >= used_up(target, measured.estimate.scale):
                 break
         elif best is not None:  # the larger one was too large
             break
@@ -217,6 +262,7 @@ class _Search:
     """Which request to try next: corrected by what was measured, bracketed by all of it."""
 
     target: float
+    confidence: float = CONFIDENCE
     attempts: list[Attempt] = field(default_factory=list)
     best: Allocation | None = None
     """The largest plan that meets the target."""
@@ -224,21 +270,27 @@ class _Search:
     low: float = 0.0
     """The largest request known to meet the target, and below the smallest known to miss it."""
     high: float = float("inf")
-    caution: float = 1.0
-    """How much lower to aim, for intervals that reached over the target."""
     repeats: int = 0
 
     @property
     def best_ratio(self) -> float:
         """The largest measured ratio that meets the target."""
-        return max((a.ratio for a in self.attempts if meets(a, self.target)), default=0.0)
+        return max((a.ratio for a in self.attempts if self._meets(a)), default=0.0)
+
+    @property
+    def noise(self) -> float:
+        """Standard error of the measurements so far: the middle one's."""
+        known = sorted(attempt.noise for attempt in self.attempts)
+        return known[len(known) // 2] if known else USUAL_NOISE
+
+    def _meets(self, attempt: Attempt) -> bool:
+        return meets(attempt, self.target, self.confidence)
 
     def next_request(self) -> float | None:
         """The predicted ratio to ask for, or None when searching on gains nothing."""
-        enough = max(CLOSE_ENOUGH * self.target, self.target - BAND)
-        if self.best_ratio >= enough or self.repeats > 4:
+        if self.best_ratio >= used_up(self.target, self.noise) or self.repeats > 4:
             return None
-        request = min(1.0, self._corrected(self.target * AIM * self.caution))
+        request = min(1.0, self._corrected(self.target * aim(self.noise, self.confidence)))
         if self.low < request < self.high:
             return request
         if self.high == float("inf"):  # the last plan left budget over: the widths are coarse
@@ -282,15 +334,12 @@ class _Search:
         """Record a measurement."""
         self.attempts.append(attempt)
         self._narrow(attempt.asked, attempt)
-        if meets(attempt, self.target):
-            # not by value: shares of saliency tell plans apart within one solve alone
-            if self.best is None or allocation.ratio > self.best.ratio:
-                self.best = allocation
-        elif attempt.ratio <= self.target:  # only its interval is over the target
-            self.caution *= max(attempt.ratio / attempt.high, 0.97)
+        # not by value: shares of saliency tell plans apart within one solve alone
+        if self._meets(attempt) and (self.best is None or allocation.ratio > self.best.ratio):
+            self.best = allocation
 
     def _narrow(self, asked: float, attempt: Attempt) -> None:
-        if meets(attempt, self.target):
+        if self._meets(attempt):
             self.low = max(self.low, asked)
         else:
             self.high = min(self.high, asked)

@@ -16,7 +16,7 @@ from prunekit.criteria import Magnitude, score
 from prunekit.latency import LatencyTable
 from prunekit.pipeline.against_dense import DenseComparison
 from prunekit.pipeline.job import Job
-from prunekit.pipeline.landing import AIM, Attempt, Landing, land
+from prunekit.pipeline.landing import Attempt, Landing, aim, land
 from prunekit.support.errors import InfeasibleError
 from prunekit.support.files import read_object, write_text
 
@@ -105,9 +105,9 @@ class Planner:
         least = self.smallest(UNSCORED)
         if least.ratio < target * (1 - max(self.table.calibration.worst, 0.05)):
             return
-        timed = self.comparison.measure(least.plan)
+        timed = self.comparison.measure(least.plan, target)
         ratio, (whole, small) = timed.ratios[0], timed.measurements
-        if ratio.ratio > target:
+        if ratio.probability_below(target) < 0.5:
             raise InfeasibleError(
                 f"{self.comparison.budget} is below what is reachable: the smallest network "
                 f"measures {ratio.ratio:.1%} [{ratio.low:.1%}, {ratio.high:.1%}] of the dense one, "
@@ -129,12 +129,14 @@ class Planner:
             partial(self.comparison.landing_ratio, target=target),
             target,
             known,
+            self.job.recipe.confidence,
         )
 
     def corrected(self, target: float) -> float:
         """The predicted ratio to train towards, so that ``target`` is measured in the end."""
         scores = score(self.job.module, self.job.graph, Magnitude())
         near = self.nearest(scores, target)
-        measured = self.comparison.measure(near.plan).ratios[0].ratio
+        measured = self.comparison.landing_ratio(near.plan, target)
+        wanted = target * aim(measured.estimate.scale, self.job.recipe.confidence)
         least = self.smallest(scores).ratio * 1.0001
-        return min(0.99, max(least, target * AIM * near.ratio / measured))
+        return min(0.99, max(least, wanted * near.ratio / measured.ratio))

@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prunekit.allocation.solvers import ONE_BUDGET, Allocator
-from prunekit.core.run_folder import DENSE_WEIGHTS, JOURNAL, PAGE, TABLE, TARGET
+from prunekit.core.run_folder import DENSE_WEIGHTS, JOURNAL, PAGE, SECONDS, TABLE, TARGET
 from prunekit.criteria import Criterion
 from prunekit.exporting.precision import PRECISIONS
 from prunekit.latency import LatencyTable
 from prunekit.networks.saved import save_weights
 from prunekit.pipeline.against_dense import DenseComparison
-from prunekit.pipeline.delivery import deliver
+from prunekit.pipeline.delivery import Delivered
 from prunekit.pipeline.job import Job, train_config
+from prunekit.pipeline.mending import deliver_mended
 from prunekit.pipeline.methods import Method, Pruned, check_method, method_of
 from prunekit.pipeline.output_folder import open_folder
 from prunekit.pipeline.planner import Planner, Share
@@ -31,6 +32,7 @@ from prunekit.support.files import write_text
 from prunekit.support.processes import on_rank_zero
 from prunekit.support.progress import say
 from prunekit.support.registry import allocators
+from prunekit.support.stopwatch import stages
 from prunekit.train import FitResult
 
 
@@ -58,6 +60,8 @@ def prune(job: Job, output: Path, *, overwrite: bool = False, resume: bool = Fal
         with open_trainer(
             job.data, folder, resume=resume, tensorboard=job.recipe.tensorboard
         ) as trainer:
+            stages.keep_in(folder / SECONDS)
+            stages.announce(tools.method.stages(job.recipe))
             comparison = DenseComparison(job, folder)
             return _run(Run(job, tools.criterion, folder, comparison, trainer), tools)
 
@@ -107,7 +111,8 @@ def _run(run: Run, tools: _Tools) -> Report:
         run = replace(run, teacher=copy.deepcopy(run.job.module))
     pruned = tools.method.prune(run, planner, target)
     pruned = replace(pruned, trained=replace(pruned.trained, dense=dense))
-    return on_rank_zero(lambda: _report(run, table, target, pruned))
+    pruned, delivered = deliver_mended(run, planner, pruned, target)
+    return on_rank_zero(lambda: _report(run, table, target, pruned, delivered))
 
 
 def _table(run: Run, given: LatencyTable | None) -> LatencyTable:
@@ -130,7 +135,8 @@ def _table(run: Run, given: LatencyTable | None) -> LatencyTable:
             dense=run.comparison.exact,
         )
 
-    table = folder.once(TABLE, LatencyTable, profile)
+    with stages.stage("profiling"):
+        table = folder.once(TABLE, LatencyTable, profile)
     check_table(table, job.graph, job.target)
     return table
 
@@ -161,9 +167,12 @@ def _train_dense(run: Run) -> FitResult:
     return trained
 
 
-def _report(run: Run, table: LatencyTable, target: float, pruned: Pruned) -> Report:
-    """Save, export, measure what was exported, and report."""
-    delivered = deliver(run, pruned, target)
+def _report(
+    run: Run, table: LatencyTable, target: float, pruned: Pruned, delivered: Delivered | None
+) -> Report:
+    """Report what was delivered, which rank 0 knows."""
+    if delivered is None:
+        raise UsageError("what was delivered is known to rank 0 only")
     report = make_report(run, table, target, pruned, delivered)
     write_text(run.folder / PAGE, to_html(report))
     report.save(run.folder.report)  # last: it is what says that the run is finished

@@ -24,6 +24,7 @@ from prunekit.pipeline.report_parts import (
 from prunekit.pipeline.run import Run
 from prunekit.report import Report, read_log
 from prunekit.report.schema import AccuracyPart, Pair
+from prunekit.support.stopwatch import stages
 
 
 def make_report(
@@ -33,7 +34,8 @@ def make_report(
     graph, recipe, timed = run.job.graph, run.job.recipe, delivered.timed
     allocation = delivered.landing.allocation
     widths, plan = allocation.widths, allocation.plan
-    met = run.comparison.against_limit(timed, target).ratio <= target
+    against = run.comparison.against_limit(timed, target)
+    mended = len(pruned.trained.mending)
     artifacts = run.folder.artifacts()
     epochs, updates = read_log(run.folder / LOG)
     return Report(
@@ -41,7 +43,7 @@ def make_report(
         target=run.job.target,
         environment=timed.environment,
         budget=budget_part(run.comparison.budget, target, timed),
-        latency=latency_part(timed, allocation, target, met=met),
+        latency=latency_part(timed, allocation, target, against, recipe.confidence, mended),
         accuracy=_accuracy_part(run, delivered),
         macs=Pair(dense=graph.macs({}), pruned=graph.macs(widths)),
         params=Pair(dense=parameters(run.job.module), pruned=parameters(delivered.small)),
@@ -61,6 +63,7 @@ def make_report(
         versions=versions(),
         epochs=epochs,
         updates=updates,
+        seconds={stage: round(spent, 2) for stage, spent in stages.seconds.items()},
     )
 
 

@@ -10,12 +10,13 @@ from prunekit.allocation import Allocation, explain
 from prunekit.core.budget import Budget
 from prunekit.core.graph import ChannelGraph
 from prunekit.core.plan import ChannelPlan
+from prunekit.core.ratio import PairedRatio
 from prunekit.core.run_folder import DENSE, ONNX, RunFolder
 from prunekit.core.scores import Scores
 from prunekit.core.target import package_version
 from prunekit.latency import LatencyTable
 from prunekit.measuring.bench import BenchResult
-from prunekit.pipeline.landing import Landing
+from prunekit.pipeline.landing import Landing, meets
 from prunekit.pipeline.recipes.base import TrainingRecipe
 from prunekit.pipeline.recipes.prune import Recipe
 from prunekit.pipeline.trainer import Trained
@@ -87,9 +88,14 @@ def budget_part(budget: Budget, target: float, timed: BenchResult) -> BudgetPart
 
 
 def latency_part(
-    timed: BenchResult, allocation: Allocation, target: float, *, met: bool
+    timed: BenchResult,
+    allocation: Allocation,
+    target: float,
+    against: PairedRatio,
+    sure: float,
+    mended: int,
 ) -> LatencyPart:
-    """What was measured, and what was predicted."""
+    """What was measured, and what was predicted; ``against`` is what the limit is for."""
     dense, pruned = timed.measurements
     ratio = timed.ratios[0]
     return LatencyPart(
@@ -103,7 +109,12 @@ def latency_part(
         rounds=ratio.rounds,
         predicted_ms=allocation.cost,
         limit_ratio=target,
-        met=met,
+        met=meets(against, target, sure),
+        probability=against.probability_below(target),
+        sure=sure,
+        sessions=ratio.sessions,
+        lost=timed.lost,
+        mended=mended,
     )
 
 

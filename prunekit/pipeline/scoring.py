@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import torch
+from torch import nn
 
+from prunekit.core.graph import ChannelGraph
+from prunekit.core.plan import ChannelPlan, lifted, narrowed
 from prunekit.core.scores import Scores
 from prunekit.criteria import Accumulator, Criterion, score
 from prunekit.networks.running import evaluating
+from prunekit.networks.slimming import model_fingerprint
 from prunekit.pipeline.job import Job
 from prunekit.support.errors import UsageError
 from prunekit.support.registry import criteria
@@ -39,11 +44,21 @@ def check_gradients(job: Job, criterion: Criterion) -> None:
 
 def dense_scores(job: Job, criterion: Criterion) -> Scores:
     """One-shot scores of the dense network."""
+    return _scores(job, job.module, job.graph, criterion)
+
+
+def slim_scores(job: Job, criterion: Criterion, small: nn.Module, plan: ChannelPlan) -> Scores:
+    """One-shot scores of ``small``, which ``plan`` left, in the dense network's channels."""
+    inside = replace(narrowed(job.graph, plan), fingerprint=model_fingerprint(small))
+    return lifted(_scores(job, small, inside, criterion), plan)
+
+
+def _scores(job: Job, module: nn.Module, graph: ChannelGraph, criterion: Criterion) -> Scores:
     data, recipe = job.data, job.recipe
     if data is None or not criterion.needs_gradients:
-        return score(job.module, job.graph, criterion)
+        return score(module, graph, criterion)
     torch.manual_seed(recipe.seed)
     batches = loader(data.train, recipe.batch_size, recipe.seed)
     count = min(recipe.score_batches, len(batches))
     chosen = (batch for batch, _ in zip(batches, range(count), strict=False))
-    return score(job.module, job.graph, criterion, loss_fn, chosen)
+    return score(module, graph, criterion, loss_fn, chosen)

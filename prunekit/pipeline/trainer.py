@@ -12,6 +12,7 @@ from prunekit.core.run_folder import BOARD, RunFolder
 from prunekit.pipeline.tensorboard import Board
 from prunekit.support.errors import UsageError
 from prunekit.support.processes import rank
+from prunekit.support.stopwatch import stages
 from prunekit.train import Data, FitResult, Rule, TrainConfig, fit
 from prunekit.train.rule import Row
 
@@ -23,6 +24,8 @@ class Trained:
     dense: FitResult | None = None
     pruning: FitResult | None = None
     fine_tuning: FitResult | None = None
+    mending: tuple[FitResult, ...] = ()
+    """After cuts that a miss of the target made necessary."""
     work: float = 0.0
     """After the dense training: in epochs of the dense network, without a teacher's share."""
 
@@ -34,7 +37,7 @@ class Trained:
     @property
     def seconds(self) -> float:
         """Of all of it."""
-        stages = (self.dense, self.pruning, self.fine_tuning)
+        stages = (self.dense, self.pruning, self.fine_tuning, *self.mending)
         return sum((stage.seconds for stage in stages if stage is not None), 0.0)
 
 
@@ -59,15 +62,17 @@ class Trainer:
         """Train with checkpoints in the run's work folder."""
         if self.data is None:
             raise UsageError("training needs data; add --data")
-        return fit(
-            *(model, self.data, config),
-            folder=self.folder.work / stage,
-            resume=self.resume,
-            log=self.log,
-            title=stage.replace("-", " "),
-            rule=rule,
-            teacher=teacher,
-        )
+        title = stage.replace("-", " ")
+        with stages.stage("pruning" if stage == "iee" else title.rstrip(" 123")):
+            return fit(
+                *(model, self.data, config),
+                folder=self.folder.work / stage,
+                resume=self.resume,
+                log=self.log,
+                title=title,
+                rule=rule,
+                teacher=teacher,
+            )
 
     def log(self, row: Row) -> None:
         """One line of ``log.jsonl``, and of the board where there is one."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
-import numpy as np
 import torch
 from torch import nn
 from torch.amp import GradScaler
@@ -16,8 +15,8 @@ from prunekit.allocation.costs import CostModel
 from prunekit.allocation.solvers import Allocator
 from prunekit.core.budget import Budget
 from prunekit.core.graph import ChannelGraph
-from prunekit.core.plan import ChannelPlan, narrowed
-from prunekit.core.scores import PRESENT, Scores
+from prunekit.core.plan import ChannelPlan, lifted, narrowed
+from prunekit.core.scores import Scores
 from prunekit.criteria import Accumulator, Criterion, Taylor
 from prunekit.latency import LatencyTable
 from prunekit.pruning.dense_store import Network
@@ -312,12 +311,8 @@ class IEE:
         device = next(network.module.parameters()).device
         values = {g: torch.from_numpy(v.copy()).to(device) for g, v in scores.by_group.items()}
         average_(values.values())
-        lifted = {}
-        for group, present in values.items():
-            dense = np.zeros(self.graph.group(group).size)
-            dense[list(network.plan.keep[group])] = present.cpu().numpy() + PRESENT
-            lifted[group] = dense
-        return Scores(lifted, scores.criterion, scores.batches)
+        agreed = {group: present.cpu().numpy() for group, present in values.items()}
+        return lifted(replace(scores, by_group=agreed), network.plan)
 
     def _is_last(self, plan: ChannelPlan) -> bool:
         """Whether no other update follows this one; sets the length of the next."""

@@ -14,9 +14,9 @@ from urllib.parse import quote
 import tomli_w
 
 from prunekit.core import target
-from prunekit.report.markdown import export_grid, summary_rows, verdict
+from prunekit.report.markdown import chance, export_grid, summary_rows, verdict
 from prunekit.report.scale import Scale, scale_around, tick_texts
-from prunekit.report.schema import GroupPart, Report, TrainingPart
+from prunekit.report.schema import GroupPart, LatencyPart, Report, TrainingPart
 from prunekit.report.templates import template
 from prunekit.report.training import training
 from prunekit.report.words import duration
@@ -85,12 +85,24 @@ def _gauge(report: Report) -> _Gauge:
 def _doubt(report: Report) -> str:
     """What the interval says against the verdict; empty where it agrees."""
     latency = report.latency
+    if latency.probability is not None:
+        return _open(latency)
     low, high = latency.ratio_ci
     if latency.met and high > latency.limit_ratio:
         return "The interval reaches above the limit: measured again, the target may be missed."
     if not latency.met and low <= latency.limit_ratio:
         return "The interval reaches below the limit: measured again, the target may be met."
     return ""
+
+
+def _open(latency: LatencyPart) -> str:
+    """What keeps the answer open; empty where it is not."""
+    if latency.outcome != "open":
+        return ""
+    busy = ""
+    if latency.lost > 0.1:
+        busy = f"; other processes took {latency.lost:.0%} of the processor's time"
+    return f"The machine is too noisy to tell{busy}. Measured again, it may be met or missed."
 
 
 def _tiles(report: Report) -> list[tuple[str, str, str]]:
@@ -286,8 +298,11 @@ def _facts(report: Report) -> list[tuple[str, Facts]]:
                 ("budget", f"{report.budget.kind} {report.budget.requested}"),
                 ("limit", f"{report.budget.limit_ms:.3f} ms ({latency.limit_ratio:.1%} of dense)"),
                 ("order", "dense and pruned interleaved in one run"),
+                ("sessions", str(latency.sessions or "")),
                 ("rounds", str(latency.rounds)),
                 ("statistic", f"medians, {latency.confidence:.0%} intervals"),
+                ("within the limit", _probability(latency)),
+                ("cut after training", f"{latency.mended} times" if latency.mended else ""),
             ],
         ),
         (
@@ -313,9 +328,16 @@ def _facts(report: Report) -> list[tuple[str, Facts]]:
             ],
         ),
         ("Training cost", cost_facts(report.training_cost)),
+        ("Seconds", [(stage, f"{spent:.1f}") for stage, spent in report.seconds.items()]),
         ("Versions", list(report.versions.items())),
     ]
     return without_empty(sections)
+
+
+def _probability(latency: LatencyPart) -> str:
+    if latency.probability is None:
+        return ""
+    return f"probability {chance(latency.probability)}, asked for {latency.sure:.0%}"
 
 
 def without_empty(sections: list[tuple[str, Facts]]) -> list[tuple[str, Facts]]:

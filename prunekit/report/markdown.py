@@ -91,12 +91,31 @@ def _ms(median: float, interval: tuple[float, float]) -> str:
     return f"{median:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
 
 
+def chance(probability: float) -> str:
+    """A probability in percent, never rounded to what is certain."""
+    if probability > 0.999:
+        return "over 99.9 %"
+    if probability < 0.001:
+        return "under 0.1 %"
+    return f"{100 * probability:.1f} %"
+
+
+def seconds_rows(report: Report) -> list[tuple[str, str, str]]:
+    """(stage, seconds, share) of the command."""
+    whole = sum(report.seconds.values())
+    return [
+        (stage, f"{seconds:.1f}", f"{seconds / whole:.0%}" if whole else "")
+        for stage, seconds in report.seconds.items()
+    ]
+
+
 def verdict(report: Report) -> str:
     """One sentence: asked, measured, met or not."""
     latency = report.latency
-    word = "met" if latency.met else "NOT met"
+    word = {"met": "met", "missed": "NOT met", "open": "OPEN"}[latency.outcome]
+    sure = "" if latency.probability is None else f" (probability {chance(latency.probability)})"
     return (
-        f"target {report.budget.requested} {word}: measured {latency.ratio:.1%} of dense "
+        f"target {report.budget.requested} {word}{sure}: measured {latency.ratio:.1%} of dense "
         f"[{latency.ratio_ci[0]:.1%}, {latency.ratio_ci[1]:.1%}] on {report.target}"
     )
 
@@ -135,6 +154,9 @@ def to_markdown(report: Report) -> str:
             for a in report.landing
         ],
     )
+    if report.seconds:
+        lines += ["", "## Seconds", ""]
+        lines += markdown_table(("stage", "seconds", "share"), seconds_rows(report))
     for grid in (epoch_grid(few(report.epochs)), update_grid(few(report.updates))):
         if grid.rows:
             what = f"{grid.what}s (first, middle and last)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,7 +28,12 @@ class BudgetPart(Part):
 
 
 class LatencyPart(Part):
-    """Medians of interleaved runs on the target; ``met`` is decided by the measured ratio."""
+    """Medians of interleaved runs on the target.
+
+    ``met``: it is as sure as ``sure`` that the ratio is within the limit on this machine;
+    ``probability`` says how sure, None in reports of before it was told. ``mended``: how often the
+    trained network was cut further.
+    """
 
     dense_ms: float
     pruned_ms: float
@@ -41,6 +46,20 @@ class LatencyPart(Part):
     predicted_ms: float
     limit_ratio: float
     met: bool
+    probability: float | None = None
+    sure: float = 0.95
+    sessions: int = 0
+    lost: float = 0.0
+    """The share of the processor's time that other processes took."""
+    mended: int = 0
+
+    @property
+    def outcome(self) -> Literal["met", "missed", "open"]:
+        """Missed only where that is as sure as a target that is met has to be."""
+        if self.met:
+            return "met"
+        is_open = self.probability is not None and self.probability > 1 - self.sure
+        return "open" if is_open else "missed"
 
 
 class AccuracyPart(Part):
@@ -198,6 +217,8 @@ class Report(Part):
     epochs: tuple[EpochPart, ...] = ()
     updates: tuple[UpdatePart, ...] = ()
     exports: tuple[ExportPart, ...] = ()
+    seconds: dict[str, float] = Field(default_factory=dict)
+    """Of the command's stages, in the order they began; each second is counted once."""
 
     def save(self, path: str | Path) -> None:
         """Write ``report.json``."""

@@ -61,6 +61,9 @@ class Runtime(Protocol):
     casts: bool
     """Whether it computes in the target's precision itself, from an artifact in fp32."""
 
+    # A runtime may also have ``fresh_processes = True``: that it is known by its name in a process
+    # of its own, starts there in a moment, and is timed there on the CPU, one process a session.
+
     def unavailable(self, target: Target) -> str | None:
         """Why ``target`` cannot be used here, with the remedy; None when it can."""
         ...

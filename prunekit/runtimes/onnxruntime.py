@@ -56,6 +56,7 @@ class OnnxRuntime:
     devices: tuple[str, ...] = ("cpu", "cuda")
     precisions = ("fp32", "tf32", "fp16", "int8")
     casts = False
+    fresh_processes = True
 
     def unavailable(self, target: Target) -> str | None:
         """Why ``target`` cannot be used: the package or its provider for the device is missing."""

@@ -54,6 +54,12 @@ class InfeasibleError(AnswerNoError):
     """A budget below the smallest that can be reached."""
 
 
+class OpenAnswerError(PrunekitError):
+    """The command ran and the answer is open: this machine is too noisy to tell."""
+
+    exit_code = 3
+
+
 class InterruptedRunError(PrunekitError):
     """Stopped by the user; the message says what was saved and how to resume."""
 

@@ -47,6 +47,10 @@ class Method(Protocol):
     def check_job(self, job: Job, criterion: Criterion) -> None:
         """Raise UsageError for a network or data that this method cannot work with."""
 
+    def stages(self, recipe: Recipe) -> list[str]:
+        """What a run goes through, in order."""
+        ...
+
     def prune(self, run: Run, planner: Planner, target: float) -> Pruned:
         """The slim network within ``target``, a share of the dense latency, trained to the end."""
         ...

@@ -16,6 +16,7 @@ from prunekit.pipeline.planner import Planner
 from prunekit.pipeline.run import Run
 from prunekit.pipeline.trainer import Trained
 from prunekit.support.processes import on_rank_zero
+from prunekit.support.stopwatch import stages
 from prunekit.train import FitResult
 
 
@@ -51,9 +52,10 @@ def _landing(run: Run, land_from: LandFrom, target: float) -> Landing:
         if run.job.data is None or not run.job.recipe.epochs:
             return landing
         measure = partial(run.comparison.confirmed_ratio, target=target)
-        return confirm(landing, measure, land_from, target)
+        return confirm(landing, measure, land_from, target, run.job.recipe.confidence)
 
-    return run.folder.once(LANDING, Landing, compute)
+    with stages.stage("landing"):
+        return run.folder.once(LANDING, Landing, compute)
 
 
 def _fine_tune(run: Run, small: nn.Module, epochs: int) -> FitResult | None:

@@ -38,6 +38,12 @@ class HalpMethod:
         """Training has to give the criterion its gradients."""
         check_gradients(job, criterion)
 
+    def stages(self, recipe: Recipe) -> list[str]:
+        """It lands between its two trainings."""
+        dense = ["dense training"] * recipe.dense_training
+        trained = [*dense, "pruning", "landing", "fine tuning", "final measurement"]
+        return ["tracing", "exporting", "profiling", *trained]
+
     def prune(self, run: Run, planner: Planner, target: float) -> Pruned:
         """Prune while training, land by the last scores within what is left, and fine-tune."""
         recipe = run.job.recipe

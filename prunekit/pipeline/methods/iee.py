@@ -23,6 +23,7 @@ from prunekit.pruning import IEESchedule
 from prunekit.pruning.iee import IEE, Update
 from prunekit.support.errors import UsageError
 from prunekit.support.processes import on_rank_zero
+from prunekit.support.stopwatch import stages
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,11 @@ class IeeMethod:
         """Its stages fit into the training, which has to give the criterion its gradients."""
         _schedule(job)
         check_gradients(job, criterion)
+
+    def stages(self, recipe: Recipe) -> list[str]:
+        """It lands in the middle of its training."""
+        dense = ["dense training"] * recipe.dense_training
+        return ["tracing", "exporting", "profiling", *dense, "pruning", "final measurement"]
 
     def prune(self, run: Run, planner: Planner, target: float) -> Pruned:
         """Train towards the share of the latency that should measure as ``target``."""
@@ -113,12 +119,14 @@ def _landing(run: Run, target: float, update: Solve, smallest: Smallest) -> _Las
     def compute() -> _LastLanding:
         measure = partial(run.comparison.landing_ratio, target=target)
         longer = partial(run.comparison.confirmed_ratio, target=target)
-        land_from = partial(land, update, smallest, measure, target)
-        landing = confirm(land_from(()), longer, land_from, target)
+        sure = run.job.recipe.confidence
+        land_from = partial(land, update, smallest, measure, target, confidence=sure)
+        landing = confirm(land_from(()), longer, land_from, target, sure)
         return _LastLanding(landing.allocation, landing.attempts)
 
     began = time.perf_counter()
-    landing = run.folder.once(LANDING, _LastLanding, compute)
+    with stages.stage("landing"):
+        landing = run.folder.once(LANDING, _LastLanding, compute)
     # the time of one that was kept went with the epoch that was cut
     landing = replace(landing, seconds=time.perf_counter() - began)
     landing.save(run.folder / LANDING)

@@ -38,6 +38,13 @@ class OneShot:
     def check_job(self, job: Job, criterion: Criterion) -> None:
         """It needs no gradients while training."""
 
+    def stages(self, recipe: Recipe) -> list[str]:
+        """It lands before any training of its own."""
+        dense = ["dense training"] * recipe.dense_training
+        tuning = ["fine tuning"] * (recipe.data is not None and recipe.epochs > 0)
+        first = ["tracing", "exporting", "profiling"]
+        return [*first, *dense, "landing", *tuning, "final measurement"]
+
     def prune(self, run: Run, planner: Planner, target: float) -> Pruned:
         """One landing by the scores of the dense network."""
         scores = on_rank_zero(lambda: dense_scores(run.job, run.criterion))

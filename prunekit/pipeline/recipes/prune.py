@@ -26,6 +26,13 @@ class Recipe(TrainingRecipe):
         Flag("runtime[:device][:precision]; see prunekit targets.", "Target", plugins="runtimes"),
     ] = "onnxruntime:cpu"
     target_latency: Annotated[str, Flag("50% of dense, 12.5ms, or 2x faster.", "Target")] = "50%"
+    confidence: Annotated[
+        float,
+        Flag(
+            "How sure it must be, on this machine, that the deployed file is within the target.",
+            "Target",
+        ),
+    ] = Field(0.95, ge=0.5, le=0.999)
     limit: Annotated[
         tuple[str, ...],
         Flag(

@@ -45,6 +45,7 @@ class OpenVino:
     devices = ("cpu",)
     precisions = ("fp32", "bf16")
     casts = True
+    fresh_processes = True
 
     def unavailable(self, target: Target) -> str | None:
         """Why ``target`` cannot be used: no package, no CPU plugin, a CPU without bf16."""
