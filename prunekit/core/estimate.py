@@ -59,7 +59,9 @@ class Estimate:
     def own_dof(self) -> float:
         """Degrees of freedom of :attr:`scale`, whose floor is known (Satterthwaite)."""
         sampled = self.spread**2 / self.sessions
-        return self.dof * (self.scale**2 / sampled) ** 2 if sampled > 0 else math.inf
+        if not 0 < sampled < math.inf:
+            return math.inf
+        return self.dof * (self.scale**2 / sampled) ** 2
 
     def reach(self, confidence: float) -> float:
         """Half of the interval of the logarithm."""
@@ -78,6 +80,8 @@ class Estimate:
             return 0.0
         if self.scale == 0:
             return float(self.value <= limit)
+        if math.isinf(self.scale):
+            return 0.5
         return float(stdtr(min(self.own_dof, 1e6), (math.log(limit) - self.log) / self.scale))
 
     def sessions_to_tell(self, limit: float, confidence: float) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from prunekit.allocation import Allocation
-from prunekit.core.estimate import of_interval, t_quantile
+from prunekit.core.estimate import DRIFT, of_interval, t_quantile
 from prunekit.core.plan import ChannelPlan
 from prunekit.core.ratio import PairedRatio
 from prunekit.support.errors import InfeasibleError, OpenAnswerError, PrunekitError
@@ -279,9 +279,9 @@ class _Search:
 
     @property
     def noise(self) -> float:
-        """Standard error of the measurements so far: the middle one's."""
+        """Standard error of the measurements so far: the middle one's, never below the drift."""
         known = sorted(attempt.noise for attempt in self.attempts)
-        return known[len(known) // 2] if known else USUAL_NOISE
+        return max(DRIFT, known[len(known) // 2]) if known else USUAL_NOISE
 
     def _meets(self, attempt: Attempt) -> bool:
         return meets(attempt, self.target, self.confidence)

@@ -2,18 +2,16 @@
 
 import math
 
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from prunekit.core.artifact import Artifact
-from prunekit.core.timing import PairedRatio
+from prunekit.core.ratio import PairedRatio
 from prunekit.measuring import interleaved as racing
 from prunekit.measuring.bench import bench, check_ratio, check_regression
 from prunekit.support.errors import RuntimeUnavailableError, UsageError
 from prunekit.support.registry import runtimes
 from support.machine import Machine, ms
+from support.onnx_files import conv_net
 
 
 @pytest.fixture
@@ -28,25 +26,6 @@ def machine(monkeypatch):
         return made
 
     return make
-
-
-def conv_net(path, width):
-    weights = [
-        numpy_helper.from_array(np.ones(shape, np.float32), name)
-        for name, shape in {"a.weight": (width, 3, 3, 3), "b.weight": (8, width, 3, 3)}.items()
-    ]
-    nodes = [
-        helper.make_node("Conv", ["x", "a.weight"], ["y"], pads=[1] * 4),
-        helper.make_node("Conv", ["y", "b.weight"], ["z"], pads=[1] * 4),
-    ]
-    ends = [
-        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 32, 32]),
-        helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", 8, 32, 32]),
-    ]
-    graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, path)
-    return str(path)
 
 
 def test_bench_finds_the_ratio_and_keeps_samples(machine):
@@ -75,17 +54,18 @@ def test_one_artifact_has_no_ratio(machine):
         _ = result.ratio
 
 
-def test_time_limit_holds_and_very_slow_models_still_get_five_rounds(machine):
+def test_time_limit_holds_and_very_slow_models_still_get_four_sessions(machine):
     made = machine(noise=0.3)
     bench([ms(5), ms(5)], "machine", max_seconds=3, precision_goal=1e-4)
     assert made.now < 5
     made = machine()
     result = bench([ms(3000), ms(6000)], "machine", max_seconds=3)
-    assert result.ratios[0].rounds == 5
+    assert (result.ratios[0].rounds, result.ratios[0].sessions) == (4, 4)
     assert result.ratio == pytest.approx(2, rel=0.5)
-    assert bench([ms(3000), ms(6000)], "machine", max_seconds=3, min_rounds=1).ratios[0].rounds == 5
+    quick = bench([ms(3000), ms(6000)], "machine", max_seconds=3, min_rounds=1)
+    assert quick.ratios[0].sessions == 4
     verdict = check_regression(ms(3000), ms(3000), "machine", max_seconds=3)
-    assert verdict.ratio.rounds == 5
+    assert verdict.ratio.sessions == 4
 
 
 def test_noise_is_said_with_the_fix(machine, capsys):
@@ -127,7 +107,18 @@ def test_too_noisy_to_tell_is_inconclusive_with_a_remedy(machine):
     verdict = check_regression(ms(5), ms(5.25), "machine", max_seconds=3)
     assert verdict.outcome == "inconclusive"
     assert "on both sides of 1.05" in verdict.reason
-    assert "--max-seconds 6" in verdict.reason
+    assert "close other programs" in verdict.reason
+    assert verdict.more_seconds > 20 * 3
+
+
+def test_what_a_little_longer_would_tell_is_said(machine):
+    machine(noise=0.05, seed=4)
+    verdict = check_regression(ms(5), ms(5.12), "machine", max_seconds=1)
+    assert verdict.outcome == "inconclusive"
+    assert 0 < verdict.more_seconds <= 20
+    longer = math.ceil(float(verdict.reason.partition("--max-seconds ")[2].rstrip(")")))
+    assert "more would tell" in verdict.reason
+    assert 1 < longer < 30
 
 
 def test_recorded_ratio_is_compared_with(machine):

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from prunekit.measuring import bench as benching
 from prunekit.measuring import interleaved as racing
 from prunekit.measuring.bench import bench
 from prunekit.support.registry import runtimes
@@ -67,7 +66,7 @@ def test_realswitch_counter_never_falls():
 def test_engines_are_closed_when_interrupted(machine, monkeypatch):
     made = machine()
     monkeypatch.setattr(
-        benching.InterleavedTimer, "round", lambda _self: (_ for _ in ()).throw(KeyboardInterrupt)
+        racing.InterleavedTimer, "round", lambda _self: (_ for _ in ()).throw(KeyboardInterrupt)
     )
     with pytest.raises(KeyboardInterrupt):
         bench([ms(5), ms(5)], "machine")

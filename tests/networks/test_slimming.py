@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,9 @@ from torch import nn
 
 import prunekit as pk
 from prunekit.core.plan import ChannelPlan, Cut
-from prunekit.networks.slimming import WHOLE, kept
+from prunekit.networks.slimming import WHOLE, kept, slim, slim_further
 from prunekit.support.errors import ModelError, UsageError
+from prunekit.tracing import trace
 from support.iee_loop import belongs, lifted, tensors
 from support.nets import (
     Concat,
@@ -30,6 +32,7 @@ from support.nets import (
     image,
     randomise,
 )
+from support.random_nets import build, example, random_recipe
 from support.slimming import check_slim
 
 ACTIVATIONS = {
@@ -276,3 +279,28 @@ def test_an_element_is_active_when_all_its_channels_are(make):
         assert torch.equal(
             within.take(outer.get(name, WHOLE).take(tensor)), inner.get(name, WHOLE).take(tensor)
         )
+
+
+@pytest.mark.parametrize("heads", ["whole", "width"])
+@pytest.mark.parametrize("seed", range(8))
+def test_cutting_a_slim_network_further_is_cutting_once(seed, heads):
+    """Random networks with everything the tracer knows, cut twice."""
+    recipe = random_recipe(seed)
+    model = build(recipe).eval()
+    graph = trace(model, example(recipe), heads=heads)
+    plan = ChannelPlan.random(graph, 0.7, seed)
+    rng = np.random.default_rng(seed)
+    keep = {}
+    for group in graph.groups:
+        had = plan.keep[group.id]
+        count = int(rng.integers(1, len(had) + 1)) if group.prunable else len(had)
+        keep[group.id] = sorted(rng.permutation(had)[:count].tolist())
+    narrower = ChannelPlan.from_keep(graph, keep)
+    twice = slim_further(slim(model, plan), graph, plan, narrower).state_dict()
+    once = slim(model, narrower).state_dict()
+    assert twice.keys() == once.keys()
+    for name, tensor in once.items():
+        # attentions that lose width are scaled in each cut
+        torch.testing.assert_close(twice[name], tensor, rtol=1e-6, atol=0, msg=name)
+    with pytest.raises(UsageError, match="keeps what is gone already"):
+        slim_further(slim(model, narrower), graph, narrower, ChannelPlan.dense(graph))

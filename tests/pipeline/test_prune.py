@@ -57,7 +57,9 @@ def test_a_final_miss_without_training_lands_again(tmp_path, monkeypatch):
         found = real(self, small, onnx, target)
         if not finals:
             ratio = 1.06 * target
-            found = replace(found, ratios=(replace(found.ratios[0], ratio=ratio, high=ratio),))
+            found = replace(
+                found, ratios=(replace(found.ratios[0], ratio=ratio, high=ratio, known=None),)
+            )
         finals.append(sum(p.numel() for p in small.parameters()))
         return found
 
@@ -94,7 +96,7 @@ def slow_at_first(monkeypatch):
 
     def landing_ratio(self, plan, target):
         found, off = landing(self, plan, target), 1.0 if sizes else 1.09
-        return replace(found, ratio=off * found.ratio, low=off * found.low, high=off * found.high)
+        return found.scaled(off)
 
     def final_time(self, small, onnx, target):
         sizes.append(sum(p.numel() for p in small.parameters()))
@@ -120,7 +122,9 @@ def test_a_larger_plan_that_misses_is_not_taken(tmp_path, slow_at_first, monkeyp
     def second_too_slow(self, small, onnx, target):
         found = final(self, small, onnx, target)
         if len(slow_at_first) == 2:
-            found = replace(found, ratios=(replace(found.ratios[0], ratio=1.01 * target),))
+            found = replace(
+                found, ratios=(replace(found.ratios[0], ratio=1.01 * target, known=None),)
+            )
         return found
 
     monkeypatch.setattr(DenseComparison, "final_time", second_too_slow)
@@ -145,7 +149,7 @@ def test_a_landing_is_confirmed_before_training(home, monkeypatch, method):
         longer.append(plan.widths)
         if len(longer) > 1:
             return found
-        return replace(found, ratio=1.06 * target, high=1.07 * target)
+        return replace(found, ratio=1.06 * target, high=1.07 * target, known=None)
 
     monkeypatch.setattr(DenseComparison, "confirmed_ratio", first_too_slow)
     settings = {"model": "net.py:tiny", "input": "1x1x8x8", "data": "digits", "epochs": 2}
@@ -164,7 +168,7 @@ def test_a_network_that_never_measures_right_is_reported_as_a_miss(tmp_path, mon
 
     def too_slow(self, small, onnx, target):
         found = real(self, small, onnx, target)
-        return replace(found, ratios=(replace(found.ratios[0], ratio=1.02 * target),))
+        return replace(found, ratios=(replace(found.ratios[0], ratio=1.02 * target, known=None),))
 
     monkeypatch.setattr(DenseComparison, "final_time", too_slow)
     report = run(tmp_path)
@@ -175,10 +179,14 @@ def test_milliseconds_are_decided_on_milliseconds(tmp_path, monkeypatch):
     """Dense and pruned get 10 % slower together after the limit was set: the ratio is no excuse."""
     real = DenseComparison.time
 
-    def slower(self, other, seconds):
-        found = real(self, other, seconds)
+    def slower(self, *args, **settings):
+        found = real(self, *args, **settings)
         later = tuple(
-            replace(m, samples_ms=tuple(1.1 * ms for ms in m.samples_ms))
+            replace(
+                m,
+                samples_ms=tuple(1.1 * ms for ms in m.samples_ms),
+                session_medians_ms=tuple(1.1 * ms for ms in m.session_medians_ms),
+            )
             for m in found.measurements
         )
         return replace(found, measurements=later)
