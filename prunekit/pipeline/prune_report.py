@@ -50,7 +50,7 @@ def make_report(
         memory=Pair(dense=graph.memory({}), pruned=graph.memory(widths)),
         file_bytes=file_bytes(run.folder),
         training_cost=training_cost(recipe, pruned.trained),
-        allocation=allocation_part(recipe, allocation, table),
+        allocation=allocation_part(recipe, allocation, table, pruned.scores),
         landing=attempt_parts(delivered.landing),
         table=table_part(table),
         widths=width_pairs(graph, widths),

@@ -118,13 +118,18 @@ def latency_part(
     )
 
 
-def allocation_part(recipe: Recipe, allocation: Allocation, table: LatencyTable) -> AllocationPart:
-    """How the widths were chosen."""
+def allocation_part(
+    recipe: Recipe, allocation: Allocation, table: LatencyTable, scores: Scores
+) -> AllocationPart:
+    """How the widths were chosen, and the share kept of the dense network's ``scores``."""
+    keep = allocation.plan.keep
+    whole = sum(float(values.sum()) for values in scores.by_group.values())
+    kept = sum(float(v[list(keep[group])].sum()) for group, v in scores.by_group.items())
     return AllocationPart(
         solver=allocation.solver,
         gap=allocation.gap,
         status=allocation.status,
-        value=allocation.value,
+        value=kept / whole if whole > 0 else allocation.value,
         method=recipe.resolved_method(),
         criterion=recipe.resolved_criterion(),
         granularity=recipe.granularity or table.granularity,

@@ -53,12 +53,15 @@ class HalpState:
     plan: ChannelPlan
     last: Scores | None = None
     """The scores of the last full interval."""
+    first: Scores | None = None
+    """Those of the first, in which no channel was gone."""
     log: UpdateLog[HalpRow] = field(default_factory=UpdateLog, metadata=UNSAVED)
 
 
 def state_forms(graph: ChannelGraph, criterion: str) -> Forms:
     """How :class:`HalpState` is saved."""
-    return forms_of(HalpState, {"plan": ActivePlanForm(graph), "last": LastScoresForm(criterion)})
+    scores = {"last": LastScoresForm(criterion), "first": LastScoresForm(criterion, "first")}
+    return forms_of(HalpState, {"plan": ActivePlanForm(graph), **scores})
 
 
 class Halp:
@@ -123,6 +126,7 @@ class Halp:
         number = self.schedule.due(step)
         if number is not None and self.total.batches:
             scores = self._state.last = self._reduced(self.total.scores())
+            self._state.first = self._state.first or scores
             self.total.reset()
             if number < self.schedule.steps - 1:
                 self._prune(scores, number, step)
@@ -147,6 +151,10 @@ class Halp:
     def scores(self) -> Scores:
         """The scores of the last full interval; removed channels have none."""
         return self._state.last or self._reduced(self.total.scores())
+
+    def dense_scores(self) -> Scores:
+        """The scores of the first interval, of the dense network."""
+        return self._state.first or self.scores()
 
     def _reduced(self, scores: Scores) -> Scores:
         """Zero for channels already gone; on all ranks alike, whose gradients are the same."""

@@ -25,7 +25,7 @@ class Pruned:
     small: nn.Module
     landing: Landing
     scores: Scores
-    """What the plan was chosen by; empty where that was no single set of scores."""
+    """Of the dense network, by the plan's criterion; empty where there was no single set."""
     trained: Trained
     land_from: LandFrom | None = None
     """How to land again, where nothing was trained since."""

@@ -6,18 +6,22 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from prunekit.allocation import Allocation
+from prunekit.core.run_folder import CORRECTION
 from prunekit.core.scores import Scores
 from prunekit.criteria import Criterion
 from prunekit.pipeline.job import Job, fine_tune_lr, train_config
 from prunekit.pipeline.methods.base import Pruned, check_changed, check_trains
 from prunekit.pipeline.methods.from_scores import land_and_fine_tune
-from prunekit.pipeline.planner import Planner
+from prunekit.pipeline.planner import Planner, Share
 from prunekit.pipeline.recipes.prune import Recipe
 from prunekit.pipeline.run import Run
 from prunekit.pipeline.scoring import check_gradients
 from prunekit.pruning import Halp
 from prunekit.pruning.halp import Schedule
 from prunekit.support.processes import on_rank_zero
+
+ROOM = 1.1
+"""The last plan of the training is wider than the one that should land, by this factor in cost."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,8 @@ class HalpMethod:
         landed = land_and_fine_tune(run, planner, target, scores, widths, recipe.epochs - epochs)
         # masked training counts as dense, which it is
         trained = replace(landed.trained, pruning=pruning, work=epochs + landed.trained.work)
-        return replace(landed, trained=trained, land_from=None)
+        dense = on_rank_zero(rule.dense_scores)
+        return replace(landed, scores=dense, trained=trained, land_from=None)
 
 
 def _rule(run: Run, planner: Planner, target: float, epochs: int) -> Halp:
@@ -74,7 +79,10 @@ def _rule(run: Run, planner: Planner, target: float, epochs: int) -> Halp:
         # further limits are for the landing: here they would hold in full from the start
         return planner.nearest(scores, fraction, at_most, at_least=at_least, limited=False)
 
-    # Room for what the table gets wrong: the landing can prune more, but not take back.
-    floor = target * (1 + max(planner.table.calibration.worst, 0.1))
+    # The table is corrected by a measurement near the target, and what is left of its error has
+    # room: the landing can prune more, but not take back.
+    share = on_rank_zero(
+        lambda: run.folder.once(CORRECTION, Share, lambda: Share(planner.corrected(target)))
+    ).ratio
     schedule = Schedule(times, steps // times)
-    return Halp(run.job.graph, run.criterion, solve, target, schedule, floor)
+    return Halp(run.job.graph, run.criterion, solve, share, schedule, ROOM * share)
