@@ -119,7 +119,7 @@ def estimate(values: Sequence[float], *, drift: float = DRIFT, lost: float = 0.0
         >>> found = estimate([0.497, 0.502, 0.499, 0.503])
         >>> low, high = found.interval(0.95)
         >>> print(f"{found.value:.3f} [{low:.3f}, {high:.3f}]")
-        0.500 [0.495, 0.506]
+        0.500 [0.495, 0.505]
     """
     logs = np.asarray(values, dtype=np.float64)
     if logs.ndim != 1 or not logs.size or not (logs > 0).all():

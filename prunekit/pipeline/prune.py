@@ -7,7 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prunekit.allocation.solvers import ONE_BUDGET, Allocator
-from prunekit.core.run_folder import DENSE_WEIGHTS, JOURNAL, PAGE, SECONDS, TABLE, TARGET
+from prunekit.core.run_folder import (
+    DENSE_WEIGHTS,
+    JOURNAL,
+    PAGE,
+    SECONDS,
+    TABLE,
+    TARGET,
+    rounds_in,
+)
 from prunekit.criteria import Criterion
 from prunekit.exporting.precision import PRECISIONS
 from prunekit.latency import LatencyTable
@@ -23,6 +31,7 @@ from prunekit.pipeline.prune_report import make_report
 from prunekit.pipeline.recipes.prune import Recipe
 from prunekit.pipeline.run import Run
 from prunekit.pipeline.scoring import criterion_of
+from prunekit.pipeline.shipped_table import shipped_table
 from prunekit.pipeline.table import check_prunable, check_table, load_table, make_table
 from prunekit.pipeline.trainer import open_trainer
 from prunekit.profiling import HarvestPlan
@@ -34,6 +43,9 @@ from prunekit.support.progress import say
 from prunekit.support.registry import allocators
 from prunekit.support.stopwatch import stages
 from prunekit.train import FitResult
+
+PROFILE_ROUNDS = 3
+"""Before a profile may end by its error: by then ten networks have been in it."""
 
 
 def check(recipe: Recipe) -> None:
@@ -123,11 +135,19 @@ def _table(run: Run, given: LatencyTable | None) -> LatencyTable:
     job, recipe, folder = run.job, run.job.recipe, run.folder
 
     def profile() -> LatencyTable:
+        if recipe.shipped and not rounds_in(folder / JOURNAL):
+            table = shipped_table(job, folder, run.comparison, folder / TABLE)
+            if table is not None:
+                return table
         return make_table(
             *(job.module, job.graph, job.example, job.target, folder / TABLE),
             journal=folder / JOURNAL,
             plan=HarvestPlan(
-                nets=recipe.profile_nets, max_seconds=recipe.profile_seconds, seed=recipe.seed
+                nets=recipe.profile_nets,
+                max_seconds=recipe.profile_seconds,
+                min_rounds=PROFILE_ROUNDS,
+                target_error=recipe.profile_error,
+                seed=recipe.seed,
             ),
             granularity=recipe.granularity,
             name=recipe.model,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from prunekit.core.budget import Budget
 from prunekit.core.target import Target
@@ -107,6 +107,23 @@ class Recipe(TrainingRecipe):
     profile_nets: Annotated[int, Flag("Networks the profile measures.", "Measurements")] = Field(
         12, ge=4
     )
+    profile_error: Annotated[
+        float,
+        Flag(
+            "The profile ends when its error on networks left out is at most this, such as 4%.",
+            "Measurements",
+            metavar="SHARE",
+            as_text=True,
+        ),
+    ] = Field(0.04, ge=0, lt=1)
+    shipped: Annotated[
+        bool,
+        Flag(
+            "Calibrate a table that comes with the package, where one has the network's layers, "
+            "instead of profiling.",
+            "Measurements",
+        ),
+    ] = True
     profile_seconds: Annotated[float, Flag("Time limit of the profile.", "Measurements")] = Field(
         120.0, gt=0
     )
@@ -121,10 +138,10 @@ class Recipe(TrainingRecipe):
             raise ValueError(f"{text!r} is the dense latency; nothing to prune")
         return text
 
-    @field_validator("min_width", mode="before")
+    @field_validator("min_width", "profile_error", mode="before")
     @classmethod
-    def _is_share(cls, given: object) -> object:
-        return parse_percent(given, "`min_width`") if isinstance(given, str) else given
+    def _is_share(cls, given: object, info: ValidationInfo) -> object:
+        return parse_percent(given, f"`{info.field_name}`") if isinstance(given, str) else given
 
     @field_validator("limit")
     @classmethod
@@ -169,7 +186,7 @@ class Recipe(TrainingRecipe):
             ("--criterion taylor", self.criterion == "taylor"),
             ("--distill", self.distill > 0),
         )
-        for name in ("profile_nets", "profile_seconds"):
+        for name in ("profile_nets", "profile_seconds", "profile_error", "shipped"):
             if self.table is not None and self.changed(name):
                 raise UsageError(
                     f"--{name.replace('_', '-')} is for a profile, and --table needs none; "
