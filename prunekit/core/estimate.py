@@ -84,6 +84,10 @@ class Estimate:
             return 0.5
         return float(stdtr(min(self.own_dof, 1e6), (math.log(limit) - self.log) / self.scale))
 
+    def could_be_below(self, limit: float) -> float:
+        """:meth:`probability_below`, had sessions without end said the same as those so far."""
+        return replace(self, spread=0.0).probability_below(limit)
+
     def sessions_to_tell(self, limit: float, confidence: float) -> float:
         """How many sessions it takes until the interval leaves ``limit`` out; infinite if none do.
 

@@ -20,7 +20,7 @@ from prunekit.support.errors import UsageError
 
 FEWEST = 4
 """Sessions of a measurement at least: the spread of fewer is hardly known."""
-SHORTEST, LONGEST = 0.3, 0.8
+SHORTEST, LONGEST = 0.3, 0.5
 """Seconds of a session whose engines load at once."""
 _PARTS = 8
 """A measurement of the longest time allowed has about so many sessions."""

@@ -121,14 +121,20 @@ class DenseComparison:
     def time(self, other: Artifact, target: float, seconds: float, *, surely: bool) -> BenchResult:
         """The dense network and ``other``, until it is as good as certain which side it is on.
 
-        With ``surely`` the ratio itself is known well then, too.
+        Or, once the ratio is known well, until it is sure enough or cannot become so. With
+        ``surely`` it is known well in any case, and sure enough is nearly certain.
         """
+        confidence = SURE if surely else self.job.recipe.confidence
 
         def enough(sessions: Sessions) -> bool:
-            if surely and sessions.seconds < seconds and not sessions.settled(PRECISION, INTERVAL):
+            known = self._known(sessions, target)
+            below = known.probability_below(target)
+            certain = max(below, 1 - below) >= SURE
+            if certain and not surely:
+                return True
+            if sessions.seconds < seconds and not sessions.settled(PRECISION, INTERVAL):
                 return False
-            below = self._known(sessions, target).probability_below(target)
-            return max(below, 1 - below) >= SURE
+            return certain or below >= confidence or known.could_be_below(target) < confidence
 
         return bench(
             [self.dense, other],

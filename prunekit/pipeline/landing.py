@@ -82,6 +82,12 @@ class Landing:
     allocation: Allocation
     attempts: tuple[Attempt, ...]
 
+    @property
+    def chosen(self) -> Attempt:
+        """The attempt of the plan that landed: its latest measurement."""
+        widths = self.allocation.widths
+        return [attempt for attempt in self.attempts if attempt.widths == widths][-1]
+
     def save(self, path: str | Path) -> None:
         """Write it for a run that is resumed."""
         save_json(path, self, "landing", 1)
@@ -139,7 +145,8 @@ def land(
     """
     search = _Search(target, confidence)
     for attempt in known:
-        search.add(_planned(solve, smallest, attempt.asked), attempt)
+        planned = _planned(solve, smallest, attempt.asked)
+        search.add(planned if planned.widths == attempt.widths else None, attempt)
     while len(search.attempts) < max(MAX_ROUNDS, len(known) + 1):
         asked = search.next_request()
         if asked is None:
@@ -330,12 +337,14 @@ class _Search:
         known = next(a for a in self.attempts if a.widths == allocation.widths)
         self._narrow(asked, known)
 
-    def add(self, allocation: Allocation, attempt: Attempt) -> None:
-        """Record a measurement."""
+    def add(self, allocation: Allocation | None, attempt: Attempt) -> None:
+        """Record a measurement; without the plan it only tells where to look."""
         self.attempts.append(attempt)
         self._narrow(attempt.asked, attempt)
         # not by value: shares of saliency tell plans apart within one solve alone
-        if self._meets(attempt) and (self.best is None or allocation.ratio > self.best.ratio):
+        if allocation is None or not self._meets(attempt):
+            return
+        if self.best is None or allocation.ratio > self.best.ratio:
             self.best = allocation
 
     def _narrow(self, asked: float, attempt: Attempt) -> None:

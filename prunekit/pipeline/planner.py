@@ -121,10 +121,12 @@ class Planner:
         at_most: dict[str, int] | None,
         target: float,
         known: tuple[Attempt, ...] = (),
+        *,
+        at_least: dict[str, int] | None = None,
     ) -> Landing:
         """The measured loop on the given scores."""
         return land(
-            lambda ratio: self.allocate(scores, ratio, at_most),
+            lambda ratio: self.allocate(scores, ratio, at_most, at_least=at_least),
             partial(self.smallest, scores, limited=True),
             partial(self.comparison.landing_ratio, target=target),
             target,

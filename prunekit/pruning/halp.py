@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from prunekit.allocation.allocate import Allocation
 from prunekit.core.graph import ChannelGraph
@@ -15,8 +15,9 @@ from prunekit.core.plan import ChannelPlan, geometric_budgets
 from prunekit.core.scores import PRESENT, Scores
 from prunekit.criteria import Accumulator, Criterion
 from prunekit.networks.masking import mask_
+from prunekit.networks.slimming import WHOLE, drop_masks, kept, named_tensors
 from prunekit.pruning.forms import ActivePlanForm, ArraysForm, LastScoresForm
-from prunekit.train.method_state import UNSAVED, Forms, Saved, forms_of, read, write
+from prunekit.train.method_state import UNSAVED, Forms, Named, Saved, forms_of, read, write
 from prunekit.train.rule import Facts, Tensors
 from prunekit.train.updates import UpdateLog, UpdateRow
 
@@ -55,13 +56,17 @@ class HalpState:
     """The scores of the last full interval."""
     first: Scores | None = None
     """Those of the first, in which no channel was gone."""
+    known: Scores | None = None
+    """The last scores of every channel: of one that is gone, from when it went."""
+    before: dict[str, Tensor] = field(default_factory=dict)
+    """The dense network's tensors; of channels that are gone, with their last values."""
     log: UpdateLog[HalpRow] = field(default_factory=UpdateLog, metadata=UNSAVED)
 
 
 def state_forms(graph: ChannelGraph, criterion: str) -> Forms:
     """How :class:`HalpState` is saved."""
-    scores = {"last": LastScoresForm(criterion), "first": LastScoresForm(criterion, "first")}
-    return forms_of(HalpState, {"plan": ActivePlanForm(graph), **scores})
+    scores = {name: LastScoresForm(criterion, name) for name in ("last", "first", "known")}
+    return forms_of(HalpState, {"plan": ActivePlanForm(graph), "before": Named("before"), **scores})
 
 
 class Halp:
@@ -127,13 +132,15 @@ class Halp:
         if number is not None and self.total.batches:
             scores = self._state.last = self._reduced(self.total.scores())
             self._state.first = self._state.first or scores
+            self._state.known = self._updated(scores)
             self.total.reset()
             if number < self.schedule.steps - 1:
-                self._prune(scores, number, step)
+                self._prune(model, scores, number, step)
         mask_(model, self.plan)
 
-    def _prune(self, scores: Scores, number: int, step: int) -> None:
+    def _prune(self, model: nn.Module, scores: Scores, number: int, step: int) -> None:
         """Pruning step ``number``, down to its budget."""
+        self._remember(model)
         most = self.plan.widths
         end = self.solve(scores, self.fraction, most, {}).widths
         allocation = self.solve(scores, self.budgets[number], most, end)
@@ -155,6 +162,48 @@ class Halp:
     def dense_scores(self) -> Scores:
         """The scores of the first interval, of the dense network."""
         return self._state.first or self.scores()
+
+    def known_scores(self) -> Scores:
+        """The last scores of every channel, also of those that are gone."""
+        return self._state.known or self.scores()
+
+    def _updated(self, scores: Scores) -> Scores:
+        """``scores``, and of channels that are gone their last ones."""
+        if self._state.known is None:
+            return scores
+        by_group = {}
+        for group, values in self._state.known.by_group.items():
+            alive = list(self.plan.keep[group])
+            by_group[group] = values.copy()
+            by_group[group][alive] = scores.by_group[group][alive]
+        return replace(scores, by_group=by_group)
+
+    @torch.no_grad()
+    def _remember(self, model: nn.Module) -> None:
+        """Keep the values of all channels that are there: some of them are about to go."""
+        before = self._state.before
+        parts = kept(model, self.plan)
+        for name, tensor in named_tensors(model):
+            part = parts.get(name, WHOLE)
+            if name not in before:
+                before[name] = tensor.detach().clone()
+            elif tensor.ndim:
+                part.put_(before[name], part.take(tensor))
+
+    @torch.no_grad()
+    def revive_(self, model: nn.Module) -> None:
+        """Give channels that are gone their last values back, for a plan that takes some of them.
+
+        The network is dense again, without masks.
+        """
+        before = self._state.before
+        parts = kept(model, self.plan)
+        drop_masks(model)
+        for name, tensor in named_tensors(model):
+            if name in parts and name in before:
+                whole = before[name].to(tensor.device, copy=True)
+                parts[name].put_(whole, parts[name].take(tensor))
+                tensor.copy_(whole)
 
     def _reduced(self, scores: Scores) -> Scores:
         """Zero for channels already gone; on all ranks alike, whose gradients are the same."""

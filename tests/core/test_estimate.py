@@ -91,3 +91,9 @@ def test_an_interval_gives_back_its_distribution():
 def test_what_is_not_positive_is_refused(values):
     with pytest.raises(UsageError, match="at least one positive value"):
         estimate(values)
+
+
+def test_what_more_sessions_could_make_of_it():
+    known = estimate([0.49, 0.50, 0.495, 0.515])
+    assert known.probability_below(0.51) < 0.95 < known.could_be_below(0.51)
+    assert known.could_be_below(0.503) < 0.95

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import prunekit as pk
-from prunekit.allocation import allocate
-from prunekit.core.plan import geometric_budgets
-from prunekit.criteria import Accumulator
+from prunekit.allocation import Allocation, allocate
+from prunekit.core.plan import ChannelPlan, geometric_budgets
+from prunekit.criteria import Accumulator, Magnitude
 from prunekit.pruning import Halp
 from prunekit.pruning.halp import Schedule
 from prunekit.support.registry import criteria
+from prunekit.tracing import trace
 from support.nets import Residual, image, randomise
 
 
@@ -268,3 +270,44 @@ def test_halp_goes_on_with_norms_over_the_channels_that_are_left(tmp_path):
             train(tmp_path / f"{stop}", stop)
         again = train(tmp_path / f"{stop}", resume=True)
         assert all(torch.equal(again[name], value) for name, value in whole.items()), stop
+
+
+def test_channels_that_are_gone_come_back_with_their_last_values():
+    """What was there when they went, and of all others what they are now."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    graph = trace(model.eval(), torch.zeros(1, 3, 8, 8))
+    (group,) = [group for group in graph.groups if group.prunable]
+
+    def solve(scores, budget, most, least):
+        del budget, least
+        widths = {**most, group.id: most[group.id] - 2}
+        plan = ChannelPlan.from_widths(graph, widths, scores)
+        ratio = graph.macs(widths) / graph.macs({})
+        return Allocation(plan, widths, 0.5, ratio, 1.0, ratio, "macs", 0.0, "optimal", "test")
+
+    rule = Halp(graph, Magnitude(), solve, 0.5, Schedule(3, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    rule.begin(model, optimizer)
+    seen = []
+    for step in range(3):
+        model.zero_grad()
+        model.train()(torch.randn(4, 3, 8, 8)).square().mean().backward()
+        rule.after_backward(model, step)
+        optimizer.step()
+        seen.append((rule.plan.keep[group.id], model[0].weight.detach().clone()))
+        rule.after_step(model, optimizer, step)
+    assert [len(kept) for kept, _ in seen] == [8, 6, 4]
+    now = model[0].weight.detach().clone()
+    assert torch.count_nonzero(now.flatten(1).abs().sum(1)) == 4
+    rule.revive_(model)
+    alive = rule.plan.keep[group.id]
+    for channel in range(8):
+        last = max(i for i, (kept, _) in enumerate(seen) if channel in kept)
+        wanted = now[channel] if channel in alive else seen[last][1][channel]
+        assert torch.equal(model[0].weight[channel], wanted), channel
+    assert (model(torch.randn(2, 3, 8, 8)) != 0).any()
+    known = rule.known_scores().by_group[group.id]
+    assert (known > 0).all()
+    assert (rule.scores().by_group[group.id] > 0).sum() == len(seen[2][0])
+    assert (rule.dense_scores().by_group[group.id] > 0).all()

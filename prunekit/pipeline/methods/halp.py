@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 from prunekit.allocation import Allocation
@@ -11,7 +12,7 @@ from prunekit.core.scores import Scores
 from prunekit.criteria import Criterion
 from prunekit.pipeline.job import Job, fine_tune_lr, train_config
 from prunekit.pipeline.methods.base import Pruned, check_changed, check_trains
-from prunekit.pipeline.methods.from_scores import land_and_fine_tune
+from prunekit.pipeline.methods.from_scores import Gone, land_and_fine_tune
 from prunekit.pipeline.planner import Planner, Share
 from prunekit.pipeline.recipes.prune import Recipe
 from prunekit.pipeline.run import Run
@@ -61,7 +62,9 @@ class HalpMethod:
         )
         pruning = run.trainer.fit(run.job.module, "pruning", config, rule=rule, teacher=run.teacher)
         scores, widths = on_rank_zero(rule.scores), rule.plan.widths
-        landed = land_and_fine_tune(run, planner, target, scores, widths, recipe.epochs - epochs)
+        gone = Gone(on_rank_zero(rule.known_scores), partial(rule.revive_, run.job.module))
+        left = recipe.epochs - epochs
+        landed = land_and_fine_tune(run, planner, target, scores, widths, left, gone)
         # masked training counts as dense, which it is
         trained = replace(landed.trained, pruning=pruning, work=epochs + landed.trained.work)
         dense = on_rank_zero(rule.dense_scores)
