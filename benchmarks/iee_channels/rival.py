@@ -12,7 +12,7 @@ import torch_pruning as tp
 from torch import nn
 
 from benchmarks.iee_channels.training import measured, scores, train
-from prunekit.networks.build import load_weights
+from prunekit.networks.weights import load_weights
 from prunekit.pipeline.job import example_input
 from prunekit.train import Data, loader, loss_fn
 

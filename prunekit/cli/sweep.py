@@ -33,7 +33,7 @@ Plot = Annotated[Path | None, option("Draw the curve: a .html file.", section="O
 FLAGS = (
     *("model", "base", "input", "data", "target", "threads"),
     *("criterion", "solver", "granularity", "keep", "min_width", "heads"),
-    *("weights", "pretrained", "reparameterize", "seed"),
+    *("weights", "weights_entry", "pretrained", "reparameterize", "seed"),
 )
 
 

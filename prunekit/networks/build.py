@@ -5,16 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from prunekit import zoo
-from prunekit.networks.slimming import named_tensors
 from prunekit.networks.vision import torchvision
 from prunekit.networks.weight_layers import KINDS
-from prunekit.support.errors import FileError, ModelError, UsageError, first_line
+from prunekit.networks.weights import take_state
+from prunekit.support.errors import ModelError, UsageError, first_line
 from prunekit.support.progress import say
 from prunekit.support.user_code import call_factory
 
@@ -56,8 +55,7 @@ def build(
         )
     if pretrained and kind not in ("torchvision", "timm"):
         raise UsageError(
-            f"`--pretrained` is for torchvision and timm models, not {spec!r}; "
-            "use `--weights FILE.safetensors`"
+            f"`--pretrained` is for torchvision and timm models, not {spec!r}; use `--weights FILE`"
         )
     if kind == "torchvision":
         return _torchvision(spec, name, num_classes, pretrained)
@@ -101,8 +99,7 @@ def _torchvision(spec: str, name: str, num_classes: int | None, pretrained: bool
             loaded = models.get_model(name, weights="DEFAULT", **backbone)
         except (OSError, ValueError) as error:
             raise ModelError(
-                f"cannot fetch pretrained weights of {spec}: {error}; "
-                "use `--weights FILE.safetensors`"
+                f"cannot fetch pretrained weights of {spec}: {error}; use `--weights FILE`"
             ) from error
         _take_over(spec, module, loaded.state_dict())
         if getattr(loaded, "transform_input", False):  # the images those weights were trained on
@@ -154,7 +151,7 @@ def _take_over(spec: str, module: nn.Module, state: Mapping[str, Tensor]) -> lis
                 f"the pretrained weights do not fit {spec}: {name} is {other or 'missing'} there "
                 f"and {mine or 'missing'} here; only the classes of the head ({head}) may differ"
             )
-    _load(module, {n: t for n, t in given.items() if n not in left})
+    take_state(module, {n: t for n, t in given.items() if n not in left})
     if left:
         _say_new_head(head, shapes[left[0]][0], theirs[left[0]][0])
     return left
@@ -178,49 +175,3 @@ def _close(name: str, known: list[str]) -> str:
 
     close = difflib.get_close_matches(name, known, n=3)
     return f"; did you mean {', '.join(close)}?" if close else ""
-
-
-def load_weights(module: nn.Module, path: str | Path, *, as_saved: bool = False) -> None:
-    """Load a safetensors state into ``module``; every name and shape has to fit.
-
-    ``as_saved`` takes over the file's precision too.
-    """
-    state = read_safetensors(path)
-    own = {name: tuple(t.shape) for name, t in module.state_dict().items()}
-    missing = sorted(set(own) - set(state))
-    extra = sorted(set(state) - set(own))
-    wrong = sorted(n for n in own if n in state and tuple(state[n].shape) != own[n])
-    if missing or extra or wrong:
-        detail = (
-            f"it lacks {missing[0]}"
-            if missing
-            else f"it has {extra[0]}, which the model lacks"
-            if extra
-            else f"{wrong[0]} is {tuple(state[wrong[0]].shape)}, not {own[wrong[0]]}"
-        )
-        raise FileError(f"{path} does not fit {type(module).__name__}: {detail}")
-    if as_saved:
-        for name, tensor in named_tensors(module):
-            if name in state and tensor.is_floating_point():
-                tensor.data = tensor.data.to(state[name].dtype)
-    _load(module, state)
-
-
-def _load(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Take ``state``'s values; versions of modules, which some ask for, are the model's own."""
-    whole = module.state_dict()
-    whole.update(state)
-    module.load_state_dict(whole)
-
-
-def read_safetensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; a damaged one is named in the error."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not Path(path).is_file():
-        raise FileError(f"no file {path}")
-    try:
-        return load_file(str(path))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise FileError(f"{path} is truncated or not a safetensors file ({error})") from error

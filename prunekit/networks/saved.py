@@ -16,10 +16,11 @@ from prunekit.core.plan import Base, ChannelPlan
 from prunekit.core.run_folder import PLAN, SPARSITY, WEIGHTS, is_run, is_sparse
 from prunekit.core.sparsity import SparsityPlan
 from prunekit.core.target import package_version
-from prunekit.networks.build import BuiltModel, build, is_library, load_weights, rebuild
+from prunekit.networks.build import BuiltModel, build, is_library, rebuild
 from prunekit.networks.folding import folded_blocks, reparameterize
 from prunekit.networks.running import unwrapped
 from prunekit.networks.slimming import model_fingerprint, slim
+from prunekit.networks.weights import load_weights
 from prunekit.networks.zeros import verify
 from prunekit.support.errors import FileError, ModelError, UsageError
 from prunekit.support.files import replacing, sha256_file

@@ -16,16 +16,17 @@ from torch import nn
 from prunekit.core.graph import ChannelGraph
 from prunekit.core.run_folder import is_run
 from prunekit.core.target import Target
-from prunekit.networks.build import BuiltModel, is_library, load_weights, read_safetensors
+from prunekit.networks.build import BuiltModel, is_library
 from prunekit.networks.folding import folded_blocks, reparameterize
 from prunekit.networks.saved import open_model
+from prunekit.networks.weights import check_fit, read_weights, take_state
 from prunekit.pipeline.recipes.base import TrainingRecipe, parse_shape
 from prunekit.pipeline.recipes.prune import Recipe
 from prunekit.runtimes import Runtime, file_precision, runtime_for
 from prunekit.runtimes.base import Arrays
 from prunekit.support.errors import DataError, UsageError
 from prunekit.support.processes import on_rank_zero
-from prunekit.support.progress import bar, say
+from prunekit.support.progress import bar, quietly, say
 from prunekit.support.stopwatch import stages
 from prunekit.tracing import trace
 from prunekit.train import Data, TrainConfig, load_data, loader
@@ -162,19 +163,25 @@ def open_dense(recipe: TrainingRecipe, data: Data | None = None) -> BuiltModel:
     )
     module = model.module.eval()
     if recipe.weights is not None:
-        module = _with_weights(module, Path(recipe.weights), recipe.reparameterize)
+        module = _with_weights(module, recipe)
     if recipe.reparameterize:
         module = reparameterize(module, example_input(recipe.input))
     say_folded(model.module, module)
     return replace(model, module=module)
 
 
-def _with_weights(module: nn.Module, path: Path, fold: bool) -> nn.Module:
-    """``module`` with the weights of a file, folded where those are."""
-    folded = reparameterize(module) if fold else module
-    if folded is not module and folded.state_dict().keys() == read_safetensors(path).keys():
-        module = folded
-    load_weights(module, path)
+def _with_weights(module: nn.Module, recipe: TrainingRecipe) -> nn.Module:
+    """``module`` with the weights of the recipe's file, folded where those are."""
+    path = Path(str(recipe.weights))
+    state = read_weights(path, module, recipe.weights_entry)
+    folded = reparameterize(module) if recipe.reparameterize else module
+    if folded is not module and state.keys() != module.state_dict().keys():
+        with quietly():
+            of_folded = read_weights(path, folded, recipe.weights_entry)
+        if of_folded.keys() == folded.state_dict().keys():
+            module, state = folded, of_folded
+    check_fit(module, state, path)
+    take_state(module, state)
     return module
 
 

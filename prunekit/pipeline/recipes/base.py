@@ -67,7 +67,18 @@ class TrainingRecipe(BaseModel):
         ),
     ] = False
     pretrained: Annotated[bool, Flag("torchvision's or timm's weights.", _DENSE)] = False
-    weights: Annotated[str | None, Flag("Dense weights, a .safetensors file.", _DENSE)] = None
+    weights: Annotated[
+        str | None,
+        Flag("Dense weights: a .safetensors, or a .pth or .pt file of tensors.", _DENSE),
+    ] = None
+    weights_entry: Annotated[
+        str | None,
+        Flag(
+            "Which weights of the file, where it has several, such as model_ema.",
+            _DENSE,
+            metavar="NAME",
+        ),
+    ] = None
     reparameterize: Annotated[
         bool, Flag("Fold blocks that train with branches, as they are deployed.", _DENSE)
     ] = True
@@ -157,6 +168,8 @@ class TrainingRecipe(BaseModel):
         ]
         if len(sources) > 1:
             raise UsageError(f"{' and '.join(sources)} exclude each other; keep one")
+        if self.weights_entry is not None and self.weights is None:
+            raise UsageError("--weights-entry is one of a file's; add --weights FILE")
         if self.optimizer != "sgd" and self.changed("momentum"):
             raise UsageError(f"--momentum is for sgd, and the optimizer is {self.optimizer}")
         if self.dense_epochs is not None and not sources:

@@ -77,7 +77,14 @@ def test_dense_weights_that_do_not_fit(refuses: Refuses, home: Path) -> None:
     state = load_file(home / "run" / "model.safetensors")
     save_file({**state, "more": torch.zeros(1)}, home / "more.safetensors")
     line = refuses(*PRUNE, "--weights", "more.safetensors", "-o", "new")
-    assert line == "more.safetensors does not fit Sequential: it has more, which the model lacks"
+    start = "more.safetensors does not fit Sequential: it has more, which the model lacks; 0.weight"
+    assert line.startswith(start)
+    assert line.endswith("; and 2 more")
+    torch.save(state, home / "more.pth")
+    line = refuses(*PRUNE, "--weights", "more.pth", "--weights-entry", "ema", "-o", "new")
+    assert line == "more.pth has no --weights-entry 'ema'; entries: none"
+    line = refuses(*PRUNE, "--weights-entry", "ema", "-o", "new")
+    assert line == "--weights-entry is one of a file's; add --weights FILE"
     assert refuses(*PRUNE, "--weights", "gone.safetensors", "-o", "new") == (
         "no file gone.safetensors"
     )
