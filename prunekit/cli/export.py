@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from prunekit.train import Data
 
 FORMATS = ("onnx", "openvino", "tensorrt", "aotinductor")
+LONG_SECONDS = 10.0
+"""An export that took longer says how long."""
 INT8_RUNTIMES = ("onnxruntime", "tensorrt")
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or any MODEL.")]
@@ -71,6 +74,22 @@ Fold = Annotated[
         "--reparameterize/--no-reparameterize",
     ),
 ]
+Opset = Annotated[int | None, option("Version of an ONNX file's operators, 11 to 25.")]
+IrVersion = Annotated[
+    int | None, option("Version of the ONNX format itself; default: the opset's.")
+]
+Static = Annotated[bool, option("Fix the batch at the input's.", "--static")]
+Dynamic = Annotated[
+    str | None,
+    option(
+        "Sizes that stay free beside the batch: height,width, depth, length, or axes by number.",
+        metavar="NAMES",
+    ),
+]
+Tolerance = Annotated[
+    float | None, option("How far outputs may be apart, as a share of the largest.")
+]
+MaxSeconds = Annotated[float | None, option("Give the export up after so long.")]
 Output = Annotated[
     Path | None,
     option("Default: in RUN, named by precision and format.", "-o", "--output", section="Output"),
@@ -91,6 +110,12 @@ def export(
     sparse_initializers: SparseInitializers = False,
     device: Device = "cpu",
     reparameterize: Fold = True,
+    opset: Opset = None,
+    ir_version: IrVersion = None,
+    static: Static = False,
+    dynamic: Dynamic = None,
+    tolerance: Tolerance = None,
+    max_seconds: MaxSeconds = None,
     output: Output = None,
     overwrite: Overwrite = False,
     json: Json = False,
@@ -99,6 +124,7 @@ def export(
 ) -> None:
     """Write a deployment artifact; its outputs are compared with PyTorch's before it counts."""
     set_verbosity(verbose, quiet)
+    from prunekit.exporting.form import OnnxForm
     from prunekit.pipeline.export import Wanted, deploy, record
     from prunekit.pipeline.job import example_input
 
@@ -106,6 +132,7 @@ def export(
         *(format, precision, runtime, _batches(batches), workspace, sparse, device),
         pattern=_pattern(run, (format, precision) if sparse_initializers else None),
         sparse_initializers=sparse_initializers,
+        form=OnnxForm(opset, ir_version, _free(static, dynamic), tolerance, max_seconds),
     )
     module, shape = _network(run, base, input)
     path = output or _default_path(run, wanted)
@@ -119,12 +146,14 @@ def export(
     if images is not None:
         _check_outputs(module, example, images)
     module = _folded(run, module, example) if reparameterize else module
+    started = time.monotonic()
     artifact = deploy(module, example, path, wanted, images)
+    seconds = time.monotonic() - started
     part = record(Path(run), artifact, wanted, images)
     if json:
         print_json(part.model_dump(mode="json"))
     else:
-        _show(artifact, part, wanted.files(path))
+        _show(artifact, part, wanted.files(path), seconds)
 
 
 def _pattern(run: str, without_zeros: tuple[str, str] | None) -> SparsityPlan | None:
@@ -228,13 +257,21 @@ def _folded(run: str, module: nn.Module, example: Tensor) -> nn.Module:
     return folded
 
 
-def _show(artifact: Artifact, part: ExportPart, files: tuple[Path, ...]) -> None:
+def _show(artifact: Artifact, part: ExportPart, files: tuple[Path, ...], seconds: float) -> None:
     size = sum(file.stat().st_size for file in files)
     outputs = "outputs equal PyTorch's"
     if part.precision != "fp32" and artifact.apart is not None:
         outputs = f"outputs within {artifact.apart:.1e} of PyTorch's"
     accuracy = "" if part.accuracy is None else f", accuracy {part.accuracy:.2%}"
-    print_text(f"{artifact.path} ({size / 2**20:.1f} MiB, {outputs}{accuracy})")
+    took = f", {seconds:.0f} s" if seconds >= LONG_SECONDS else ""
+    print_text(f"{artifact.path} ({size / 2**20:.1f} MiB, {outputs}{accuracy}{took})")
+
+
+def _free(static: bool, names: str | None) -> tuple[str, ...]:
+    """The sizes that stay free in the file."""
+    free = [] if static else ["batch"]
+    free += [name.strip() for name in (names or "").split(",") if name.strip()]
+    return tuple(dict.fromkeys(free))
 
 
 def _batches(text: str) -> tuple[int, int, int]:

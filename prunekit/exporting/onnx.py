@@ -2,46 +2,37 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import inspect
 import io
-import logging
 import re
 import tempfile
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from onnx.helper import set_model_props
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from prunekit.core.artifact import Artifact
 from prunekit.core.target import Target
+from prunekit.exporting.comparing import compare
+from prunekit.exporting.form import NATIVE_OPSET, OnnxForm, check_form, rebatched, settle_form
+from prunekit.exporting.inputs import bound, named_inputs, prepared
 from prunekit.exporting.precision import check_known, lower
+from prunekit.exporting.refusals import ExportError, collected, with_details
 from prunekit.exporting.shortcuts import shortcuts
-from prunekit.networks.running import refusing
-from prunekit.networks.slimming import named_tensors
-from prunekit.runtimes import runtime_for
+from prunekit.networks.running import call
 from prunekit.runtimes.base import Arrays
 from prunekit.support.errors import ModelError, UsageError, first_line
 from prunekit.support.files import replacing
+from prunekit.support.progress import say
+from prunekit.support.time_limit import OutOfTimeError, time_limit
 
-TOLERANCES = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 2e-2, "bf16": 6e-2, "int8": 0.3}
-"""How far outputs may be apart: the largest difference relative to the largest output, of int8 the
-root mean square of both."""
-_NAMES = {
-    "onnx": "ONNX",
-    "openvino": "OpenVINO IR",
-    "tensorrt": "TensorRT engine",
-    "aotinductor": "AOTInductor package",
-}
 COMPARED = 16
 """Rows of the user's data that outputs are compared on."""
 
@@ -56,38 +47,165 @@ def export(
     batches: Sequence[Arrays] = (),
     runtime: str = "onnxruntime",
     finish: Callable[[Path], None] | None = None,
+    opset: int | None = None,
+    ir_version: int | None = None,
+    dynamic: Sequence[str] = ("batch",),
+    tolerance: float | None = None,
+    max_seconds: float | None = None,
 ) -> Artifact:
     """Write ``model`` as one ONNX file (weights inside, dynamic batch) and compare its outputs.
 
     ``example`` is a tensor, a tuple or a dict of inputs whose first dimension is the batch. The
     file appears at ``path`` only after ONNX Runtime gave PyTorch's outputs at batches 1 and 2 to
-    a relative tolerance (:data:`TOLERANCES`); otherwise a `ModelError` says how far they are
+    a relative tolerance (`TOLERANCES`); otherwise a `ModelError` says how far they are
     apart. ``precision`` fp16 and int8 are written into the file; int8 needs ``batches`` (inputs by
     name) for its ranges, and is compared on them. ``runtime`` is whom an int8 file is for.
     ``finish`` may change the file in fp32 before that; its metadata is carried over.
+
+    ``opset`` is the version of its operators, 11 to 25, and ``ir_version`` the file format's; by
+    default PyTorch's. ``dynamic`` names the sizes that stay free: ``batch``, ``height``, ``width``,
+    ``depth``, ``length``, or an axis by its number; none for a fixed batch. Where the batch cannot
+    stay free, it is the example's, and a note says so. ``tolerance`` is in place of the
+    precision's. An export that takes more than ``max_seconds`` is given up.
     """
     check_known(precision)
     if Path(path).suffix != ".onnx":
         raise UsageError(f"output {path}: an ONNX file is named FILE.onnx")
-    model, example = bound(model, example)
-    working, inputs, pair = prepared(model, example)
-    shapes = {name: (-1, *value.shape[1:]) for name, value in inputs.items()}
-    as_dict = isinstance(example, dict)
-    target = Target.parse("onnxruntime:cpu")
+    given = OnnxForm(opset, ir_version, tuple(dynamic), tolerance, max_seconds)
+    subject = _Subject.of(model, example)
+    lowering = _Lowering(precision, tuple(batches), runtime)
     with tempfile.TemporaryDirectory(prefix="prunekit-") as folder, replacing(path) as temporary:
-        exact = Path(folder) / "exact.onnx" if precision != "fp32" else temporary
-        _write(working, pair, exact, is_dict=as_dict)
-        if finish is not None:
-            finish(exact)
-        artifact = Artifact(str(exact), "onnx", input_shapes=shapes)
-        feeds = _feeds(pair)
-        apart = _compare(working, artifact, feeds, target, is_dict=as_dict)
-        if precision != "fp32":
-            seen = [*feeds, *batches] if precision == "fp16" else batches
-            artifact = lower(artifact, temporary, precision, seen, runtime)
-            _carry_metadata(exact, temporary)
-            apart = _compare(working, artifact, _few(seen), target, is_dict=as_dict)
+        where = Path(folder), Path(temporary)
+        try:
+            with time_limit(given.max_seconds):
+                shapes, apart = _attempt(subject, given, lowering, where, finish)
+        except OutOfTimeError:
+            raise ModelError(
+                f"the export of {subject.name} took more than {given.max_seconds:g} s; give it more"
+                " (--max-seconds), or a smaller input"
+            ) from None
+        except ExportError as error:
+            raise with_details(error) from error.__cause__
     return Artifact.of_file(path, precision=precision, plan=plan, input_shapes=shapes, apart=apart)
+
+
+@dataclass(frozen=True)
+class _Lowering:
+    """The precision that a file is written in, and what that takes."""
+
+    precision: str
+    batches: tuple[Arrays, ...]
+    runtime: str
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A model ready for export, with its inputs: as given, and at a batch of two."""
+
+    name: str
+    model: nn.Module
+    inputs: dict[str, Tensor]
+    pair: dict[str, Tensor]
+    as_dict: bool
+
+    @classmethod
+    def of(cls, model: nn.Module, example: Any) -> _Subject:
+        name = type(model).__name__
+        model, example = bound(model, example)
+        return cls(name, *prepared(model, example), isinstance(example, dict))
+
+    def shown(self, form: OnnxForm) -> dict[str, Tensor]:
+        """Inputs that the exporter follows; a free batch of one would be taken for a constant."""
+        return self.pair if form.free_batch else self.inputs
+
+    def feeds(self, form: OnnxForm) -> list[Arrays]:
+        """Inputs that outputs are compared on: batches of 1 and 2, and other free sizes doubled."""
+        shown = self.shown(form)
+        sizes = [value[:1] for value in shown.values()], [*shown.values()]
+        rows = sizes if form.free_batch else sizes[1:]
+        feeds = [dict(zip(shown, values, strict=True)) for values in rows]
+        free = form.axes(shown)
+        for axis in sorted({axis for axes in free.values() for axis in axes} - {0}):
+            doubled = {n: _doubled(v, axis) if axis in free[n] else v for n, v in shown.items()}
+            try:
+                call(self.model, doubled if self.as_dict else tuple(doubled.values()))
+            except Exception as error:
+                raise ModelError(
+                    f"{self.name} does not take inputs of twice the size along axis {axis}, which "
+                    f"is to be dynamic: {first_line(error, longest=200)}"
+                ) from error
+            feeds.append(doubled)
+        return [{name: value.numpy() for name, value in feed.items()} for feed in feeds]
+
+    def shapes(self, form: OnnxForm) -> dict[str, tuple[int, ...]]:
+        """What an artifact tells of its inputs; -1 is a free batch."""
+        return {
+            name: (-1 if form.free_batch else len(value), *value.shape[1:])
+            for name, value in self.inputs.items()
+        }
+
+
+def _doubled(value: Tensor, axis: int) -> Tensor:
+    return torch.cat([value, value], dim=axis)
+
+
+def _attempt(
+    subject: _Subject,
+    form: OnnxForm,
+    lowering: _Lowering,
+    where: tuple[Path, Path],
+    finish: Callable[[Path], None] | None,
+) -> tuple[dict[str, tuple[int, ...]], float]:
+    """The file in the form, or with a fixed batch where a free one cannot be."""
+    try:
+        return _made(subject, form, lowering, where, finish)
+    except (ModelError, UsageError) as error:
+        if form.dynamic != OnnxForm.dynamic:
+            raise
+        fixed = replace(form, dynamic=())
+        try:
+            made = _made(subject, fixed, lowering, where, finish)
+        except (ModelError, UsageError):
+            raise error from None
+        batch = len(next(iter(subject.inputs.values())))
+        say(
+            f"note: the batch of {subject.name} cannot stay free in ONNX: the file takes batches "
+            f"of {batch} ({first_line(error, longest=120)})"
+        )
+        return made
+
+
+def _made(
+    subject: _Subject,
+    form: OnnxForm,
+    lowering: _Lowering,
+    where: tuple[Path, Path],
+    finish: Callable[[Path], None] | None,
+) -> tuple[dict[str, tuple[int, ...]], float]:
+    """Write the file and compare it; the shapes of its inputs, and how far it is apart."""
+    folder, temporary = where
+    precision, target = lowering.precision, Target.parse("onnxruntime:cpu")
+    exact = folder / "exact.onnx" if precision != "fp32" else temporary
+    form.axes(subject.inputs)
+    _write(subject.model, subject.shown(form), exact, is_dict=subject.as_dict, form=form)
+    check_form(exact, form, subject.inputs)
+    if finish is not None:
+        finish(exact)
+    shapes, feeds = subject.shapes(form), subject.feeds(form)
+    artifact = Artifact(str(exact), "onnx", input_shapes=shapes)
+    if not form.free_batch:
+        target = replace(target, batch=len(next(iter(subject.inputs.values()))))
+    told: Any = {"is_dict": subject.as_dict, "tolerance": form.tolerance}
+    apart = compare(subject.model, artifact, feeds, target, **told)
+    if precision != "fp32":
+        batches = lowering.batches if form.free_batch else rebatched(lowering.batches, target.batch)
+        seen = [*feeds, *batches] if precision == "fp16" else batches
+        artifact = lower(artifact, temporary, precision, seen, lowering.runtime)
+        _carry_metadata(exact, temporary)
+        check_form(temporary, form, subject.inputs)
+        few = _few(seen) if form.free_batch else seen[: COMPARED // target.batch + 1]
+        apart = compare(subject.model, artifact, few, target, **told)
+    return shapes, apart
 
 
 def _carry_metadata(source: Path, target: Path) -> None:
@@ -107,45 +225,24 @@ def compare_outputs(
     example: Any,
     target: Target,
     batches: Sequence[Arrays] = (),
+    tolerance: float | None = None,
 ) -> float:
     """How far ``artifact``'s outputs on ``target`` are from ``model``'s; `ModelError` if too far.
 
-    At batches 1 and 2, of int8 on ``batches``; see :data:`TOLERANCES`.
+    At batches 1 and 2, or at the one that it takes, of int8 on ``batches``; see
+    :data:`prunekit.exporting.comparing.TOLERANCES`.
     """
-    model, example = bound(model, example)
-    working, _, pair = prepared(model, example)
-    feeds = _few(batches) if artifact.precision == "int8" else _feeds(pair)
-    return _compare(working, artifact, feeds, target, is_dict=isinstance(example, dict))
-
-
-def _feeds(pair: dict[str, Tensor]) -> list[Arrays]:
-    return [{name: value[:batch].numpy() for name, value in pair.items()} for batch in (1, 2)]
+    subject = _Subject.of(model, example)
+    first = next(iter(artifact.input_shapes.values()), (-1,))[0]
+    form = OnnxForm() if first < 0 else OnnxForm(dynamic=())
+    feeds = _few(batches) if artifact.precision == "int8" else subject.feeds(form)
+    told: Any = {"is_dict": subject.as_dict, "tolerance": tolerance}
+    return compare(subject.model, artifact, feeds, target, **told)
 
 
 def _few(batches: Sequence[Arrays]) -> list[Arrays]:
     """At most :data:`COMPARED` rows of each of the first few."""
     return [{n: v[:COMPARED] for n, v in batch.items()} for batch in batches[:4]]
-
-
-def prepared(
-    model: nn.Module, example: Any
-) -> tuple[nn.Module, dict[str, Tensor], dict[str, Tensor]]:
-    """A copy to export, its inputs by name, and the same at batch 2."""
-    if any(tensor.is_meta for _, tensor in named_tensors(model)):
-        raise ModelError(f"{type(model).__name__} has no values (device meta); load its weights")
-    working = copy.deepcopy(model).cpu().eval().requires_grad_(False)
-    inputs = named_inputs(example)
-    for name, value in inputs.items():
-        if not value.ndim:
-            raise UsageError(f"input {name} is a single number; give it the batch's dimension")
-    if {p.dtype for p in working.parameters()} & {torch.float16, torch.bfloat16}:
-        working = working.float()  # files in less than fp32 are made from those
-        inputs = {n: v.float() if v.is_floating_point() else v for n, v in inputs.items()}
-    pair = {name: torch.cat([value, value])[:2] for name, value in inputs.items()}
-    # a model may remember the batch that it saw last
-    with torch.no_grad(), refusing(working, inputs):
-        working(**inputs) if isinstance(example, dict) else working(*inputs.values())
-    return working, inputs, pair
 
 
 def live_artifact(model: nn.Module, example: Any, plan: str | None = None) -> Artifact:
@@ -156,81 +253,26 @@ def live_artifact(model: nn.Module, example: Any, plan: str | None = None) -> Ar
     return Artifact("", "module", input_shapes=shapes, plan=plan, module=working)
 
 
-def bound(model: nn.Module, example: Any) -> tuple[nn.Module, Any]:
-    """``model`` with all inputs that are no tensors bound to it, and the example without them.
-
-    A flag or a number among them decides what is computed, and is no input of a file. What is
-    returned takes the tensors by name or in the example's order.
-    """
-    if isinstance(example, Tensor):
-        return model, example
-    if not isinstance(example, tuple | dict):
-        raise UsageError(
-            f"`example` must be a tensor, a tuple or a dict of inputs, not {type(example).__name__}"
-        )
-    forward = inspect.signature(model.forward)
-    if isinstance(example, dict):
-        given, in_order = example, [*example] == [*forward.parameters][: len(example)]
-        if in_order and all(isinstance(value, Tensor) for value in given.values()):
-            return model, example
-    else:
-        if all(isinstance(value, Tensor) for value in example):
-            return model, example
-        with refusing(model, example):
-            given = dict(forward.bind(*example).arguments)
-    kinds = {name: part.kind for name, part in forward.parameters.items()}
-    for name, value in given.items():
-        if isinstance(value, Tensor):
-            continue
-        tensors = any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
-        if tensors or kinds.get(name) == inspect.Parameter.VAR_POSITIONAL:
-            raise UsageError(
-                f"input {name} of {type(model).__name__} holds several; give tensors by themselves"
-            )
-    fixed = {name: value for name, value in given.items() if not isinstance(value, Tensor)}
-    inputs = {name: value for name, value in given.items() if name not in fixed}
-    working = copy.deepcopy(model)
-    working.forward = _Bound(working.forward, tuple(inputs), fixed)
-    return working, inputs
-
-
-class _Bound:
-    """A model's forward with some inputs given; the others by ``names`` or in their order."""
-
-    def __init__(
-        self, forward: Callable[..., Any], names: tuple[str, ...], fixed: dict[str, Any]
-    ) -> None:
-        self.forward, self.names, self.fixed = forward, names, fixed
-        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        self.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in names])
-
-    def __call__(self, *values: Any, **named: Any) -> Any:
-        return self.forward(**dict(zip(self.names, values, strict=False)), **named, **self.fixed)
-
-
-def named_inputs(example: Any) -> dict[str, Tensor]:
-    """The example's tensors by the names of the forward's arguments."""
-    if isinstance(example, dict):
-        return {key: value.detach().cpu() for key, value in example.items()}
-    values = example if isinstance(example, tuple) else (example,)
-    names = ["input"] if len(values) == 1 else [f"input{i}" for i in range(len(values))]
-    return {name: value.detach().cpu() for name, value in zip(names, values, strict=True)}
-
-
-def _write(model: nn.Module, inputs: dict[str, Tensor], path: Path, *, is_dict: bool) -> None:
-    batch = {0: torch.export.Dim("batch")}
-    arguments: dict[str, Any] = (
-        {"args": (), "kwargs": inputs, "dynamic_shapes": dict.fromkeys(inputs, batch)}
-        if is_dict
-        else {"args": tuple(inputs.values()), "dynamic_shapes": tuple(batch for _ in inputs)}
-    )
-    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+def _write(
+    model: nn.Module,
+    inputs: dict[str, Tensor],
+    path: Path,
+    *,
+    is_dict: bool,
+    form: OnnxForm | None = None,
+) -> None:
+    form = form or OnnxForm()
+    arguments: dict[str, Any] = {"args": () if is_dict else tuple(inputs.values())}
+    if is_dict:
+        arguments["kwargs"] = inputs
+    if form.dynamic:
+        free = _free_sizes(form, inputs)
+        arguments["dynamic_shapes"] = free if is_dict else tuple(free.values())
+    if form.opset is not None:
+        arguments["opset_version"] = max(form.opset, NATIVE_OPSET)
+    told = io.StringIO()
     try:
-        quiet = contextlib.redirect_stdout(io.StringIO())
-        with warnings.catch_warnings(), quiet, shortcuts():
+        with warnings.catch_warnings(), collected(told), shortcuts():
             warnings.simplefilter("ignore")
             program: Any = torch.onnx.export(
                 model, input_names=list(inputs), verbose=False, dynamo=True, **arguments
@@ -244,13 +286,23 @@ def _write(model: nn.Module, inputs: dict[str, Tensor], path: Path, *, is_dict: 
         while deepest.__cause__ is not None:
             deepest = deepest.__cause__
         text = re.sub("\x1b\\[[0-9;]*m", "", str(deepest)).strip()
-        cause = first_line(text, "no message")
-        raise ModelError(
-            f"cannot export {type(model).__name__} to ONNX: {type(error).__name__}: {cause}"
+        cause = first_line(text, "no message", 300)
+        if cause.endswith(":"):
+            cause = " ".join(text.split())[:300]
+        details = f"{told.getvalue()}\n{''.join(traceback.format_exception(error))}"
+        raise ExportError(
+            f"cannot export {type(model).__name__} to ONNX: {type(error).__name__}: {cause}",
+            details,
         ) from error
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    settle_form(path, form)
+
+
+def _free_sizes(form: OnnxForm, inputs: dict[str, Tensor]) -> dict[str, Any]:
+    """The free sizes as the exporter takes them; sizes of one name are equal in all inputs."""
+    if form.dynamic == OnnxForm.dynamic:
+        batch = torch.export.Dim("batch")
+        return {name: {0: batch} for name in inputs}
+    return dict(form.axes(inputs))
 
 
 def _forget_sources(program: Any) -> None:
@@ -260,55 +312,3 @@ def _forget_sources(program: Any) -> None:
     """
     for node in program.model.graph.all_nodes():
         node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
-
-
-def _compare(
-    model: nn.Module,
-    artifact: Artifact,
-    feeds: Sequence[Arrays],
-    target: Target,
-    *,
-    is_dict: bool,
-) -> float:
-    name, allowed = _NAMES[artifact.format], TOLERANCES[artifact.precision]
-    engine = runtime_for(target).load(artifact, target)
-    furthest = 0.0
-    try:
-        for feed in feeds:
-            given = {key: torch.from_numpy(np.asarray(value)) for key, value in feed.items()}
-            with torch.no_grad():
-                out = model(**given) if is_dict else model(*given.values())
-            expected = [t.numpy() for t in tree_leaves(out) if isinstance(t, Tensor)]
-            outputs = engine.run(feed)
-            if len(outputs) != len(expected):
-                raise ModelError(
-                    f"the exported {name} has {len(outputs)} outputs, {type(model).__name__} "
-                    f"has {len(expected)}"
-                )
-            batch = len(next(iter(feed.values())))
-            for left, right in zip(expected, outputs, strict=True):
-                if left.shape != right.shape:
-                    raise ModelError(
-                        f"the exported {name} gives an output of shape {right.shape} at batch "
-                        f"{batch}, {type(model).__name__} one of {left.shape}"
-                    )
-                if not left.size:
-                    continue
-                difference = _apart(left, right, artifact.precision)
-                if not difference <= allowed:  # also when it is not a number
-                    raise ModelError(
-                        f"the exported {name} differs from {type(model).__name__} by "
-                        f"{difference:.1e} of the output at batch {batch} "
-                        f"(allowed: {allowed:.0e})"
-                    )
-                furthest = max(furthest, difference)
-    finally:
-        engine.close()
-    return furthest
-
-
-def _apart(expected: NDArray[Any], actual: NDArray[Any], precision: str) -> float:
-    left, right = expected.astype(np.float64), actual.astype(np.float64)
-    if precision == "int8":
-        return float(np.linalg.norm(left - right) / max(float(np.linalg.norm(left)), 1e-6))
-    return float(np.abs(left - right).max() / max(np.abs(left).max(), 1e-6))

@@ -16,7 +16,8 @@ from torch import nn
 
 from prunekit.core.artifact import Artifact
 from prunekit.core.target import Target
-from prunekit.exporting.onnx import bound, compare_outputs, named_inputs
+from prunekit.exporting.inputs import bound, named_inputs
+from prunekit.exporting.onnx import compare_outputs
 from prunekit.runtimes import runtime_for
 from prunekit.runtimes.sidecar import save_described
 from prunekit.runtimes.torch.cuda import settings

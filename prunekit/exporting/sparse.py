@@ -15,7 +15,8 @@ from torch import nn
 from prunekit.core.artifact import Artifact
 from prunekit.core.density import Pattern
 from prunekit.core.sparsity import SparsityPlan
-from prunekit.exporting.onnx import bound, export, prepared
+from prunekit.exporting.inputs import bound, prepared
+from prunekit.exporting.onnx import export
 from prunekit.networks.weight_layers import layer_macs
 from prunekit.support.errors import ModelError
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from prunekit.core.run_folder import PAGE, REPORT, is_sparse
 from prunekit.core.sparsity import SparsityPlan
 from prunekit.core.target import Target, usable_cores
 from prunekit.exporting import export, export_openvino
+from prunekit.exporting.form import OnnxForm
 from prunekit.exporting.onnx import compare_outputs
 from prunekit.exporting.package import export_package
 from prunekit.exporting.precision import PRECISIONS
@@ -48,6 +49,8 @@ class Wanted:
     pattern: SparsityPlan | None = None
     """Of a run with sparse weights: checked in the file, and marked there."""
     sparse_initializers: bool = False
+    form: OnnxForm = field(default_factory=OnnxForm)
+    """Operators, free sizes and tolerance of an ONNX file."""
 
     def __post_init__(self) -> None:
         if self.format not in SUFFIXES:
@@ -68,6 +71,7 @@ class Wanted:
             ("--batches", self.batches != (1, 1, 1), self.format == "tensorrt", "engines"),
             ("--workspace", self.workspace_mib > 0, self.format == "tensorrt", "engines"),
             ("--sparse", self.sparse, self.format == "tensorrt", "engines"),
+            (self.form.flags(), self.form != OnnxForm(), self.format == "onnx", "ONNX files"),
             ("--device", self.device != "cpu", self.format == "aotinductor", "packages"),
         ):
             if given and not fits:
@@ -119,7 +123,7 @@ def deploy(
         return export_package(module, example, path, wanted.target)
 
     def write(path: Path, precision: str, runtime: str) -> Artifact:
-        more: dict[str, Any] = {"batches": batches, "runtime": runtime}
+        more: dict[str, Any] = {"batches": batches, "runtime": runtime, **asdict(wanted.form)}
         if wanted.pattern is None:
             return export(module, example, path, precision, **more)
         more["sparse_initializers"] = wanted.sparse_initializers

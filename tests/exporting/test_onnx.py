@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import numpy as np
 import onnx
 import pytest
@@ -56,10 +57,9 @@ def test_several_inputs_and_outputs(tmp_path):
     by_name = pk.export(model, example, tmp_path / "a.onnx")
     in_order = pk.export(model, tuple(example.values()), tmp_path / "b.onnx")
     assert list(by_name.input_shapes) == ["left", "right"]
-    assert list(in_order.input_shapes) == ["input0", "input1"]
-    renamed = {"input0": given["left"], "input1": given["right"]}
-    for artifact, named in ((by_name, given), (in_order, renamed)):
-        found = run(artifact.path, **named)[1]
+    assert list(in_order.input_shapes) == ["left", "right"]
+    for artifact in (by_name, in_order):
+        found = run(artifact.path, **given)[1]
         assert all(relative(e, f) < 1e-5 for e, f in zip(expected, found, strict=True))
 
 
@@ -101,7 +101,7 @@ def test_examples_that_cannot_be_inputs_are_named(tmp_path):
     for example, text in (
         ([x], "`example` must be a tensor, a tuple or a dict of inputs, not list"),
         ({"x": x, "shift": [x]}, "input shift of Flagged holds several; give tensors by themselv"),
-        ((x, torch.tensor(2.0)), "input input1 is a single number; give it the batch's dimension"),
+        ((x, torch.tensor(2.0)), "input scale is a single number; give it the batch's dimension"),
         ((x, 1, None, 4), "Flagged refuses input 1x3x8x8: TypeError: too many positional"),
         (x[:, :1], "Flagged refuses input 1x1x8x8: RuntimeError: "),
     ):
@@ -160,7 +160,10 @@ def test_an_export_that_differs_is_refused_and_leaves_no_file(
     assert (tmp_path / "m.onnx").read_text() == "old"
 
 
-def test_what_cannot_be_exported_is_said_in_one_line(tmp_path):
+def test_what_cannot_be_exported_is_said_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / "logs").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "logs"))
+
     class Depends(Plain):
         def forward(self, x):
             return super().forward(x if float(x.sum()) > 0 else -x)
@@ -173,7 +176,7 @@ def test_what_cannot_be_exported_is_said_in_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="cannot write"):
         pk.export(Plain(), image(), tmp_path / "file" / "m.onnx")
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "logs"]
 
 
 def test_a_live_artifact_is_a_copy_for_evaluation():
