@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+
 import numpy as np
 import onnx
 import pytest
