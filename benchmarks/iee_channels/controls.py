@@ -16,7 +16,7 @@ from benchmarks.iee_channels.training import data_of, measured, network, scores,
 from prunekit.allocation import uniform
 from prunekit.allocation.costs import LatencyCost
 from prunekit.networks.saved import save_weights
-from prunekit.pipeline.job import example_input
+from prunekit.pipeline.examples import example_input
 from prunekit.pipeline.table import make_table
 from prunekit.profiling import HarvestPlan
 from prunekit.train import Data

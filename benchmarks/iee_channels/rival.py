@@ -13,7 +13,7 @@ from torch import nn
 
 from benchmarks.iee_channels.training import measured, scores, train
 from prunekit.networks.weights import load_weights
-from prunekit.pipeline.job import example_input
+from prunekit.pipeline.examples import example_input
 from prunekit.train import Data, loader, loss_fn
 
 BATCHES = 8

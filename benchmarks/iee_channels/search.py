@@ -24,7 +24,7 @@ from benchmarks.iee_channels.training import data_of, network
 from prunekit.allocation import uniform
 from prunekit.allocation.allocate import cost_model
 from prunekit.networks.weights import load_weights
-from prunekit.pipeline.job import example_input
+from prunekit.pipeline.examples import example_input
 from prunekit.pipeline.recipes.base import pairs
 from prunekit.support.registry import criteria
 from prunekit.train import TrainConfig, fit

@@ -37,7 +37,7 @@ def one(name: str, method: str, epochs: int, core: int) -> dict[str, float]:
     import torch
 
     import prunekit as pk
-    from prunekit.pipeline.job import example_input
+    from prunekit.pipeline.examples import example_input
     from prunekit.train import TrainConfig, fit
 
     torch.set_num_threads(1)

@@ -14,7 +14,7 @@ from benchmarks import glyphs
 from benchmarks.iee_channels.plan import MEASURE_SECONDS
 from prunekit.exporting import export
 from prunekit.networks.saved import open_model
-from prunekit.pipeline.job import example_input
+from prunekit.pipeline.examples import example_input
 from prunekit.runtimes import runtime_for
 from prunekit.train import Data, TrainConfig, evaluate, fit, load_data, loader
 

@@ -25,6 +25,7 @@ MODULES = {
     "check": "check",
     "report": "report",
     "table": "table",
+    "doctor": "doctor",
 }
 """A module has a function of the command's name, or a group."""
 

@@ -125,8 +125,8 @@ def export(
     """Write a deployment artifact; its outputs are compared with PyTorch's before it counts."""
     set_verbosity(verbose, quiet)
     from prunekit.exporting.form import OnnxForm
+    from prunekit.pipeline.examples import example_input
     from prunekit.pipeline.export import Wanted, deploy, record
-    from prunekit.pipeline.job import example_input
 
     wanted = Wanted(
         *(format, precision, runtime, _batches(batches), workspace, sparse, device),
@@ -171,15 +171,23 @@ def _pattern(run: str, without_zeros: tuple[str, str] | None) -> SparsityPlan | 
 
 def _network(run: str, base: str | None, shape: str | None) -> tuple[nn.Module, str | None]:
     """The network of a run, or any model; and the input's shape, where it is known."""
+    from prunekit.core.inputs import parse_inputs
     from prunekit.core.run_folder import is_run
     from prunekit.networks.saved import load, open_model, saved_input
-    from prunekit.pipeline.recipes.base import parse_shape
 
     shape = shape or saved_input(run)
     if is_run(run):
         return load(run, base), shape
-    channels = {} if shape is None else {"in_channels": parse_shape(shape)[1]}
+    shapes = [(0,)] if shape is None else [one.shape for one in parse_inputs(shape)]
+    channels = {"in_channels": shapes[0][1]} if len(shapes[0]) > 1 else {}
     return open_model(run, base, **channels).module, shape
+
+
+def _rest(text: str) -> list[tuple[int, ...]]:
+    """All but the batch of what a network takes."""
+    from prunekit.core.inputs import parse_inputs
+
+    return [one.shape[1:] for one in parse_inputs(text)]
 
 
 def _default_path(run: str, wanted: Wanted) -> Path:
@@ -194,10 +202,9 @@ def _check_shape(run: str, shape: str | None, path: Path) -> None:
     """The files in a run's folder are all for the inputs that it was made for."""
     from prunekit.core.run_folder import is_run
     from prunekit.networks.saved import saved_input
-    from prunekit.pipeline.recipes.base import parse_shape
 
     own = saved_input(run)
-    if not (is_run(run) and shape and own) or parse_shape(shape)[1:] == parse_shape(own)[1:]:
+    if not (is_run(run) and shape and own) or _rest(shape) == _rest(own):
         return
     if path.parent.resolve() == Path(run).resolve():
         raise UsageError(
@@ -211,9 +218,9 @@ def _data(run: str, source: str | None, wanted: Wanted, shape: str) -> Data | No
 
     The accuracy of a plain copy is the run's own, which its report has.
     """
+    from prunekit.core.inputs import parse_inputs
     from prunekit.core.run_folder import REPORT, is_run
     from prunekit.pipeline.job import open_data
-    from prunekit.pipeline.recipes.base import parse_shape
     from prunekit.support.files import read_object
     from prunekit.train.data import is_code
 
@@ -227,7 +234,7 @@ def _data(run: str, source: str | None, wanted: Wanted, shape: str) -> Data | No
                 f"{run} took its data from {source}, which is code that a file may not start by "
                 f"itself; add --data {source} to say that you trust it"
             )
-    return None if source is None else open_data(source, parse_shape(shape))
+    return None if source is None else open_data(source, parse_inputs(shape)[0].shape)
 
 
 def _check_outputs(module: nn.Module, example: Tensor, data: Data) -> None:

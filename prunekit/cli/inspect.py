@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from prunekit.core.graph import ChannelGraph
     from prunekit.pipeline.recipes.prune import Recipe
 
-FLAGS = ("model", "base", "input", "reparameterize", "heads")
+FLAGS = ("model", "base", "input", "example", "reparameterize", "heads")
 
 
 @settings("prunekit.pipeline.recipes.prune:Recipe", *FLAGS)
@@ -33,19 +33,22 @@ def inspect(
 ) -> None:
     """Show channel groups, layers, MACs, and what is not prunable and why."""
     set_verbosity(verbose, quiet)
-    from prunekit.pipeline.job import example_input, open_dense
+    from prunekit.pipeline.examples import described, recipe_example
+    from prunekit.pipeline.job import open_dense
     from prunekit.tracing import trace
 
     recipe = given.recipe()
     module = open_dense(recipe).module
-    graph = trace(module, example_input(recipe.input), heads=recipe.heads)
+    example = recipe_example(recipe)
+    shape = recipe.input if recipe.example is None else described(example) or recipe.example
+    graph = trace(module, example, heads=recipe.heads)
     if json:
-        print_json({"model": recipe.model, "input": recipe.input, **_facts(graph, module)})
+        print_json({"model": recipe.model, "input": shape, **_facts(graph, module)})
         return
     _print_groups(graph, recipe.model)
     if verbose:
         _print_layers(graph)
-    _print_summary(graph, recipe.input)
+    _print_summary(graph, shape)
 
 
 def _macs(graph: ChannelGraph) -> dict[str, int]:
@@ -60,6 +63,7 @@ def _facts(graph: ChannelGraph, module: nn.Module) -> dict[str, object]:
     return {
         "fingerprint": graph.fingerprint,
         "macs": graph.macs({}),
+        **({"activation_macs": graph.activation_macs} if graph.activation_macs else {}),
         "memory_bytes": graph.memory({}),
         "peak_activation_bytes": graph.peak({}).bytes,
         "params": sum(p.numel() for p in module.parameters()),
@@ -135,6 +139,10 @@ def _print_summary(graph: ChannelGraph, shape: str) -> None:
         f"{graph.memory({}) / 2**20:.1f} MiB of memory in fp32, "
         f"{graph.peak({}).bytes / 2**20:.1f} of it activations at their peak"
     )
+    if graph.activation_macs:
+        print_text(
+            f"{graph.activation_macs / 1e6:.1f} MMACs more between activations, as in attention"
+        )
     if graph.removable:
         shown = ", ".join(graph.removable[:4]) + (", ..." if len(graph.removable) > 4 else "")
         print_text(f"{len(graph.removable)} residual blocks could be left out: {shown}")

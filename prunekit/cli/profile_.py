@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,7 +72,7 @@ Source = Annotated[
     ),
 ]
 FLAGS = (
-    *("model", "base", "input", "target", "threads"),
+    *("model", "base", "input", "example", "target", "threads"),
     *("granularity", "heads", "reparameterize", "seed"),
 )
 
@@ -131,10 +132,15 @@ def profile(
 
 def _recipe(given: Given[Recipe], target: str | None, batch: int | None) -> Recipe:
     """What is profiled, with the batch that was asked for."""
+    from prunekit.core.inputs import with_batch
+    from prunekit.support.errors import UsageError
+
     recipe = given.recipe(target=target)
     if batch is None:
         return recipe
-    return recipe.model_copy(update={"input": "x".join(map(str, (batch, *recipe.shape[1:])))})
+    if recipe.example is not None:
+        raise UsageError("--batch goes with --input; an --example has a batch of its own")
+    return recipe.model_copy(update={"input": with_batch(recipe.input, batch)})
 
 
 def _check_source(
@@ -235,5 +241,10 @@ def _default_name(recipe: Recipe) -> str:
     from prunekit.core.target import Target
 
     target = str(Target.parse(recipe.target))
-    parts = (recipe.model.split(":")[-1], target, recipe.input, f"{recipe.threads}t")
-    return "-".join(part.replace(":", "_").replace("/", "_") for part in parts) + ".json"
+    parts = (
+        recipe.model.split(":")[-1],
+        target,
+        recipe.example or recipe.input,
+        f"{recipe.threads}t",
+    )
+    return "-".join(re.sub(r"[^\w.+-]", "_", part) for part in parts) + ".json"

@@ -31,7 +31,7 @@ Points = Annotated[int, option("Latencies to solve for.", min=2)]
 Plans = Annotated[Path, option("Where the plans go, as JSON.", "-o", "--output", section="Output")]
 Plot = Annotated[Path | None, option("Draw the curve: a .html file.", section="Output")]
 FLAGS = (
-    *("model", "base", "input", "data", "target", "threads"),
+    *("model", "base", "input", "example", "data", "target", "threads"),
     *("criterion", "solver", "granularity", "keep", "min_width", "heads"),
     *("weights", "weights_entry", "pretrained", "reparameterize", "seed"),
 )

@@ -224,6 +224,8 @@ class ChannelGraph:
     """Residual blocks without which every shape stays as it is."""
     buffers: tuple[Buffer, ...] = ()
     """All activations of a forward, inputs and outputs included."""
+    activation_macs: int = 0
+    """Multiply-accumulates between activations, as in attention: of no layer, and in no sum."""
 
     @cached_property
     def by_id(self) -> dict[str, ChannelGroup]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import PlainSerializer, PlainValidator
+from pydantic import Field, PlainSerializer, PlainValidator
 
 from prunekit.core.graph import ChannelGraph, Member
 from prunekit.core.role import Role
@@ -98,6 +98,8 @@ class Base:
     arguments: dict[str, int] = field(default_factory=dict)
     weights_sha256: str = ""
     input_shapes: tuple[tuple[int, ...], ...] = ()
+    inputs: Annotated[str, Field(exclude_if=lambda text: not text)] = ""
+    """The same with names, types and ranges; empty of files that know shapes only."""
     versions: dict[str, str] = field(default_factory=dict)
     reparameterized: bool = False
 
@@ -229,6 +231,13 @@ class ChannelPlan:
         """The plan that keeps everything."""
         return cls.from_keep(graph, {})
 
+    def then(self, further: ChannelPlan) -> ChannelPlan:
+        """The one plan of the dense network that does what this does, and then ``further``.
+
+        ``further`` is of the network that this plan leaves. Raises UsageError where it is not.
+        """
+        return composed(self, further)
+
     def save(self, path: str | Path) -> None:
         """Write ``plan.json``."""
         save_json(path, self, "plan", PLAN_VERSION)
@@ -270,6 +279,51 @@ def _sorted(positions: set[int]) -> tuple[int, ...]:
 
 def _ascending(positions: tuple[int, ...]) -> bool:
     return all(low < high for low, high in pairwise((-1, *positions)))
+
+
+def composed(first: ChannelPlan, second: ChannelPlan) -> ChannelPlan:
+    """See :meth:`ChannelPlan.then`."""
+    left = {group: width for group, width in first.widths.items() if width}
+    if left != second.sizes:
+        strange = next(iter(sorted(left.items() ^ second.sizes.items())))[0]
+        raise UsageError(
+            f"the second plan is not of the network that the first one leaves: group {strange!r} "
+            f"has {second.sizes.get(strange, 'no')} channels in it, not {left.get(strange, 'any')}"
+        )
+    keep = {
+        group: tuple(kept[i] for i in second.keep[group]) if kept else ()
+        for group, kept in first.keep.items()
+    }
+    modules = sorted(first.cuts.keys() | second.cuts.keys())
+    cuts = {m: _composed_cut(first.cuts.get(m, Cut()), second.cuts.get(m, Cut())) for m in modules}
+    removed = (*first.removed, *second.removed)
+    return ChannelPlan(first.fingerprint, keep, cuts, first.sizes, removed=removed)
+
+
+def _composed_cut(first: Cut, second: Cut) -> Cut:
+    others = {
+        role: _lifted_positions(first.of(role), second.of(role))
+        for role in sorted({*first.others, *second.others}, key=str)
+    }
+    out = _lifted_positions(first.out, second.out)
+    scaled = [
+        *first.scaled,
+        *(replace(s, rows=_all_lifted(first.out, s.rows)) for s in second.scaled),
+    ]
+    rest = (replace(s, rows=tuple(r for r in s.rows if r not in {*out})) for s in scaled)
+    return Cut(out, _lifted_positions(first.in_, second.in_), others, tuple(rest))
+
+
+def _lifted_positions(gone: tuple[int, ...], further: tuple[int, ...]) -> tuple[int, ...]:
+    """Positions ``gone`` from an axis, and ``further`` ones of what that left."""
+    return tuple(sorted({*gone, *_all_lifted(gone, further)}))
+
+
+def _all_lifted(gone: tuple[int, ...], positions: tuple[int, ...]) -> tuple[int, ...]:
+    """Where positions of an axis were before ``gone`` ones went."""
+    before = np.asarray(gone, dtype=np.int64) - np.arange(len(gone))
+    shifts = np.searchsorted(before, np.asarray(positions, dtype=np.int64), side="right")
+    return tuple((np.asarray(positions, dtype=np.int64) + shifts).tolist())
 
 
 def narrowed(graph: ChannelGraph, plan: ChannelPlan) -> ChannelGraph:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,6 +21,16 @@ from prunekit.support.user_code import call_factory
 _NO_AUX = {"aux_logits": False, "init_weights": True}
 """Auxiliary heads exist in training mode only and would go stale when channels are removed."""
 _WITH_AUX = ("googlenet", "inception_v3")
+
+_TENSORS = (".pt", ".pth", ".safetensors", ".ckpt", ".bin")
+_FILES = dict.fromkeys(_TENSORS, "a file of weights") | {
+    ".onnx": "an ONNX file",
+    ".engine": "a TensorRT engine",
+    ".xml": "an OpenVINO file",
+    ".pt2": "a compiled package",
+    ".tflite": "a TensorFlow Lite file",
+}
+"""Files that people give as MODEL, and what they are."""
 
 SAFE_PREFIXES = ("torchvision:", "timm:", "zoo:")
 """Specs that name a known library's model; everything else names Python code to run."""
@@ -48,6 +59,13 @@ def build(
 ) -> BuiltModel:
     """The model ``spec`` names, with the head for ``num_classes`` where the factory takes it."""
     kind, _, name = spec.rpartition(":")
+    suffix = Path(spec).suffix
+    if suffix in _FILES and not Path(spec).is_dir():
+        raise ModelError(
+            f"{spec} is {_FILES[suffix]}, not a network that can be pruned; give the module "
+            "that it was made from, as path/file.py:factory"
+            + (f", and its weights as --weights {spec}" if suffix in _TENSORS else "")
+        )
     if not kind or not name:
         raise ModelError(
             f"unknown model {spec!r}; write torchvision:NAME, timm:NAME, zoo:NAME, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -36,7 +37,22 @@ def refusing(model: nn.Module, example: Any) -> Iterator[None]:
         cause = first_line(error, "no message")
         raise ModelError(
             f"{type(model).__name__} refuses input {sizes}: {type(error).__name__}: {cause}"
+            f"{_remedy(model, example, error)}"
         ) from error
+
+
+def _remedy(model: nn.Module, example: Any, error: Exception) -> str:
+    """What to give instead, where that is plain to see."""
+    forward = inspect.signature(model.forward)
+    given = example if isinstance(example, dict | tuple) else (example,)
+    names = [name for name, part in forward.parameters.items() if part.default is part.empty]
+    if isinstance(error, TypeError) and len(names) != len(given):
+        wanted = ",".join(f"{name}=SHAPE" for name in names)
+        return f"; its forward takes {', '.join(names)}: --input {wanted}"
+    if "Long" in str(error) and all(t.is_floating_point() for t in tensors(example)):
+        sizes = "x".join(map(str, tensors(example)[0].shape))
+        return f"; for whole numbers, such as token ids: --input {sizes}:int64<100"
+    return ""
 
 
 def call(model: nn.Module, example: Any) -> Any:

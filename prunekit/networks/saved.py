@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,13 +37,15 @@ def save(
     base: str,
     arguments: dict[str, int] | None = None,
     input_shapes: tuple[tuple[int, ...], ...] = (),
+    inputs: str = "",
 ) -> None:
     """Write the network's weights and its plan into the folder ``run``.
 
     A `SparsityPlan` is compared with the weights first (ModelError where they differ).
 
     ``base`` names the dense model (``torchvision:resnet50``, ``path/file.py:factory``, a run
-    folder, ...) and ``arguments`` what its factory was called with. Where ``small`` has folded
+    folder, ...) and ``arguments`` what its factory was called with. ``inputs`` are what it
+    takes, as ``--input`` has it, where that is more than shapes. Where ``small`` has folded
     blocks (:func:`prunekit.reparameterize`), loading folds that model's too.
     """
     if not isinstance(plan, ChannelPlan | SparsityPlan):
@@ -55,12 +58,13 @@ def save(
         verify(small, plan)
         plan.save(run / SPARSITY)
         plan = ChannelPlan(model_fingerprint(small), keep={}, cuts={}, sizes={})
-    save_weights(small, run / WEIGHTS)
+    save_weights(small, run / WEIGHTS, lambda: _check_base(small, plan, base, arguments or {}))
     record = Base(
         spec=_from_run(run, base) if is_run(base) else base,
         arguments=arguments or {},
         weights_sha256=sha256_file(run / WEIGHTS),
         input_shapes=input_shapes,
+        inputs=inputs,
         versions={name: package_version(name) for name in ("prunekit", "torch", "torchvision")},
         reparameterized=bool(folded_blocks(small)),
     )
@@ -82,8 +86,39 @@ def _check_fits(small: nn.Module, plan: ChannelPlan) -> None:
         raise UsageError(f"{name} is the dense network; save pk.slim(model, plan)")
 
 
-def save_weights(module: nn.Module, path: Path) -> None:
-    """All parameters and buffers as safetensors, atomically."""
+def _check_base(small: nn.Module, plan: ChannelPlan, base: str, arguments: dict[str, int]) -> None:
+    """Raise UsageError where ``small`` could not be built again from its base and its plan.
+
+    Of a base in the user's own code, which is not run for this, nothing is known.
+    """
+    runs = base_runs(base)
+    root = ChannelPlan.load(runs[-1] / PLAN).base if runs else None
+    if not is_library(root.spec if root else base):
+        return
+    rng = torch.get_rng_state()
+    structure = load(base) if runs else _structure(base, arguments)
+    if folded_blocks(small) and model_fingerprint(structure) != plan.fingerprint:
+        structure = reparameterize(structure)
+    torch.set_rng_state(rng)
+    if model_fingerprint(structure) != plan.fingerprint:
+        raise UsageError(
+            f"the plan is not of {base} as it is built with {arguments or 'no arguments'}; of a "
+            "network that was slimmed twice, save first_plan.then(second_plan), or name the "
+            "folder of the first as `base`"
+        )
+
+
+def _structure(base: str, arguments: dict[str, int]) -> nn.Module:
+    """The dense network without values where it can be built so; that takes no time."""
+    try:
+        with torch.device("meta"):
+            return rebuild(base, arguments)
+    except (RuntimeError, NotImplementedError):  # it computes with values while it is built
+        return rebuild(base, arguments)
+
+
+def save_weights(module: nn.Module, path: Path, check: Callable[[], None] = lambda: None) -> None:
+    """All parameters and buffers as safetensors, atomically; not where ``check`` refuses it."""
     entries = module.state_dict()
     if strange := next((n for n, t in entries.items() if not isinstance(t, Tensor)), None):
         raise ModelError(
@@ -96,6 +131,7 @@ def save_weights(module: nn.Module, path: Path) -> None:
             save_file(state, str(temporary))
         except SafetensorError as error:
             raise FileError(f"cannot write {path}: {error}") from error
+        check()
 
 
 def load(run: str | Path, model: nn.Module | str | None = None) -> nn.Module:
@@ -164,12 +200,22 @@ def _dense(
         dense = reparameterize(dense)
     torch.set_rng_state(rng)  # loading a file is no reason for other random numbers
     if model is None and is_library(base.spec) and model_fingerprint(dense) != plan.fingerprint:
-        made = base.versions.get("torchvision", "unknown")
-        raise ModelError(
-            f"{base.spec} is not built here as it was when {run} was made "
-            f"(torchvision {made} then): its structure differs"
-        )
+        raise _other_structure(run, base)
     return dense
+
+
+def _other_structure(run: Path, base: Base) -> ModelError | FileError:
+    """Why a library's model is not the one that a plan is of: its version, or the plan."""
+    made, now = base.versions.get("torchvision"), package_version("torchvision")
+    if made == now and base.spec.startswith("torchvision:"):
+        return FileError(
+            f"{run / PLAN} is not a plan of {base.spec}, whose structure differs; of a network "
+            "that was slimmed twice, name the run of the first as `base` when it is saved"
+        )
+    then = f" (torchvision {made or 'unknown'} then, {now} now)" if "torch" in base.spec else ""
+    return ModelError(
+        f"{base.spec} is not built here as it was when {run} was made{then}: its structure differs"
+    )
 
 
 def _built(
@@ -198,11 +244,11 @@ def _built(
 
 
 def saved_input(path: str | Path) -> str | None:
-    """The input shape that a run folder was made with, such as 1x3x32x32; None of anything else."""
+    """The input that a run folder was made with, such as 1x3x32x32; None of anything else."""
     base = ChannelPlan.load(Path(path) / PLAN).base if is_run(path) else None
     if base is None or not base.input_shapes:
         return None
-    return "x".join(map(str, base.input_shapes[0]))
+    return base.inputs or ",".join("x".join(map(str, shape)) for shape in base.input_shapes)
 
 
 def open_model(spec: str, base: str | None = None, **options: Any) -> BuiltModel:

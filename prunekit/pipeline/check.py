@@ -29,13 +29,13 @@ def open_artifact(path: str | Path, target: Target, base: str | None = None) -> 
         return Artifact.of_file(Path(path) / ONNX)
     # only a live network needs PyTorch: a file's gate takes a fraction of the time without it
     from prunekit.exporting import live_artifact
-    from prunekit.networks.saved import load
-    from prunekit.pipeline.job import example_input
+    from prunekit.networks.saved import load, saved_input
+    from prunekit.pipeline.examples import example_input
 
     plan = ChannelPlan.load(Path(path) / PLAN)
     if plan.base is None or not plan.base.input_shapes:
         raise UsageError(f"{path} does not say its input shape; time its model.onnx instead")
-    example = example_input("x".join(map(str, plan.base.input_shapes[0])))
+    example = example_input(saved_input(path) or "")
     return replace(live_artifact(load(path, base), example), path=str(path))
 
 

@@ -13,6 +13,7 @@ from prunekit.core.run_folder import ONNX, PLAN
 from prunekit.measuring.bench import BenchResult
 from prunekit.networks.saved import save
 from prunekit.networks.slimming import slim
+from prunekit.pipeline.examples import described
 from prunekit.pipeline.landing import LandFrom, Landing, confirm
 from prunekit.pipeline.methods.base import Pruned
 from prunekit.pipeline.run import Run
@@ -71,5 +72,6 @@ def _write(run: Run, small: nn.Module, plan: ChannelPlan) -> Artifact:
     """Save and export ``small``."""
     job = run.job
     spec, arguments = job.model.spec, job.model.arguments
-    save(run.folder.path, small, plan, spec, arguments, job.graph.input_shapes)
+    shapes, inputs = job.graph.input_shapes, described(job.example)
+    save(run.folder.path, small, plan, spec, arguments, shapes, inputs)
     return run.comparison.export(small, run.folder / ONNX, PLAN)

@@ -20,7 +20,8 @@ from prunekit.networks.build import BuiltModel, is_library
 from prunekit.networks.folding import folded_blocks, reparameterize
 from prunekit.networks.saved import open_model
 from prunekit.networks.weights import check_fit, read_weights, take_state
-from prunekit.pipeline.recipes.base import TrainingRecipe, parse_shape
+from prunekit.pipeline.examples import first_shape, in_channels, recipe_example
+from prunekit.pipeline.recipes.base import TrainingRecipe
 from prunekit.pipeline.recipes.prune import Recipe
 from prunekit.runtimes import Runtime, file_precision, runtime_for
 from prunekit.runtimes.base import Arrays
@@ -83,7 +84,7 @@ def set_up(recipe: Recipe) -> Job:
     model = open_dense(recipe, data)
     if data is not None:
         note_untrained(recipe)
-    example = example_input(recipe.input)
+    example = recipe_example(recipe)
     with bar("tracing", 1) if sys.stderr.isatty() else nullcontext():
         whole = on_rank_zero(lambda: _traced(model.module, example, recipe.heads))
     graph = whole.constrained(recipe.keep, recipe.min_width)
@@ -130,7 +131,7 @@ def fine_tune_lr(recipe: TrainingRecipe) -> float:
 
 def recipe_data(recipe: TrainingRecipe) -> Data | None:
     """The data that the recipe names, at its input's shape."""
-    return None if recipe.data is None else open_data(recipe.data, recipe.shape, recipe.seed)
+    return None if recipe.data is None else open_data(recipe.data, first_shape(recipe), recipe.seed)
 
 
 def open_data(source: str, shape: tuple[int, ...], seed: int = 0) -> Data:
@@ -153,7 +154,7 @@ def open_dense(recipe: TrainingRecipe, data: Data | None = None) -> BuiltModel:
             f"--from-scratch begins with random weights, and {recipe.model} is a run with trained "
             "ones; leave it out"
         )
-    channels = recipe.shape[1]
+    channels = in_channels(recipe)
     model = open_model(
         recipe.model,
         recipe.base,
@@ -165,7 +166,7 @@ def open_dense(recipe: TrainingRecipe, data: Data | None = None) -> BuiltModel:
     if recipe.weights is not None:
         module = _with_weights(module, recipe)
     if recipe.reparameterize:
-        module = reparameterize(module, example_input(recipe.input))
+        module = reparameterize(module, recipe_example(recipe))
     say_folded(model.module, module)
     return replace(model, module=module)
 
@@ -204,8 +205,3 @@ def note_untrained(recipe: TrainingRecipe) -> None:
             f"note: the dense network is untrained{unless}; "
             "add --from-scratch, --weights or --pretrained"
         )
-
-
-def example_input(shape: str) -> Any:
-    """Seeded noise of the given shape."""
-    return torch.randn(parse_shape(shape), generator=torch.Generator().manual_seed(0))

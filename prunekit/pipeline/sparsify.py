@@ -19,12 +19,13 @@ from prunekit.exporting import export, live_artifact
 from prunekit.exporting.sparse import export_sparse
 from prunekit.measuring.bench import bench
 from prunekit.networks.build import BuiltModel
+from prunekit.networks.running import tensors
 from prunekit.networks.saved import save, save_weights
 from prunekit.networks.weight_layers import layer_macs
 from prunekit.pipeline.accuracy import file_accuracy
+from prunekit.pipeline.examples import described, recipe_example
 from prunekit.pipeline.job import (
     check_training,
-    example_input,
     fine_tune_lr,
     note_untrained,
     open_dense,
@@ -104,7 +105,7 @@ def set_up_sparse(recipe: SparseRecipe) -> SparseJob:
     data = recipe_data(recipe)
     torch.manual_seed(recipe.seed)
     model = open_dense(recipe, data)
-    job = SparseJob(recipe, model, example_input(recipe.input), data, criterion, targets)
+    job = SparseJob(recipe, model, recipe_example(recipe), data, criterion, targets)
     with quietly():  # what it has to say comes when the training begins
         job.sparsifier(copy.deepcopy(model.module))
     if data is not None:
@@ -184,10 +185,12 @@ def _train(job: SparseJob, trainer: Trainer) -> _Sparse:
 
 def _finish(job: SparseJob, folder: RunFolder, sparse: _Sparse) -> SparsityReport:
     """Save, export, measure what was exported, and report."""
-    recipe, module, plan = job.recipe, sparse.module.eval(), sparse.rule.plan
+    module, plan = sparse.module.eval(), sparse.rule.plan
     if sparse.trained.dense is not None:
         save_weights(sparse.dense, folder / DENSE_WEIGHTS)
-    save(folder.path, module, plan, job.model.spec, job.model.arguments, (recipe.shape,))
+    shapes = tuple(tuple(t.shape) for t in tensors(job.example))
+    spec, arguments = job.model.spec, job.model.arguments
+    save(folder.path, module, plan, spec, arguments, shapes, described(job.example))
     files = (
         export(sparse.dense, job.example, folder / DENSE),
         export_sparse(module, job.example, folder / ONNX, plan),

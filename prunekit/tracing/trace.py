@@ -22,6 +22,7 @@ from prunekit.networks.weight_layers import LAYER_TYPES
 from prunekit.support.errors import ModelError, UsageError
 from prunekit.support.threads import threads
 from prunekit.tracing.blocks import removable
+from prunekit.tracing.counting import Sizes, called_as_functions, counting, per_sample
 from prunekit.tracing.follow import follow
 from prunekit.tracing.nodes import Alike
 from prunekit.tracing.operations import epilogues
@@ -33,9 +34,6 @@ SMALL = 50_000_000
 """Parameters of networks whose forward is small work, for which several threads are a waste."""
 CHEAP = frozenset({"add", "add_", "sub", "mul", "mul_", "cat", "index"})
 """Operators that use a parameter, such as an embedding of positions, without a product."""
-
-Sizes = tuple[tuple[int, ...], tuple[int, ...]]
-"""Shape of a call's input, shape of its output."""
 
 
 def trace(
@@ -80,7 +78,7 @@ def _trace(model: nn.Module, example: Any, heads: str) -> tuple[ChannelGraph, bo
             f"{type(model).__name__} cannot be copied: {type(error).__name__}: {error}"
         ) from error
     example = each(example, lambda value: value.cpu())
-    shapes = _forward_shapes(working, example)
+    shapes, activations = _forward_shapes(working, example)
     inside = _inside_attention(working)
     unused = [
         name
@@ -109,6 +107,7 @@ def _trace(model: nn.Module, example: Any, heads: str) -> tuple[ChannelGraph, bo
         notes=notes,
         removable=removable(followed, working, example),
         buffers=followed.ledger.buffers(groups),
+        activation_macs=activations,
     )
     return graph, bool(unused)
 
@@ -137,8 +136,8 @@ def _unpriced(model: nn.Module, uses: Mapping[tuple[str, str], set[str]]) -> lis
     ]
 
 
-def _forward_shapes(model: nn.Module, example: Any) -> dict[str, list[Sizes]]:
-    """Input and output shapes of every call of every layer."""
+def _forward_shapes(model: nn.Module, example: Any) -> tuple[dict[str, list[Sizes]], int]:
+    """Input and output shapes of every call of every layer; products of activations per sample."""
     shapes: dict[str, list[Sizes]] = defaultdict(list)
     hooks = []
     for name, module in model.named_modules():
@@ -150,12 +149,22 @@ def _forward_shapes(model: nn.Module, example: Any) -> dict[str, list[Sizes]]:
 
             hooks.append(module.register_forward_hook(hook))
     try:
-        with torch.no_grad(), refusing(model, example):
+        with torch.no_grad(), refusing(model, example), counting(model) as counter:
             call(model, example)
     finally:
         for handle in hooks:
             handle.remove()
-    return shapes
+    first = tensors(example)[0]
+    batch = max(1, len(first)) if first.ndim else 1
+    inside = _inside_attention(model)
+    used = called_as_functions(model, counter, batch)
+    every = {**{name: calls for name, calls in used.items() if name not in inside}, **shapes}
+    modules = dict(model.named_modules())
+    counted = {
+        name: per_sample(calls, batch, matrices=isinstance(modules[name], nn.Linear))
+        for name, calls in every.items()
+    }
+    return counted, counter.activations // batch
 
 
 def _groups(atoms: list[Alike], model: nn.Module) -> list[ChannelGroup]:

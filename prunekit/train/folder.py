@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from prunekit.support.errors import DataError, first_line
-from prunekit.support.progress import track
+from prunekit.support.progress import say, track
 from prunekit.train.images import ImageFiles, Shape, split
 
 __all__ = ["open_folder"]
 
 _SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_LEFTOVERS = ("__MACOSX", "Thumbs.db", "desktop.ini")
+"""What archives and file managers leave behind, beside all that is hidden."""
 # The usual ImageNet statistics; for grey, their means.
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
@@ -29,6 +32,7 @@ def open_folder(path: Path, shape: Shape, seed: int) -> tuple[ImageFiles, ImageF
         )
     if not path.is_dir():
         raise DataError(f"no such folder: {path}")
+    _tell_leftovers(path)
     inner = [path / "train", path / "val"]
     if all(folder.is_dir() for folder in inner):
         (train_paths, train_labels, classes), (val_paths, val_labels, val_classes) = map(
@@ -52,7 +56,7 @@ def open_folder(path: Path, shape: Shape, seed: int) -> tuple[ImageFiles, ImageF
 
 def _scan(folder: Path) -> tuple[list[Path], list[int], list[str]]:
     """Image paths, labels and class names under ``folder``."""
-    kinds = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    kinds = sorted(p for p in folder.iterdir() if p.is_dir() and not _is_leftover(p.name))
     if not kinds:
         raise DataError(
             f"no class folders in {folder}; put each class's images in a folder of its own"
@@ -65,7 +69,7 @@ def _scan(folder: Path) -> tuple[list[Path], list[int], list[str]]:
     paths: list[Path] = []
     labels: list[int] = []
     for label, kind in enumerate(kinds):
-        files = sorted(p for p in kind.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+        files = sorted(p for p in _images(kind) if not _left_behind(p, folder))
         if not files:
             raise DataError(f"no images in class folder {kind}; add some or remove the folder")
         paths += files
@@ -73,9 +77,34 @@ def _scan(folder: Path) -> tuple[list[Path], list[int], list[str]]:
     return paths, labels, [kind.name for kind in kinds]
 
 
+def _images(folder: Path) -> Iterator[Path]:
+    """All files under ``folder`` that are called as images are."""
+    return (p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+
+
+def _is_leftover(name: str) -> bool:
+    return name.startswith(".") or name in _LEFTOVERS
+
+
+def _left_behind(path: Path, folder: Path) -> bool:
+    """Whether a file is hidden or a leftover, or lies in such a folder."""
+    return any(_is_leftover(part) for part in path.relative_to(folder).parts)
+
+
+def _tell_leftovers(folder: Path) -> None:
+    """Say which images are left out."""
+    out = sorted(path for path in _images(folder) if _left_behind(path, folder))
+    if out:
+        many = f"{len(out)} {'file' if len(out) == 1 else 'files'}"
+        say(f"note: {many} left out in {folder}, hidden or left by an archive: {out[0]} first")
+
+
 def _refuse_splits(folder: Path, kinds: list[Path]) -> None:
     """Folders that all hold the same folders, and no images, are parts of a data set."""
-    inner = [{p.name for p in kind.iterdir() if p.is_dir()} for kind in kinds]
+    inner = [
+        {p.name for p in kind.iterdir() if p.is_dir() and not _is_leftover(p.name)}
+        for kind in kinds
+    ]
     images = any(p.suffix.lower() in _SUFFIXES for kind in kinds for p in kind.iterdir())
     if len(inner[0]) > 1 and all(names == inner[0] for names in inner) and not images:
         parts = ", ".join(f"{kind.name}/" for kind in kinds)

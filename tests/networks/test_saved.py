@@ -291,3 +291,38 @@ def test_a_run_of_a_run_does_not_start_code_either(run, twice):
     replace(plan, base=replace(plan.base, spec="os:system")).save(run / "plan.json")
     with pytest.raises(UsageError, match="run was made from 'os:system', which is code"):
         pk.load(twice)
+
+
+def slimmed_twice():
+    model = randomise(zoo.build("resnet20", **ARGUMENTS))
+    first = pk.ChannelPlan.random(pk.trace(model, image(size=16)), 0.7, seed=0)
+    once = pk.slim(model, first)
+    second = pk.ChannelPlan.random(pk.trace(once, image(size=16)), 0.7, seed=1)
+    return model, first, second, pk.slim(once, second)
+
+
+def test_two_plans_of_one_base_are_one(tmp_path):
+    model, first, second, twice = slimmed_twice()
+    both = first.then(second)
+    assert both.widths == second.widths
+    at_once = pk.slim(model, both)
+    state = twice.state_dict()
+    assert all(torch.equal(t, state[n]) for n, t in at_once.state_dict().items())
+    pk.save(tmp_path / "run", twice, both, SPEC, ARGUMENTS)
+    with torch.no_grad():
+        assert torch.equal(pk.load(tmp_path / "run")(image(size=16)), twice.eval()(image(size=16)))
+    with pytest.raises(UsageError, match="the second plan is not of the network that the first"):
+        second.then(first)
+
+
+def test_a_plan_of_another_network_than_the_base_is_not_saved(tmp_path):
+    _, first, second, twice = slimmed_twice()
+    with pytest.raises(
+        UsageError, match=r"not of zoo:resnet20 as it is .*first_plan\.then\(second"
+    ):
+        pk.save(tmp_path / "run", twice, second, SPEC, ARGUMENTS)
+    assert not [*tmp_path.rglob("*.*")]
+    with pytest.raises(
+        UsageError, match=r"the plan is not of zoo:resnet20 as it is built with \{'nu"
+    ):
+        pk.save(tmp_path / "run", twice, first.then(second), SPEC, {"num_classes": 5})

@@ -103,3 +103,17 @@ def test_an_image_that_breaks_later_is_named_too(tmp_path: Path) -> None:
     data.train.paths[0].write_text("gone")
     with pytest.raises(DataError, match=str(data.train.paths[0])):
         data.train[0]
+
+
+def test_what_archives_and_notebooks_leave_is_left_out_and_told(tmp_path: Path, capsys) -> None:
+    folders(tmp_path)
+    picture(tmp_path / "cat" / ".ipynb_checkpoints" / "0-checkpoint.jpg", 40)
+    picture(tmp_path / "__MACOSX" / "cat" / "0.jpg", 40)
+    (tmp_path / "dog" / "._0.jpg").write_bytes(b"\0\5\26\7 Mac OS X")
+    (tmp_path / "dog" / "Thumbs.db").write_bytes(b"x")
+    data = load_data(f"imagefolder:{tmp_path}", (3, 8, 8), seed=1)
+    assert (len(data.train), len(data.val), data.num_classes) == (8, 2, 2)  # type: ignore[arg-type]
+    first = tmp_path / "__MACOSX" / "cat" / "0.jpg"
+    assert capsys.readouterr().err.splitlines()[0] == (
+        f"note: 3 files left out in {tmp_path}, hidden or left by an archive: {first} first"
+    )

@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from prunekit.core.inputs import parse_inputs
 from prunekit.pipeline.recipes.flag import Flag
 from prunekit.support.errors import FileError, UsageError
 from prunekit.support.files import write_text
@@ -43,9 +44,17 @@ class TrainingRecipe(BaseModel):
         str | None,
         Flag("The dense model of a run folder, where that is your own code.", metavar="MODEL"),
     ] = None
-    input: Annotated[str, Flag("Input shape, batch first; a run folder has its own.")] = (
-        "1x3x224x224"
-    )
+    input: Annotated[
+        str,
+        Flag(
+            "Input shape, batch first, or several, as in ids=1x16:int64<100,mask=1x16:int64=1; a "
+            "run folder has its own."
+        ),
+    ] = "1x3x224x224"
+    example: Annotated[
+        str | None,
+        Flag("Your function that makes an input, in place of --input.", metavar="FILE.py:function"),
+    ] = None
     data: Annotated[
         str | None,
         Flag(
@@ -141,8 +150,8 @@ class TrainingRecipe(BaseModel):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The input's shape, batch first."""
-        return parse_shape(self.input)
+        """The first input's shape, batch first."""
+        return parse_inputs(self.input)[0].shape
 
     @property
     def dense_training(self) -> bool:
@@ -157,6 +166,8 @@ class TrainingRecipe(BaseModel):
     def check(self) -> None:
         """Raise UsageError for combinations that cannot work."""
         _ = self.shape
+        if self.example is not None and self.changed("input"):
+            raise UsageError("--example and --input exclude each other; keep one")
         sources = [
             flag
             for flag, on in (
@@ -215,7 +226,10 @@ def read_recipe(kind: type[R], flags: Mapping[str, object], config: Path | None 
     if "model" not in settings:
         source = "" if config is None else f" in {config} or the flags"
         raise UsageError(f"no model given{source}; name one, such as zoo:resnet20_w32")
-    if "input" not in settings and (own := saved_input(str(settings["model"]))) is not None:
+    if (
+        not {"input", "example"} & settings.keys()
+        and (own := saved_input(str(settings["model"]))) is not None
+    ):
         settings["input"] = own
     try:
         recipe = kind(**settings)
@@ -236,17 +250,6 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise FileError(f"cannot read {path}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise FileError(f"{path} is not valid TOML: {error}") from error
-
-
-def parse_shape(text: str) -> tuple[int, ...]:
-    """``1x3x224x224`` as integers."""
-    try:
-        shape = tuple(int(part) for part in text.lower().split("x"))
-    except ValueError:
-        shape = ()
-    if len(shape) < 2 or min(shape) < 1:
-        raise UsageError(f"cannot read input shape {text!r}; write for example 1x3x224x224")
-    return shape
 
 
 def pairs(given: list[str], flag: str, example: str = "omega=0.3") -> dict[str, str]:
