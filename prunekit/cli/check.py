@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -110,6 +111,7 @@ def _show(verdict: Verdict, json: bool) -> None:
             "ratio_ci": [ratio.low, ratio.high],
             "confidence": ratio.confidence,
             "threshold": verdict.threshold,
+            "more_seconds": verdict.more_seconds if isfinite(verdict.more_seconds) else None,
             "reason": verdict.reason,
         }
     )

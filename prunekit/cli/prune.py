@@ -66,11 +66,14 @@ def prune(
 
 
 def _show(report: Report, output: Path, json: bool) -> None:
-    from prunekit.report.markdown import GROUP_HEAD, group_rows, summary_rows, verdict
+    from prunekit.report.markdown import GROUP_HEAD, group_rows, summary_rows, verdict, why_open
+    from prunekit.support.progress import say
 
     if json:
         print_json(report.model_dump(mode="json"))
         return
     print_table(verdict(report), ("", "dense", "pruned", "pruned / dense"), summary_rows(report))
+    if reason := why_open(report.latency):
+        say(f"note: {reason}")
     print_table("Groups", GROUP_HEAD, group_rows(report))
     print_run(output, report.artifacts)

@@ -23,6 +23,8 @@ LOOKS = 7
 _NOISY_CV = 0.2
 BUSY = 0.1
 """Other processes took so much of the time that they are why an answer is open."""
+MUCH_WIDER = 3.0
+"""An interval so many times wider than it should be is said."""
 MOST_MORE = 20.0
 """An answer that takes this many times longer is not worth waiting for."""
 
@@ -111,6 +113,7 @@ def bench(
     for number, measurement in enumerate(measurements):
         name = sessions.artifacts[number].path or f"network {number + 1}"
         _warn_if_noisy(name, measurement, max_seconds)
+    _say_if_unsure(sessions, precision_goal, confidence, max_seconds)
     environment = sessions.runtime.environment(sessions.target)
     if environment.throttled:
         say(
@@ -149,6 +152,21 @@ def _warn_if_noisy(name: str, measurement: Measurement, seconds: float) -> None:
             "deviation over mean); close other programs, fix the processor's clock, or measure "
             f"longer (--max-seconds {2 * seconds:g})"
         )
+
+
+def _say_if_unsure(sessions: Sessions, goal: float, confidence: float, max_seconds: float) -> None:
+    """Say what keeps a ratio's interval far wider than it should be, and what would help."""
+    others = range(1, len(sessions.artifacts))
+    reach = max(
+        (sessions.ratio(i, confidence).estimate.reach(confidence) for i in others), default=0.0
+    )
+    if reach <= MUCH_WIDER * goal:
+        return
+    what = f"note: the ratio is known to {reach:.0%} only after {sessions.seconds:.0f} s: "
+    if sessions.lost > BUSY:
+        say(f"{what}other processes took {sessions.lost:.0%} of the processor's time; stop them")
+    else:
+        say(f"{what}sessions differ; measure longer (--max-seconds {3 * max_seconds:g})")
 
 
 def check_regression(

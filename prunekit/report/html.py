@@ -14,7 +14,7 @@ from urllib.parse import quote
 import tomli_w
 
 from prunekit.core import target
-from prunekit.report.markdown import chance, export_grid, summary_rows, verdict
+from prunekit.report.markdown import chance, export_grid, summary_rows, verdict, why_open
 from prunekit.report.scale import Scale, scale_around, tick_texts
 from prunekit.report.schema import GroupPart, LatencyPart, Report, TrainingPart
 from prunekit.report.templates import template
@@ -86,23 +86,13 @@ def _doubt(report: Report) -> str:
     """What the interval says against the verdict; empty where it agrees."""
     latency = report.latency
     if latency.probability is not None:
-        return _open(latency)
+        return why_open(latency)
     low, high = latency.ratio_ci
     if latency.met and high > latency.limit_ratio:
         return "The interval reaches above the limit: measured again, the target may be missed."
     if not latency.met and low <= latency.limit_ratio:
         return "The interval reaches below the limit: measured again, the target may be met."
     return ""
-
-
-def _open(latency: LatencyPart) -> str:
-    """What keeps the answer open; empty where it is not."""
-    if latency.outcome != "open":
-        return ""
-    busy = ""
-    if latency.lost > 0.1:
-        busy = f"; other processes took {latency.lost:.0%} of the processor's time"
-    return f"The machine is too noisy to tell{busy}. Measured again, it may be met or missed."
 
 
 def _tiles(report: Report) -> list[tuple[str, str, str]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 
 from prunekit.report.grids import epoch_grid, few, update_grid
-from prunekit.report.schema import AccuracyPart, Report
+from prunekit.report.schema import AccuracyPart, LatencyPart, Report
 
 
 def accuracy_rows(accuracy: AccuracyPart) -> list[tuple[str, str, str, str]]:
@@ -98,6 +98,25 @@ def chance(probability: float) -> str:
     if probability < 0.001:
         return "under 0.1 %"
     return f"{100 * probability:.1f} %"
+
+
+BUSY = 0.1
+"""Other processes took so much of the time that they are why an answer is open."""
+
+
+def why_open(latency: LatencyPart) -> str:
+    """What keeps the answer open, and what would help; empty where it is not."""
+    if latency.outcome != "open":
+        return ""
+    if latency.lost > BUSY:
+        return (
+            f"Other processes took {latency.lost:.0%} of the processor's time, which leaves open "
+            "whether the target is met: stop them, and time both files with `prunekit bench`."
+        )
+    return (
+        "The machine is too noisy to tell whether the target is met: fix the processor's clock, or "
+        "measure longer (--measure-seconds)."
+    )
 
 
 def seconds_rows(report: Report) -> list[tuple[str, str, str]]:

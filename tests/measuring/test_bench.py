@@ -8,6 +8,7 @@ from prunekit.core.artifact import Artifact
 from prunekit.core.ratio import PairedRatio
 from prunekit.measuring import interleaved as racing
 from prunekit.measuring.bench import bench, check_ratio, check_regression
+from prunekit.measuring.sessions import Sessions
 from prunekit.support.errors import RuntimeUnavailableError, UsageError
 from prunekit.support.registry import runtimes
 from support.machine import Machine, ms
@@ -77,6 +78,33 @@ def test_noise_is_said_with_the_fix(machine, capsys):
     assert "--max-seconds 2" in said
     bench([Artifact("", "onnx")], "machine", max_seconds=1)
     assert "runs of network 1 vary by" in capsys.readouterr().err
+
+
+def test_an_interval_far_wider_than_wanted_is_said(machine, monkeypatch, capsys):
+    machine(noise=0.4)
+    bench([ms(5), ms(5)], "machine", max_seconds=1)
+    said = capsys.readouterr().err
+    assert "only after" in said
+    assert "sessions differ; measure longer (--max-seconds 3)" in said
+    monkeypatch.setattr(Sessions, "lost", 0.4)
+    bench([ms(5), ms(5)], "machine", max_seconds=1)
+    assert "other processes took 40% of the processor's time; stop them" in capsys.readouterr().err
+
+
+def test_what_is_enough_ends_it(machine):
+    machine(noise=0.4)
+    result = bench([ms(5), ms(5)], "machine", max_seconds=60, enough=lambda s: s.count >= 6)
+    assert result.ratios[0].sessions == 6
+
+
+def test_a_loaded_machine_is_no_reason_for_a_verdict(machine, monkeypatch):
+    """Others took half of the time: 8 % slower cannot be told from 5 %."""
+    machine()
+    monkeypatch.setattr(Sessions, "lost", 0.5)
+    verdict = check_regression(ms(5), ms(5.4), "machine", max_seconds=5)
+    assert verdict.outcome == "inconclusive"
+    assert verdict.more_seconds == math.inf
+    assert "other processes took 50% of the processor's time: close them" in verdict.reason
 
 
 @pytest.mark.parametrize(("candidate", "outcome"), [(5, "pass"), (4, "pass"), (5.75, "fail")])

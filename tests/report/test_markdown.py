@@ -1,6 +1,9 @@
 """A report as text: the verdict, the table, the training."""
 
+import pytest
+
 from prunekit.report import to_markdown
+from prunekit.report.markdown import chance, seconds_rows, verdict, why_open
 from prunekit.report.schema import TrainingPart
 from support.reports import make_report, trained
 
@@ -40,3 +43,47 @@ def test_markdown_has_first_middle_and_last():
     assert table[0].startswith("| cycle | step | predicted latency | omega | IoU | grown |")
     assert [row.split("|")[1].strip() for row in table[2:]] == ["0", "2", "5"]
     assert "## Training" not in to_markdown(make_report())
+
+
+def latency(met, **changes):
+    return make_report(met=met).latency.model_copy(update=changes)
+
+
+@pytest.mark.parametrize(
+    ("met", "probability", "outcome", "words"),
+    [
+        (True, 0.9996, "met", "target 50% met (probability over 99.9 %)"),
+        (True, 0.974, "met", "target 50% met (probability 97.4 %)"),
+        (False, 0.6, "open", "target 50% OPEN (probability 60.0 %)"),
+        (False, 0.0002, "missed", "target 50% NOT met (probability under 0.1 %)"),
+        (False, None, "missed", "target 50% NOT met: measured"),
+    ],
+)
+def test_the_verdict_tells_how_sure_it_is(met, probability, outcome, words):
+    part = latency(met, probability=probability)
+    assert part.outcome == outcome
+    assert verdict(make_report(met=met, latency=part)).startswith(words)
+    assert bool(why_open(part)) == (outcome == "open")
+
+
+def test_an_open_answer_says_what_it_saw_and_what_would_help():
+    busy = latency(False, probability=0.6, lost=0.43)
+    assert "Other processes took 43% of the processor's time" in why_open(busy)
+    assert "--measure-seconds" in why_open(latency(False, probability=0.6))
+
+
+def test_chances_are_never_rounded_to_certainty():
+    assert [chance(p) for p in (1.0, 0.9991, 0.95, 0.001, 0.0)] == [
+        "over 99.9 %",
+        "over 99.9 %",
+        "95.0 %",
+        "0.1 %",
+        "under 0.1 %",
+    ]
+
+
+def test_seconds_by_stage_have_their_share():
+    report = make_report(seconds={"profiling": 30.0, "landing": 10.0})
+    assert seconds_rows(report) == [("profiling", "30.0", "75%"), ("landing", "10.0", "25%")]
+    assert "| profiling | 30.0 | 75% |" in to_markdown(report)
+    assert "## Seconds" not in to_markdown(make_report())

@@ -65,7 +65,10 @@ class TrainingRecipe(BaseModel):
     threads: Annotated[int, Flag("Threads of the target.", "Target")] = Field(1, ge=1)
     measure_seconds: Annotated[
         float,
-        Flag("Time limit of one measurement.", "Measurements"),
+        Flag(
+            "Usual time limit of one measurement; three times as long while the answer is open.",
+            "Measurements",
+        ),
     ] = Field(8.0, gt=0)
 
     from_scratch: Annotated[

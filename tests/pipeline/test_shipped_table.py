@@ -1,0 +1,72 @@
+"""A table that comes with the package instead of a profile."""
+
+from dataclasses import replace
+
+import pytest
+
+from prunekit.latency import LatencyTable
+from prunekit.pipeline import shipped_table
+from prunekit.pipeline.job import set_up
+from prunekit.pipeline.prune import prune
+from prunekit.pipeline.recipes.prune import make_recipe
+from prunekit.runtimes.fake import Fake
+
+SETTINGS = {
+    "model": "net.py:tiny",
+    "input": "1x1x8x8",
+    "target": "fake",
+    "epochs": 0,
+    "granularity": 1,
+    "target_latency": "65%",
+}
+ISA = ("avx2",)
+
+
+@pytest.fixture
+def shipped(home, monkeypatch):
+    """A table for the tiny network, of a processor with the same instruction sets."""
+    table = LatencyTable.load(home / "table.json")
+    path = home / "tiny-fake_cpu-b1.json"
+    other = replace(table.environment, device_name="another device", isa=ISA)
+    replace(table, environment=other).save(path)
+    environment = Fake.environment
+    monkeypatch.setattr(
+        Fake, "environment", lambda self, target: replace(environment(self, target), isa=ISA)
+    )
+    monkeypatch.setattr(shipped_table, "shipped_tables", lambda: [path])
+    return path
+
+
+def run(home, **settings):
+    return prune(set_up(make_recipe({**SETTINGS, **settings})), home / "out")
+
+
+def test_it_is_calibrated_by_a_few_networks(home, shipped):
+    report = run(home)
+    assert report.latency.met
+    assert report.table.source.startswith("transfer from another device")
+    assert report.table.nets == 5
+    assert not (home / "out" / "work").exists()
+
+
+@pytest.mark.parametrize("settings", [{"shipped": False}, {"profile_error": "0.0001%"}])
+def test_a_profile_is_made_where_that_is_asked_for_or_the_table_is_too_far_off(
+    home, shipped, settings
+):
+    report = run(home, **settings)
+    assert report.table.source == "harvest"
+    assert report.latency.met
+
+
+def test_other_processors_layers_and_damaged_tables_are_passed_over(home, shipped):
+    table = LatencyTable.load(shipped)
+    replace(table, environment=replace(table.environment, isa=("avx512f",))).save(shipped)
+    assert run(home).table.source == "harvest"
+    shipped.write_text("{")
+    job = set_up(make_recipe(SETTINGS))
+    assert shipped_table._origin(job) is None
+
+
+def test_a_profile_ends_by_its_error(home):
+    soon = run(home, shipped=False, profile_error="50%")
+    assert soon.table.rounds == 3
