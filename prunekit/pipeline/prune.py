@@ -44,8 +44,8 @@ from prunekit.support.registry import allocators
 from prunekit.support.stopwatch import stages
 from prunekit.train import FitResult
 
-PROFILE_ROUNDS = 3
-"""Before a profile may end by its error: by then ten networks have been in it."""
+PROFILE_ROUNDS = 2
+"""Before a profile may end by its error: by then eight networks have been in it."""
 
 
 def check(recipe: Recipe) -> None:

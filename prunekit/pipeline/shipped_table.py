@@ -16,7 +16,7 @@ from prunekit.profiling.transferring import TRANSFER_NETS
 from prunekit.support.errors import PrunekitError
 from prunekit.support.progress import say
 
-ROUNDS = 3
+ROUNDS = 2
 """Of every network."""
 
 

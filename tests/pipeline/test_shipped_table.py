@@ -69,4 +69,4 @@ def test_other_processors_layers_and_damaged_tables_are_passed_over(home, shippe
 
 def test_a_profile_ends_by_its_error(home):
     soon = run(home, shipped=False, profile_error="50%")
-    assert soon.table.rounds == 3
+    assert soon.table.rounds == 2
