@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, field_validator
 
 from prunekit.core.budget import Budget
 from prunekit.core.target import Target
 from prunekit.pipeline.recipes.base import TrainingRecipe, read_recipe
 from prunekit.pipeline.recipes.flag import Flag
 from prunekit.support.errors import UsageError
-from prunekit.support.parsing import parse_percent
+from prunekit.support.parsing import parse_percent, parse_share
 
 _GOES = "What goes"
 
@@ -138,10 +138,15 @@ class Recipe(TrainingRecipe):
             raise ValueError(f"{text!r} is the dense latency; nothing to prune")
         return text
 
-    @field_validator("min_width", "profile_error", mode="before")
+    @field_validator("min_width", mode="before")
     @classmethod
-    def _is_share(cls, given: object, info: ValidationInfo) -> object:
-        return parse_percent(given, f"`{info.field_name}`") if isinstance(given, str) else given
+    def _is_share(cls, given: object) -> object:
+        return parse_percent(given, "`min_width`") if isinstance(given, str) else given
+
+    @field_validator("profile_error", mode="before")
+    @classmethod
+    def _is_error(cls, given: object) -> object:
+        return parse_share(given, "`profile_error`") if isinstance(given, str) else given
 
     @field_validator("limit")
     @classmethod
