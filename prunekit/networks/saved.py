@@ -96,8 +96,9 @@ def _check_base(small: nn.Module, plan: ChannelPlan, base: str, arguments: dict[
     if not is_library(root.spec if root else base):
         return
     rng = torch.get_rng_state()
-    structure = load(base) if runs else _structure(base, arguments)
-    if folded_blocks(small) and model_fingerprint(structure) != plan.fingerprint:
+    folded = bool(folded_blocks(small))  # folding computes with values
+    structure = load(base) if runs else _structure(base, arguments, values=folded)
+    if folded and model_fingerprint(structure) != plan.fingerprint:
         structure = reparameterize(structure)
     torch.set_rng_state(rng)
     if model_fingerprint(structure) != plan.fingerprint:
@@ -108,8 +109,10 @@ def _check_base(small: nn.Module, plan: ChannelPlan, base: str, arguments: dict[
         )
 
 
-def _structure(base: str, arguments: dict[str, int]) -> nn.Module:
-    """The dense network without values where it can be built so; that takes no time."""
+def _structure(base: str, arguments: dict[str, int], *, values: bool) -> nn.Module:
+    """The dense network; unless it needs ``values``, without them, which takes no time."""
+    if values:
+        return rebuild(base, arguments)
     try:
         with torch.device("meta"):
             return rebuild(base, arguments)
