@@ -30,7 +30,7 @@ app = typer.Typer(
     help=(
         "Prune a network to a latency that is measured on your target.\n\n"
         "Exit status: 0 done; 1 it ran and the answer is no (target missed, regression found, "
-        "infeasible); 2 usage or environment error; 3 the machine is too noisy to tell; "
+        "infeasible); 2 usage or environment error; 3 inconclusive: too noisy to tell; "
         "130 interrupted."
     ),
 )

@@ -93,7 +93,19 @@ def test_a_finished_profile_is_not_of_other_settings(prunekit: Says, home: Path)
 
 def test_profile_of_prune(prunekit: Says, home: Path) -> None:
     command = (
-        *("prune", "net.py:tiny", *ON_FAKE, "--epochs", 0, "--profile-nets", 4, "--granularity", 8),
+        *(
+            "prune",
+            "net.py:tiny",
+            *ON_FAKE,
+            "--epochs",
+            0,
+            "--profile-nets",
+            4,
+            "--profile-error",
+            "0.1%",
+            "--granularity",
+            8,
+        ),
         *("--target-latency", "65%", "-o", "new"),
     )
     journal = home / "new" / "work" / "profile.jsonl"

@@ -123,8 +123,9 @@ def test_saved_states_have_the_names_that_files_have_always_had():
     loop = HalpLoop()
     loop.run(5)
     names, facts = kinds(loop.rule.state())
-    assert names == {"sum", "last"}
-    assert facts == {"batches", "last_batches", "keep", "predicted"}
+    assert names == {"sum", "last", "first", "known", "before"}
+    batches = {"batches", "last_batches", "first_batches", "known_batches"}
+    assert facts == {*batches, "keep", "predicted"}
 
 
 def test_the_schedule_says_what_comes_next():
