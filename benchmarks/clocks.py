@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from common import save
+from common import beside, save
 from numpy.typing import NDArray
-from promise import _pair, beside
+from promise import BUSY, _pair
 
 from prunekit.core.target import cpu_environment
 
@@ -101,7 +101,7 @@ def collect(folder: Path, count: int) -> None:
     for number in range(count):
         for load in LOADS:
             for precedence in (False, True):
-                with beside(load):
+                with beside(load, *BUSY):
                     for name, files in pairs.items():
                         out = folder / f"{name}.{load}.{precedence}.{number}.npz"
                         if out.exists():

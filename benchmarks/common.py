@@ -8,7 +8,8 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -30,6 +31,22 @@ def prunekit(*arguments: str) -> tuple[int, dict[str, Any], float]:
     except ValueError:
         raise SystemExit(f"{' '.join(arguments)}: exit {done.returncode}: {done.stderr}") from None
     return done.returncode, found, time.monotonic() - started
+
+
+@contextmanager
+def beside(count: int, *busy: str) -> Iterator[None]:
+    """So many processes that keep a core busy each, in turns with the programs ``busy``."""
+    programs = busy or ("while True: pass",)
+    running = [
+        subprocess.Popen([sys.executable, "-c", programs[number % len(programs)]])
+        for number in range(count)
+    ]
+    try:
+        yield
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
 
 
 def save(name: str, value: Any) -> None:

@@ -16,15 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from common import RESULTS, code, prunekit, save
+from common import RESULTS, beside, code, prunekit, save
 
 from prunekit.core.target import cpu_environment
 
@@ -62,7 +61,6 @@ LATER = 5
 BUSY = (
     "while True: pass",
     "import numpy as n\na = n.ones((600, 600), 'f')\nwhile True: a @ a",
-    "while True: pass",
 )
 PLAIN = """
 import sys, time, json
@@ -85,18 +83,6 @@ while time.perf_counter() < stop:
             kept.append(time.perf_counter() - began)
 print(json.dumps(float(np.median(runs[1][2]) / np.median(runs[0][2]))))
 """
-
-
-@contextmanager
-def beside(count: int) -> Iterator[None]:
-    """So many processes that keep a core busy each."""
-    busy = [subprocess.Popen([sys.executable, "-c", BUSY[number]]) for number in range(count)]
-    try:
-        yield
-    finally:
-        for process in busy:
-            process.kill()
-            process.wait()
 
 
 class Kept:
@@ -123,7 +109,7 @@ class Kept:
 
 def pruned(arguments: tuple[str, ...], folder: Path, busy: int) -> dict[str, Any]:
     """One run of `prune`, and what its report says."""
-    with beside(busy):
+    with beside(busy, *BUSY):
         status, report, seconds = prunekit("prune", *arguments, "-o", str(folder), "--overwrite")
     if "latency" not in report:
         return {"exit": status, "seconds": round(seconds, 1), "error": report.get("error", "")}
@@ -212,7 +198,7 @@ def intervals(kept: Kept, count: int) -> dict[str, Any]:
     found: dict[str, dict[int, list[dict[str, Any]]]] = {name: {} for name in PAIRS}
     for number in range(count):
         for busy in (0, 1, 3):
-            with beside(busy):
+            with beside(busy, *BUSY):
                 for name, folder in folders.items():
                     key = f"bench {name} beside {busy} number {number}"
                     row = kept.once(key, lambda f=folder, n=number: _benched(f, n))
@@ -264,7 +250,7 @@ def checks(kept: Kept, count: int) -> dict[str, Any]:
     files = {"unchanged": ("model.onnx", "model.onnx"), "slower": ("model.onnx", "dense.onnx")}
     found: dict[str, dict[str, int]] = {}
     for busy in (0, 1, 3):
-        with beside(busy):
+        with beside(busy, *BUSY):
             for name, (before, now) in files.items():
                 verdicts = []
                 for number in range(count):

@@ -15,15 +15,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from common import RESULTS, save
+from common import RESULTS, beside, save
 
 from prunekit.core.target import cpu_environment
 
@@ -44,19 +43,6 @@ COMMANDS = {
     ),
 }
 DEFAULT = tuple(name for name in COMMANDS if name.startswith("inspect"))
-SPIN = "while True: pass"
-
-
-@contextmanager
-def beside(count: int) -> Iterator[None]:
-    """So many processes that keep a core busy each."""
-    busy = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for process in busy:
-            process.kill()
-            process.wait()
 
 
 def timed(checkout: Path, arguments: Sequence[str], threads: str, limit: float) -> dict[str, float]:

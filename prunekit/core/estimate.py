@@ -26,6 +26,8 @@ DRIFT_ALONE = 0.015
 """The same of the latency of one artifact, with nothing to cancel the machine's moods."""
 CONTENTION = 0.1
 """Standard deviation that comes with each share of the processor's time that others took."""
+BUSY = 0.1
+"""Other processes took so much of the time that they are why an answer is open."""
 FEWEST_TO_CORRELATE = 6
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from prunekit.core.artifact import Artifact
-from prunekit.core.estimate import Estimate, of_interval
+from prunekit.core.estimate import BUSY, Estimate, of_interval
 from prunekit.core.ratio import PairedRatio
 from prunekit.core.target import Environment, Target
 from prunekit.core.timing import Measurement
@@ -21,8 +21,6 @@ from prunekit.support.progress import bar, say
 LOOKS = 7
 """How often a check may look at the interval; the error allowed is shared among them."""
 _NOISY_CV = 0.2
-BUSY = 0.1
-"""Other processes took so much of the time that they are why an answer is open."""
 MUCH_WIDER = 3.0
 """An interval so many times wider than it should be is said."""
 MOST_MORE = 20.0

@@ -211,8 +211,12 @@ def slim_further(
             raise UsageError(f"group {group!r}: the narrower plan keeps what is gone already")
         if had:
             keep[group] = np.searchsorted(had, narrower.keep[group]).tolist()
-    inside = replace(narrowed(graph, plan), fingerprint=model_fingerprint(small))
-    return slim(small, ChannelPlan.from_keep(inside, keep))
+    return slim(small, ChannelPlan.from_keep(graph_of(small, graph, plan), keep))
+
+
+def graph_of(small: nn.Module, graph: ChannelGraph, plan: ChannelPlan) -> ChannelGraph:
+    """The groups of ``small``, which ``plan`` left of ``graph``'s network; no layers."""
+    return replace(narrowed(graph, plan), fingerprint=model_fingerprint(small))
 
 
 def model_fingerprint(model: nn.Module) -> str:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import torch
 from torch import nn
 
 from prunekit.core.graph import ChannelGraph
-from prunekit.core.plan import ChannelPlan, lifted, narrowed
+from prunekit.core.plan import ChannelPlan, lifted
 from prunekit.core.scores import Scores
 from prunekit.criteria import Accumulator, Criterion, score
 from prunekit.networks.running import evaluating
-from prunekit.networks.slimming import model_fingerprint
+from prunekit.networks.slimming import graph_of
 from prunekit.pipeline.job import Job
 from prunekit.support.errors import UsageError
 from prunekit.support.registry import criteria
@@ -49,7 +48,7 @@ def dense_scores(job: Job, criterion: Criterion) -> Scores:
 
 def slim_scores(job: Job, criterion: Criterion, small: nn.Module, plan: ChannelPlan) -> Scores:
     """One-shot scores of ``small``, which ``plan`` left, in the dense network's channels."""
-    inside = replace(narrowed(job.graph, plan), fingerprint=model_fingerprint(small))
+    inside = graph_of(small, job.graph, plan)
     return lifted(_scores(job, small, inside, criterion), plan)
 
 

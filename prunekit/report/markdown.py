@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import PurePath
 
+from prunekit.core.estimate import BUSY
 from prunekit.report.grids import epoch_grid, few, update_grid
 from prunekit.report.schema import AccuracyPart, LatencyPart, Report
 
@@ -98,10 +99,6 @@ def chance(probability: float) -> str:
     if probability < 0.001:
         return "under 0.1 %"
     return f"{100 * probability:.1f} %"
-
-
-BUSY = 0.1
-"""Other processes took so much of the time that they are why an answer is open."""
 
 
 def why_open(latency: LatencyPart) -> str:

@@ -7,15 +7,17 @@ from typing import Protocol
 
 from torch import nn
 
+from prunekit.core.run_folder import CORRECTION
 from prunekit.core.scores import Scores
 from prunekit.criteria import Criterion
 from prunekit.pipeline.job import Job
 from prunekit.pipeline.landing import LandFrom, Landing
-from prunekit.pipeline.planner import Planner
+from prunekit.pipeline.planner import Planner, Share
 from prunekit.pipeline.recipes.prune import Recipe
 from prunekit.pipeline.run import Run
 from prunekit.pipeline.trainer import Trained
 from prunekit.support.errors import UsageError
+from prunekit.support.processes import on_rank_zero
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,17 @@ class Method(Protocol):
     def prune(self, run: Run, planner: Planner, target: float) -> Pruned:
         """The slim network within ``target``, a share of the dense latency, trained to the end."""
         ...
+
+
+def share_to_train_towards(run: Run, planner: Planner, target: float) -> float:
+    """The predicted share of the dense latency at which ``target`` should measure.
+
+    Measured once; a resumed run keeps to it.
+    """
+    correction = on_rank_zero(
+        lambda: run.folder.once(CORRECTION, Share, lambda: Share(planner.corrected(target)))
+    )
+    return correction.ratio
 
 
 def check_trains(recipe: Recipe, method: str) -> None:

@@ -7,13 +7,17 @@ from functools import partial
 from typing import ClassVar
 
 from prunekit.allocation import Allocation
-from prunekit.core.run_folder import CORRECTION
 from prunekit.core.scores import Scores
 from prunekit.criteria import Criterion
 from prunekit.pipeline.job import Job, fine_tune_lr, train_config
-from prunekit.pipeline.methods.base import Pruned, check_changed, check_trains
+from prunekit.pipeline.methods.base import (
+    Pruned,
+    check_changed,
+    check_trains,
+    share_to_train_towards,
+)
 from prunekit.pipeline.methods.from_scores import Gone, land_and_fine_tune
-from prunekit.pipeline.planner import Planner, Share
+from prunekit.pipeline.planner import Planner
 from prunekit.pipeline.recipes.prune import Recipe
 from prunekit.pipeline.run import Run
 from prunekit.pipeline.scoring import check_gradients
@@ -84,8 +88,6 @@ def _rule(run: Run, planner: Planner, target: float, epochs: int) -> Halp:
 
     # The table is corrected by a measurement near the target, and what is left of its error has
     # room: the landing can prune more, but not take back.
-    share = on_rank_zero(
-        lambda: run.folder.once(CORRECTION, Share, lambda: Share(planner.corrected(target)))
-    ).ratio
+    share = share_to_train_towards(run, planner, target)
     schedule = Schedule(times, steps // times)
     return Halp(run.job.graph, run.criterion, solve, share, schedule, ROOM * share)

@@ -9,12 +9,12 @@ from typing import ClassVar
 
 from prunekit.core.budget import Budget
 from prunekit.core.plan import ChannelPlan
-from prunekit.core.run_folder import CORRECTION, LANDING
+from prunekit.core.run_folder import LANDING
 from prunekit.criteria import Criterion
 from prunekit.pipeline.job import Job, fine_tune_lr, train_config
 from prunekit.pipeline.landing import Landing, Smallest, Solve, confirm, land
-from prunekit.pipeline.methods.base import Pruned, check_trains
-from prunekit.pipeline.planner import UNSCORED, Planner, Share
+from prunekit.pipeline.methods.base import Pruned, check_trains, share_to_train_towards
+from prunekit.pipeline.planner import UNSCORED, Planner
 from prunekit.pipeline.recipes.prune import Recipe
 from prunekit.pipeline.run import Run
 from prunekit.pipeline.scoring import check_gradients
@@ -71,11 +71,9 @@ class IeeMethod:
     def prune(self, run: Run, planner: Planner, target: float) -> Pruned:
         """Train towards the share of the latency that should measure as ``target``."""
         job, recipe = run.job, run.job.recipe
-        share = on_rank_zero(
-            lambda: run.folder.once(CORRECTION, Share, lambda: Share(planner.corrected(target)))
-        )
+        share = share_to_train_towards(run, planner, target)
         rule = IEE(
-            *(job.module, job.graph, planner.table, Budget.share(share.ratio), run.criterion),
+            *(job.module, job.graph, planner.table, Budget.share(share), run.criterion),
             _schedule(job),
             solver=planner.solver,
             granularity=recipe.granularity,
