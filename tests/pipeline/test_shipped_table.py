@@ -79,3 +79,7 @@ def test_other_processors_layers_and_damaged_tables_are_passed_over(home, shippe
 def test_a_profile_ends_by_its_error(home):
     soon = run(home, shipped=False, profile_error="50%")
     assert soon.table.rounds == 2
+
+
+def test_a_profile_has_all_rounds_where_its_error_does_not_matter(home):
+    assert run(home, shipped=False, profile_error="0%").table.rounds > 2

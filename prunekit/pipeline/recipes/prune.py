@@ -13,7 +13,7 @@ from prunekit.core.target import Target
 from prunekit.pipeline.recipes.base import TrainingRecipe, read_recipe
 from prunekit.pipeline.recipes.flag import Flag
 from prunekit.support.errors import UsageError
-from prunekit.support.parsing import parse_percent, parse_share
+from prunekit.support.parsing import parse_percent, parse_share, share_of
 
 _GOES = "What goes"
 
@@ -110,7 +110,8 @@ class Recipe(TrainingRecipe):
     profile_error: Annotated[
         float,
         Flag(
-            "The profile ends when its error on networks left out is at most this, such as 4%.",
+            "The profile ends when its error on networks left out is at most this, such as 4%; "
+            "0%: after all rounds.",
             "Measurements",
             metavar="SHARE",
             as_text=True,
@@ -146,7 +147,11 @@ class Recipe(TrainingRecipe):
     @field_validator("profile_error", mode="before")
     @classmethod
     def _is_error(cls, given: object) -> object:
-        return parse_share(given, "`profile_error`") if isinstance(given, str) else given
+        if not isinstance(given, str):
+            return given
+        if share_of(given) == 0:  # measures all rounds
+            return 0.0
+        return parse_share(given, "`profile_error`")
 
     @field_validator("limit")
     @classmethod
