@@ -85,7 +85,7 @@ Quiet = Annotated[bool, option("No progress, no remarks.", "--quiet", "-q", sect
 
 _ORDER = (
     *("Arguments", "Options", "Target", "Measurements", "What goes", "What becomes zero"),
-    *("Dense network", "Training", "Output"),
+    *("Task", "Dense network", "Training", "Output"),
 )
 
 

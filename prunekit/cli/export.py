@@ -57,6 +57,10 @@ DataText = Annotated[
     str | None,
     option("What int8 takes its ranges from, and accuracy is measured on; default: the run's."),
 ]
+TaskName = Annotated[
+    str | None,
+    option("What it was trained for, where your own code says it.", "--task", metavar="NAME"),
+]
 SparseInitializers = Annotated[
     bool, option("Leave zeros out of a sparse run's ONNX file.", "--sparse-initializers")
 ]
@@ -101,6 +105,7 @@ def export(
     base: Base = None,
     input: Input = None,  # noqa: A002 - the flag's name
     data: DataText = None,
+    task: TaskName = None,
     format: Format = "onnx",  # noqa: A002
     precision: Precision = "fp32",
     runtime: For = "onnxruntime",
@@ -141,7 +146,7 @@ def export(
         raise UsageError("the input shape is not known; give --input, such as 1x3x224x224")
     for file in wanted.files(path):
         refuse_existing(file, overwrite)
-    images = _data(run, data, wanted, shape)
+    images = _data(run, data, task, wanted, shape)
     example = example_input(shape)
     if images is not None:
         _check_outputs(module, example, images)
@@ -213,7 +218,9 @@ def _check_shape(run: str, shape: str | None, path: Path) -> None:
         )
 
 
-def _data(run: str, source: str | None, wanted: Wanted, shape: str) -> Data | None:
+def _data(
+    run: str, source: str | None, task: str | None, wanted: Wanted, shape: str
+) -> Data | None:
     """What was asked for, or the run's own data where the file is no plain copy.
 
     The accuracy of a plain copy is the run's own, which its report has.
@@ -222,19 +229,34 @@ def _data(run: str, source: str | None, wanted: Wanted, shape: str) -> Data | No
     from prunekit.core.run_folder import REPORT, is_run
     from prunekit.pipeline.job import open_data
     from prunekit.support.files import read_object
+    from prunekit.tasks.choosing import TaskChoice
     from prunekit.train.data import is_code
 
     report = Path(run) / REPORT
     is_copy = (wanted.format, wanted.precision) == ("onnx", "fp32")
     # a folder of `prunekit.save` has no report
-    if source is None and not is_copy and is_run(run) and report.is_file():
-        source = read_object(report, "report").get("recipe", {}).get("data")
+    known = is_run(run) and report.is_file()
+    recipe = read_object(report, "report").get("recipe", {}) if known else {}
+    if source is None and not is_copy:
+        source = recipe.get("data")
         if source is not None and is_code(str(source)):
             raise UsageError(
                 f"{run} took its data from {source}, which is code that a file may not start by "
                 f"itself; add --data {source} to say that you trust it"
             )
-    return None if source is None else open_data(source, parse_inputs(shape)[0].shape)
+    if source is None:
+        return None
+    choice = TaskChoice(
+        *(task or recipe.get("task"), recipe.get("loss"), recipe.get("metric")),
+        recipe.get("class_weights"),
+    )
+    if task is None and choice.is_code:
+        raise UsageError(
+            f"{run} was trained for {choice.spec}, which is code that a file may not start by "
+            f"itself; add --task {choice.spec} to say that you trust it"
+        )
+    inputs = parse_inputs(shape)[0]
+    return open_data(source, inputs.shape, choice=choice, floating=inputs.is_floating)
 
 
 def _check_outputs(module: nn.Module, example: Tensor, data: Data) -> None:
@@ -242,12 +264,13 @@ def _check_outputs(module: nn.Module, example: Tensor, data: Data) -> None:
     import torch
 
     from prunekit.networks.running import evaluating
-    from prunekit.train.evaluating import logits_of
+    from prunekit.tasks import Classification
+    from prunekit.tasks.classification import logits_of
 
     with evaluating(module), torch.no_grad():
         output = module(example)
     first = output[0] if isinstance(output, tuple) else output
-    if isinstance(first, torch.Tensor):
+    if isinstance(first, torch.Tensor) and isinstance(data.task, Classification):
         logits_of(first, data.num_classes)
 
 

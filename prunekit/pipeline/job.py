@@ -16,8 +16,10 @@ from torch import nn
 from prunekit.core.graph import ChannelGraph
 from prunekit.core.run_folder import is_run
 from prunekit.core.target import Target
+from prunekit.exporting.inputs import named_inputs
 from prunekit.networks.build import BuiltModel, is_library
 from prunekit.networks.folding import folded_blocks, reparameterize
+from prunekit.networks.running import evaluating, refusing, tensors
 from prunekit.networks.saved import open_model
 from prunekit.networks.weights import check_fit, read_weights, take_state
 from prunekit.pipeline.examples import first_shape, in_channels, recipe_example
@@ -29,8 +31,12 @@ from prunekit.support.errors import DataError, UsageError
 from prunekit.support.processes import on_rank_zero
 from prunekit.support.progress import bar, quietly, say
 from prunekit.support.stopwatch import stages
+from prunekit.tasks.base import run
+from prunekit.tasks.choosing import TaskChoice
 from prunekit.tracing import trace
-from prunekit.train import Data, TrainConfig, load_data, loader
+from prunekit.train import Data, TrainConfig, load_data
+from prunekit.train.batches import size
+from prunekit.train.data import is_code
 from prunekit.train.evaluating import resolve_device
 
 CALIBRATION_BATCHES, CALIBRATION_ROWS = 8, 32
@@ -58,7 +64,7 @@ class Job:
         """Optimizer steps of one epoch."""
         if self.data is None:
             raise UsageError("training needs data; add --data")
-        return len(loader(self.data.train, self.recipe.batch_size, self.recipe.seed))
+        return len(self.data.train_batches(self.recipe.batch_size, self.recipe.seed))
 
     @property
     def file_precision(self) -> str:
@@ -83,6 +89,7 @@ def set_up(recipe: Recipe) -> Job:
     torch.manual_seed(recipe.seed)
     model = open_dense(recipe, data)
     if data is not None:
+        check_outputs(model.module, data)
         note_untrained(recipe)
     example = recipe_example(recipe)
     with bar("tracing", 1) if sys.stderr.isatty() else nullcontext():
@@ -102,9 +109,14 @@ def _traced(module: nn.Module, example: Any, heads: Literal["whole", "width"]) -
 
 
 def calibration(data: Data, seed: int) -> list[Arrays]:
-    """A few batches of training images, as the network's input."""
-    batches = loader(data.train, CALIBRATION_ROWS, seed)
-    return [{"input": images.numpy()} for images, _ in islice(batches, CALIBRATION_BATCHES)]
+    """A few batches of training inputs, as the network's."""
+    batches = data.train_batches(CALIBRATION_ROWS, seed)
+    return [file_inputs(inputs) for inputs, _ in islice(batches, CALIBRATION_BATCHES)]
+
+
+def file_inputs(inputs: Any) -> Arrays:
+    """A batch by the names that a file of the network has for its inputs."""
+    return {name: value.numpy() for name, value in named_inputs(inputs).items()}
 
 
 def train_config(
@@ -131,16 +143,41 @@ def fine_tune_lr(recipe: TrainingRecipe) -> float:
 
 def recipe_data(recipe: TrainingRecipe) -> Data | None:
     """The data that the recipe names, at its input's shape."""
-    return None if recipe.data is None else open_data(recipe.data, first_shape(recipe), recipe.seed)
+    if recipe.data is None:
+        for name in ("task", "loss", "metric", "class_weights"):
+            flag = f"--{name.replace('_', '-')}"
+            recipe.needs_data((flag, getattr(recipe, name) is not None))
+        return None
+    choice = TaskChoice(recipe.task, recipe.loss, recipe.metric, recipe.class_weights)
+    example = recipe_example(recipe)
+    floating = tensors(example)[0].is_floating_point()
+    shape = first_shape(recipe)
+    return open_data(recipe.data, shape, recipe.seed, choice, floating=floating)
 
 
-def open_data(source: str, shape: tuple[int, ...], seed: int = 0) -> Data:
+def open_data(
+    source: str,
+    shape: tuple[int, ...],
+    seed: int = 0,
+    choice: TaskChoice | None = None,
+    *,
+    floating: bool = True,
+) -> Data:
     """The data called ``source`` at the size of the network's input."""
-    if len(shape) != 4:
-        given = "x".join(map(str, shape))
-        raise DataError(f"data needs image inputs such as 1x3x32x32, not {given}")
-    _, channels, height, width = shape
-    return load_data(source, (channels, height, width), seed)
+    if len(shape) != 4 and not is_code(source):
+        sizes = "x".join(map(str, shape))
+        raise DataError(f"data needs image inputs such as 1x3x32x32, not {sizes}")
+    return load_data(source, shape[1:], seed, choice, floating=floating)
+
+
+def check_outputs(module: nn.Module, data: Data) -> None:
+    """Raise ModelError where what the network gives does not fit the data's task."""
+    count = min(2, size(data.val))
+    with torch.random.fork_rng(devices=[]), evaluating(module), torch.no_grad():
+        inputs, targets = data.task.collate([data.val[index] for index in range(count)])
+        with refusing(module, inputs):
+            outputs = run(module, inputs)
+        data.task.check_outputs(outputs, targets)
 
 
 def open_dense(recipe: TrainingRecipe, data: Data | None = None) -> BuiltModel:
@@ -158,7 +195,7 @@ def open_dense(recipe: TrainingRecipe, data: Data | None = None) -> BuiltModel:
     model = open_model(
         recipe.model,
         recipe.base,
-        num_classes=data.num_classes if data is not None else None,
+        num_classes=(data.num_classes or None) if data is not None else None,
         in_channels=channels,
         pretrained=recipe.pretrained,
     )

@@ -22,7 +22,6 @@ from prunekit.support.errors import AnswerNoError, OpenAnswerError
 from prunekit.support.processes import on_rank_zero
 from prunekit.support.progress import say
 from prunekit.support.stopwatch import stages
-from prunekit.train import loader
 from prunekit.train.norms import BATCHES, renew_norms
 
 MOST = 3
@@ -127,5 +126,5 @@ def _cut_and_train(run: Run, pruned: Pruned, landing: Landing, number: int) -> P
 def _renew(run: Run, small: nn.Module) -> None:
     data, recipe = run.job.data, run.job.recipe
     if data is not None:
-        batches = loader(data.train, recipe.batch_size, recipe.seed)
-        renew_norms(small, (images for images, _ in islice(batches, BATCHES)))
+        batches = data.train_batches(recipe.batch_size, recipe.seed)
+        renew_norms(small, (inputs for inputs, _ in islice(batches, BATCHES)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prunekit.core.run_folder import DENSE, LOG, ONNX
 from prunekit.latency import LatencyTable
-from prunekit.pipeline.accuracy import deployed_accuracy
+from prunekit.pipeline.accuracy import accuracy_part, deployed_scores
 from prunekit.pipeline.delivery import Delivered
 from prunekit.pipeline.methods import Pruned
 from prunekit.pipeline.report_parts import (
@@ -71,6 +71,6 @@ def _accuracy_part(run: Run, delivered: Delivered) -> AccuracyPart:
     """Of both files; random weights have no accuracy worth telling."""
     job, dense = run.job, None
     if job.recipe.dense_is_trained:
-        dense = deployed_accuracy(job, job.module, run.folder / DENSE)
-    pruned = deployed_accuracy(job, delivered.small, run.folder / ONNX)
-    return AccuracyPart(dense=dense, pruned=pruned)
+        dense = deployed_scores(job, job.module, run.folder / DENSE)
+    pruned = deployed_scores(job, delivered.small, run.folder / ONNX)
+    return accuracy_part(job.data, dense, pruned)

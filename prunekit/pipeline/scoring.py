@@ -16,7 +16,6 @@ from prunekit.networks.slimming import graph_of
 from prunekit.pipeline.job import Job
 from prunekit.support.errors import UsageError
 from prunekit.support.registry import criteria
-from prunekit.train import loader, loss_fn
 
 
 def criterion_of(job: Job) -> Criterion:
@@ -57,7 +56,7 @@ def _scores(job: Job, module: nn.Module, graph: ChannelGraph, criterion: Criteri
     if data is None or not criterion.needs_gradients:
         return score(module, graph, criterion)
     torch.manual_seed(recipe.seed)
-    batches = loader(data.train, recipe.batch_size, recipe.seed)
+    batches = data.train_batches(recipe.batch_size, recipe.seed)
     count = min(recipe.score_batches, len(batches))
     chosen = (batch for batch, _ in zip(batches, range(count), strict=False))
-    return score(module, graph, criterion, loss_fn, chosen)
+    return score(module, graph, criterion, data.task.loss_of, chosen)

@@ -22,9 +22,10 @@ from prunekit.networks.build import BuiltModel
 from prunekit.networks.running import tensors
 from prunekit.networks.saved import save, save_weights
 from prunekit.networks.weight_layers import layer_macs
-from prunekit.pipeline.accuracy import file_accuracy
+from prunekit.pipeline.accuracy import accuracy_part, file_scores
 from prunekit.pipeline.examples import described, recipe_example
 from prunekit.pipeline.job import (
+    check_outputs,
     check_training,
     fine_tune_lr,
     note_untrained,
@@ -52,7 +53,7 @@ from prunekit.support.files import write_text
 from prunekit.support.processes import on_rank_zero
 from prunekit.support.progress import quietly, say
 from prunekit.support.registry import criteria
-from prunekit.train import Data, loader
+from prunekit.train import Data
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class SparseJob:
         """Optimizer steps of one epoch."""
         if self.data is None:
             return 1
-        return len(loader(self.data.train, self.recipe.batch_size, self.recipe.seed))
+        return len(self.data.train_batches(self.recipe.batch_size, self.recipe.seed))
 
     def sparsifier(self, module: nn.Module) -> Sparsifier:
         """The recipe's method on ``module``, whose weights become sparse."""
@@ -109,6 +110,7 @@ def set_up_sparse(recipe: SparseRecipe) -> SparseJob:
     with quietly():  # what it has to say comes when the training begins
         job.sparsifier(copy.deepcopy(model.module))
     if data is not None:
+        check_outputs(model.module, data)
         note_untrained(recipe)
     return job
 
@@ -236,8 +238,8 @@ def _accuracy_part(job: SparseJob, folder: RunFolder) -> AccuracyPart:
     """Of both files; random weights have no accuracy worth telling."""
     data, workers, dense = job.data, job.recipe.workers, None
     if job.recipe.dense_is_trained:
-        dense = file_accuracy(folder / DENSE, data, workers)
-    return AccuracyPart(dense=dense, pruned=file_accuracy(folder / ONNX, data, workers))
+        dense = file_scores(folder / DENSE, data, workers)
+    return accuracy_part(data, dense, file_scores(folder / ONNX, data, workers))
 
 
 def _speed(

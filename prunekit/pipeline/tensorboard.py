@@ -8,7 +8,7 @@ from typing import Any
 from prunekit.support.errors import FileError, UsageError, first_line
 from prunekit.train.rule import Row
 
-SCALARS = {"loss": "train/loss", "lr": "train/lr", "accuracy": "val/accuracy"}
+SCALARS = {"loss": "train/loss", "lr": "train/lr", "accuracy": "val/accuracy", "score": "val/score"}
 """Of an epoch, by the log's names."""
 
 STRUCTURE = ("predicted_ratio", "iou", "survival", "relative_flops")

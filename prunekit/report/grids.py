@@ -21,15 +21,17 @@ class Grid(NamedTuple):
 
 def epoch_grid(epochs: Iterable[EpochPart]) -> Grid:
     """The numbers of every epoch given."""
+    epochs = list(epochs)
+    name = next((e.value_name for e in epochs if e.value is not None), "accuracy")
     return _grid(
         "epoch",
-        list(epochs),
+        epochs,
         [
             ("stage", lambda e: e.stage),
             ("epoch", lambda e: str(e.epoch)),
             ("loss", lambda e: _or_none(e.loss, loss_text)),
             ("learning rate", lambda e: _or_none(e.lr, lambda v: f"{v:.3g}")),
-            ("accuracy", lambda e: _or_none(e.accuracy, lambda v: f"{v:.2%}")),
+            (name, lambda e: _or_none(e.value, e.value_text)),
             ("time", lambda e: _or_none(e.seconds, duration)),
         ],
     )

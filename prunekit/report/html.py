@@ -105,16 +105,18 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
             f"{latency.dense_ms:.3f} → {latency.pruned_ms:.3f} ms",
         )
     ]
+    metric = accuracy.measure
+    name = "top-1 accuracy" if metric.name == "top-1" else metric.name
     if accuracy.pruned is None:
         tiles.append(("accuracy", "–", "not measured: no data"))
     elif accuracy.dense is None:
-        tiles.append((f"{accuracy.metric} accuracy", f"{accuracy.pruned:.2%}", "dense not trained"))
+        tiles.append((name, metric.text(accuracy.pruned), "dense not trained"))
     else:
         tiles.append(
             (
-                f"{accuracy.metric} accuracy",
-                f"{100 * (accuracy.pruned - accuracy.dense):+.2f} points".replace("-", "−"),
-                f"{accuracy.dense:.2%} → {accuracy.pruned:.2%}",
+                name,
+                metric.apart(accuracy.dense, accuracy.pruned).replace("-", "−"),
+                f"{metric.text(accuracy.dense)} → {metric.text(accuracy.pruned)}",
             )
         )
     tiles.append(

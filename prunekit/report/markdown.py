@@ -7,18 +7,22 @@ from pathlib import PurePath
 
 from prunekit.core.estimate import BUSY
 from prunekit.report.grids import epoch_grid, few, update_grid
-from prunekit.report.schema import AccuracyPart, LatencyPart, Report
+from prunekit.report.schema import AccuracyPart, LatencyPart, Report, ScorePart
 
 
 def accuracy_rows(accuracy: AccuracyPart) -> list[tuple[str, str, str, str]]:
-    """The row of the accuracy, if there is one: (what, dense, pruned, apart)."""
-    if accuracy.pruned is None:
-        return []
-    dense, apart = "not trained", ""
-    if accuracy.dense is not None:
-        dense = f"{accuracy.dense:.2%}"
-        apart = f"{100 * (accuracy.pruned - accuracy.dense):+.2f} points"
-    return [(f"accuracy ({accuracy.metric})", dense, f"{accuracy.pruned:.2%}", apart)]
+    """A row for every metric, that which decides first: (what, dense, pruned, apart)."""
+    return [row for part in (accuracy, *accuracy.others) if (row := _score_row(part)) is not None]
+
+
+def _score_row(score: ScorePart) -> tuple[str, str, str, str] | None:
+    if score.pruned is None:
+        return None
+    metric, dense, apart = score.measure, "not trained", ""
+    if score.dense is not None:
+        dense = metric.text(score.dense)
+        apart = metric.apart(score.dense, score.pruned)
+    return score.label, dense, metric.text(score.pruned), apart
 
 
 def summary_rows(report: Report) -> list[tuple[str, str, str, str]]:
@@ -75,14 +79,15 @@ def group_rows(report: Report) -> list[tuple[str, ...]]:
 
 def export_grid(report: Report) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """What was exported later: head and rows of a table."""
-    head = ("file", "format", "precision", "outputs apart", f"accuracy ({report.accuracy.metric})")
+    head = ("file", "format", "precision", "outputs apart", report.accuracy.label)
+    tell = report.accuracy.measure.text
     return head, [
         (
             PurePath(part.path).name,
             part.format,
             part.precision,
             "" if part.apart is None else f"{part.apart:.1e}",
-            "not measured" if part.accuracy is None else f"{part.accuracy:.2%}",
+            "not measured" if part.accuracy is None else tell(part.accuracy),
         )
         for part in report.exports
     ]

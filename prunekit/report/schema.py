@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from prunekit.core.metric import PERCENT, Metric
 from prunekit.core.target import Environment, Target
 from prunekit.support.files import load_json, save_json
 
@@ -62,12 +63,34 @@ class LatencyPart(Part):
         return "open" if is_open else "missed"
 
 
-class AccuracyPart(Part):
-    """In the precision deployed, on the validation set, 0 to 1; None without data."""
+class ScorePart(Part):
+    """One metric in the precision deployed, on the validation set; None without data.
+
+    In percent it is kept as 0 to 1, else in its ``unit``.
+    """
 
     dense: float | None
     pruned: float | None
     metric: str = "top-1"
+    unit: str = PERCENT
+    higher_is_better: bool = True
+
+    @property
+    def measure(self) -> Metric:
+        """How its values are told."""
+        return Metric("", self.metric, self.unit, self.higher_is_better)
+
+    @property
+    def label(self) -> str:
+        """What it is called beside other figures."""
+        return f"accuracy ({self.metric})" if self.metric == "top-1" else self.metric
+
+
+class AccuracyPart(ScorePart):
+    """The metric that decides, and the ``others`` of the ``task``."""
+
+    task: str = "classification"
+    others: tuple[ScorePart, ...] = ()
 
 
 class Pair(Part):
@@ -157,7 +180,10 @@ class ExportPart(Part):
 
 
 class EpochPart(Part):
-    """One epoch of a training stage; ``step`` and ``seconds`` count from the stage's beginning."""
+    """One epoch of a training stage; ``step`` and ``seconds`` count from the stage's beginning.
+
+    ``score`` is the task's ``metric``, in its ``unit``, where that is not ``accuracy``.
+    """
 
     stage: str
     epoch: int
@@ -165,7 +191,24 @@ class EpochPart(Part):
     loss: float | None = None
     lr: float | None = None
     accuracy: float | None = None
+    metric: str | None = None
+    unit: str = PERCENT
+    score: float | None = None
     seconds: float | None = None
+
+    @property
+    def value(self) -> float | None:
+        """The metric that decides."""
+        return self.accuracy if self.score is None else self.score
+
+    @property
+    def value_name(self) -> str:
+        """What that metric is called in logs."""
+        return self.metric or "accuracy"
+
+    def value_text(self, value: float) -> str:
+        """One of its values as it is told."""
+        return Metric("", self.value_name, self.unit).text(value)
 
 
 class UpdatePart(Part):

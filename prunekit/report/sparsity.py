@@ -96,10 +96,12 @@ def sparsity_verdict(report: SparsityReport) -> str:
         f"{plan.sparsity:.2%} of the weights of {len(plan.sparse)} layers are zero "
         f"({plan.overall:.2%} of all layers'), {plan.pattern}"
     )
-    if report.accuracy.pruned is not None:
-        text += f": {report.accuracy.metric} accuracy {report.accuracy.pruned:.2%}"
-        if report.accuracy.dense is not None:
-            text += f", dense {report.accuracy.dense:.2%}"
+    accuracy, metric = report.accuracy, report.accuracy.measure
+    if accuracy.pruned is not None:
+        name = "top-1 accuracy" if metric.name == "top-1" else metric.name
+        text += f": {name} {metric.text(accuracy.pruned)}"
+        if accuracy.dense is not None:
+            text += f", dense {metric.text(accuracy.dense)}"
     return text
 
 

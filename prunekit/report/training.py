@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from prunekit.core.metric import PERCENT
 from prunekit.report.curves import (
     Panel,
     epoch_panel,
@@ -45,10 +46,7 @@ def charts(
         return None
     panels = [
         epoch_panel("loss", "Training loss", epochs, lambda e: e.loss, loss_text, loss_scale),
-        epoch_panel(
-            *("accuracy", "Validation accuracy", epochs),
-            *(lambda e: e.accuracy, lambda v: f"{v:.2%}", share_scale),
-        ),
+        _score_panel(epochs),
         predicted,
         structure_panel(updates),
     ]
@@ -64,14 +62,25 @@ def charts(
     )
 
 
+def _score_panel(epochs: tuple[EpochPart, ...]) -> Panel | None:
+    """The metric that decides."""
+    scored = next((epoch for epoch in epochs if epoch.value is not None), None)
+    if scored is None:
+        return None
+    name, scale = scored.value_name, share_scale if scored.unit == PERCENT else loss_scale
+    title = f"Validation {name}"
+    return epoch_panel(name, title, epochs, lambda e: e.value, scored.value_text, scale)
+
+
 def _lead(epochs: tuple[EpochPart, ...], updates: tuple[UpdatePart, ...]) -> str:
     parts = []
     if epochs:
         stages = len(stages_of(epochs))
         text = plural(len(epochs), "epoch") + (f" in {stages} stages" if stages > 1 else "")
-        seen = [e.accuracy for e in epochs if e.accuracy is not None]
-        if seen:
-            text += f", the last ending at {seen[-1]:.2%} validation accuracy"
+        scored = [e for e in epochs if e.value is not None]
+        if scored and (value := scored[-1].value) is not None:
+            last = scored[-1]
+            text += f", the last ending at {last.value_text(value)} validation {last.value_name}"
         parts.append(f"{text}.")
     if updates:
         text = f"{plural(len(updates), 'update')} of the structure"

@@ -120,3 +120,17 @@ def average_(tensors: Iterable[Tensor]) -> None:
         parts = torch.split(flat, [tensor.numel() for tensor in alike])
         for tensor, part in zip(alike, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
+
+
+def sum_(tensor: Tensor) -> None:
+    """Replace a tensor by its sum over all processes, in place."""
+    import torch
+
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    if torch.distributed.get_backend() == "nccl" and not tensor.is_cuda:
+        on_gpu = tensor.cuda()
+        torch.distributed.all_reduce(on_gpu)
+        tensor.copy_(on_gpu)
+    else:
+        torch.distributed.all_reduce(tensor)

@@ -1,4 +1,4 @@
-"""Named plugins (runtimes, criteria, allocators), built in or from a third party's entry points."""
+"""Named plugins (runtimes, criteria, ...), built in or from a third party's entry points."""
 
 from __future__ import annotations
 
@@ -71,3 +71,4 @@ class Registry:
 runtimes = Registry("runtimes")
 criteria = Registry("criteria")
 allocators = Registry("allocators")
+tasks = Registry("tasks")

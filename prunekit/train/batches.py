@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sized
-from typing import Any, cast
+from collections.abc import Callable, Sequence, Sized
+from typing import Any, TypeAlias, cast
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from prunekit.support.errors import DataError
+from prunekit.tasks.classification import collate_labels
 
 __all__ = ["epoch_batches", "loader", "mixed", "size"]
+
+Collate: TypeAlias = Callable[[Sequence[Any]], Any]
+"""Samples to a batch."""
 
 
 def size(dataset: Dataset[Any]) -> int:
@@ -56,12 +59,13 @@ def loader(
     world: int = 1,
     workers: int = 0,
     pin: bool = False,
+    collate: Collate = collate_labels,
 ) -> DataLoader[Any]:
-    """Batches of (images, labels): all in order, or shuffled by ``shuffle_seed`` and ``epoch``.
+    """Batches of (inputs, targets): all in order, or shuffled by ``shuffle_seed`` and ``epoch``.
 
     Shuffled batches are whole (see :func:`epoch_batches`). With ``world`` above 1 they are the
     share of ``rank``. Without ``shuffle_seed`` the last batch may be smaller. ``pin`` speeds up the
-    way to a GPU.
+    way to a GPU. ``collate`` is the task's; unless given, targets are whole numbers.
     """
     # Worker processes are seeded from this generator, so their augmentation repeats as well.
     generator = torch.Generator().manual_seed(mixed(shuffle_seed or 0, epoch, rank))
@@ -77,28 +81,5 @@ def loader(
         num_workers=workers,
         pin_memory=pin,
         generator=generator,
-        collate_fn=together,
+        collate_fn=collate,
     )
-
-
-def together(samples: list[Any]) -> tuple[Tensor, Tensor]:
-    """A batch: images, and as many labels, of shape (N,) and of torch's usual integers."""
-    try:
-        images, labels = default_collate(samples)
-    except RuntimeError as error:
-        shapes = {"x".join(map(str, image.shape)) for image, _ in samples}
-        if len(shapes) < 2:
-            raise
-        raise DataError(
-            f"images of one batch have different shapes: {', '.join(sorted(shapes))}; "
-            "resize them alike in the data set"
-        ) from error
-    if labels.numel() != len(samples):
-        raise DataError(
-            f"labels have the shape {'x'.join(map(str, labels.shape[1:]))}; "
-            "one whole number for each image is needed"
-        )
-    labels = labels.reshape(-1).long()
-    if labels.min() < 0:
-        raise DataError(f"a label is {int(labels.min())}; labels count from 0")
-    return images, labels

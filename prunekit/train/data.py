@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from prunekit.support.errors import DataError
 from prunekit.support.user_code import call_factory
-from prunekit.train.factory import classes_of, labels_of
+from prunekit.tasks import Classification, Task
+from prunekit.tasks.choosing import TaskChoice, choose_task
+from prunekit.tasks.targets import Sets, target_of
+from prunekit.train.batches import loader
 from prunekit.train.folder import open_folder
 from prunekit.train.sets import SETS, open_digits, open_set
 
@@ -26,26 +29,56 @@ _ON_DISK = {"imagefolder", *SETS}
 
 @dataclass(frozen=True)
 class Data:
-    """Two sets of (image, label) pairs; ``input_shape`` is (channels, height, width)."""
+    """Two sets of (input, target) pairs; ``input_shape`` is that of the first input without batch.
+
+    ``num_classes`` is how many outputs the network's head needs, 0 where the task leaves it as it
+    is. The task is
+    classification unless ``given_task`` says another.
+    """
 
     train: Dataset[Any]
     val: Dataset[Any]
     num_classes: int
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     name: str
+    given_task: Task | None = None
+
+    @cached_property
+    def task(self) -> Task:
+        """What is trained for."""
+        return self.given_task or Classification(self.num_classes)
+
+    def train_batches(
+        self, batch_size: int, seed: int, *, epoch: int = 0, workers: int = 0
+    ) -> DataLoader[Any]:
+        """Shuffled batches of the training set, as the training has them."""
+        collate = self.task.collate
+        return loader(self.train, batch_size, seed, epoch=epoch, workers=workers, collate=collate)
 
 
-def load_data(spec: str, input_shape: tuple[int, int, int], seed: int = 0) -> Data:
-    """The data that ``spec`` names, as images of ``input_shape`` (channels, height, width).
+def load_data(
+    spec: str,
+    input_shape: tuple[int, ...],
+    seed: int = 0,
+    task: TaskChoice | None = None,
+    *,
+    floating: bool = True,
+) -> Data:
+    """The data that ``spec`` names, with inputs of ``input_shape`` (channels, height, width).
 
     ``digits``; ``imagefolder:PATH``; ``cifar10:PATH`` and other sets on disk;
     ``package.module:factory`` or ``path/file.py:factory``, a function that returns a :class:`Data`
-    or a (train, val) pair and may take ``input_shape`` and ``seed``. ``seed`` decides the split
-    where the source has none. Raises DataError for a source that is missing, empty, broken or of
-    another shape.
+    or a (train, val) pair and may take ``input_shape`` and ``seed``; its inputs may have any
+    shape, be whole numbers (``floating`` False), or be several in a tuple or a dictionary.
+    ``seed`` decides the split where the source has none. ``task`` says what is trained for where
+    the targets alone do not. Raises DataError for a source that is missing, empty, broken or of
+    another shape, UsageError for a task that cannot be had.
     """
-    shape = _checked_shape(input_shape)
+    choice = TaskChoice() if task is None else task
     kind, colon, rest = spec.partition(":")
+    if is_code(spec) and colon and rest and kind:
+        return _custom(spec, _checked_sizes(input_shape), seed, choice, floating=floating)
+    shape = _checked_shape(input_shape)
     train: Dataset[Any]
     val: Dataset[Any]
     if spec == "digits":
@@ -58,15 +91,19 @@ def load_data(spec: str, input_shape: tuple[int, int, int], seed: int = 0) -> Da
             train, val, classes = open_folder(path, shape, seed)
         else:
             train, val, classes = open_set(kind, path, shape)
-    elif not colon or not rest or not kind:
+    else:
         hint = f"; for a folder of images write imagefolder:{spec}" if Path(spec).is_dir() else ""
         raise DataError(f"unknown data {spec!r}{hint}; known: {_KNOWN}")
-    else:
-        return _custom(spec, shape, seed)
-    data = Data(train, val, classes, shape, spec)
-    for dataset, part in ((train, "train"), (val, "val")):
-        _check_sample(dataset, f"{spec} ({part})", data)
+    sets = Sets(train, val, spec, classes)
+    data = _with_task(sets, shape, choice)
+    for dataset, part in sets.parts:
+        _check_sample(dataset, part, data)
     return data
+
+
+def _with_task(sets: Sets, shape: tuple[int, ...], choice: TaskChoice) -> Data:
+    task = choose_task(sets, choice)
+    return Data(sets.train, sets.val, task.num_outputs or 0, shape, sets.name, task)
 
 
 def is_code(spec: str) -> bool:
@@ -83,7 +120,16 @@ def _checked_shape(shape: Any) -> tuple[int, int, int]:
     return sizes[0], sizes[1], sizes[2]
 
 
-def _custom(spec: str, shape: tuple[int, int, int], seed: int) -> Data:
+def _checked_sizes(shape: Any) -> tuple[int, ...]:
+    sizes = tuple(shape)
+    if not sizes or any(not isinstance(n, int) or n < 1 for n in sizes):
+        raise DataError(f"`input_shape` must be sizes such as (3, 32, 32), not {shape!r}")
+    return sizes
+
+
+def _custom(
+    spec: str, shape: tuple[int, ...], seed: int, choice: TaskChoice, *, floating: bool
+) -> Data:
     offered = {"input_shape": shape, "seed": seed}
     made, _ = call_factory(spec, offered, DataError, f"known data: {_KNOWN}")
     if isinstance(made, Data):
@@ -94,20 +140,24 @@ def _custom(spec: str, shape: tuple[int, int, int], seed: int) -> Data:
                 f"{_times(shape)}; use --input with {_times(data.input_shape)} "
                 "or resize in the factory"
             )
-        if data.num_classes < 2:
+        if isinstance(data.task, Classification) and data.num_classes < 2:
             raise DataError(f"{spec} has only one class; at least two are needed")
+        if choice != TaskChoice():
+            data = _with_task(Sets(data.train, data.val, spec, data.num_classes), shape, choice)
     elif isinstance(made, (tuple, list)) and len(made) == 2:
         train, val = made
-        for dataset, part in ((train, "train"), (val, "val")):
-            _check_size(dataset, f"{spec} ({part})")
-        data = Data(train, val, _num_classes(spec, train, val), shape, spec)
+        sets = Sets(train, val, spec)
+        for dataset, part in sets.parts:
+            _check_size(dataset, part)
+            _check_input(_pair(dataset[0], part)[0], part, shape, floating=floating)
+        data = _with_task(sets, shape, choice)
     else:
         raise DataError(
             f"{spec} returned {type(made).__name__}; "
             "it must return prunekit.train.Data or a (train, val) pair"
         )
-    for dataset, part in ((data.train, "train"), (data.val, "val")):
-        _check_sample(dataset, f"{spec} ({part})", data)
+    for dataset, part in Sets(data.train, data.val, spec).parts:
+        _check_sample(dataset, part, data, floating=floating)
     return data
 
 
@@ -121,59 +171,38 @@ def _check_size(dataset: Any, name: str) -> None:
         raise DataError(f"{name} is empty")
 
 
-def _num_classes(spec: str, train: Dataset[Any], val: Dataset[Any]) -> int:
-    names, val_names = classes_of(train), classes_of(val)
-    if names is not None and val_names is not None and names != val_names:
-        differing = sorted({*names} ^ {*val_names})
-        what = f"differ in {', '.join(differing[:5])}" if differing else "come in another order"
-        raise DataError(
-            f"{spec}: the classes of train and val {what}; give both the same `classes`"
-        )
-    if names is not None:
-        count = len(names)
-    else:
-        labels = {*labels_of(train, f"{spec} (train)")}
-        extra = sorted({*labels_of(val, f"{spec} (val)")} - labels)
-        if extra:
-            shown = ", ".join(map(str, extra[:5]))
-            raise DataError(f"{spec}: val has labels that train lacks: {shown}; split by class")
-        if min(labels) < 0:
-            raise DataError(f"{spec} has the label {min(labels)}; labels count from 0")
-        count = max(labels) + 1
-    if count < 2:
-        raise DataError(f"{spec} has only one class; at least two are needed")
-    return count
+def _pair(sample: Any, name: str) -> tuple[Any, Any]:
+    target = target_of(sample, name)
+    return sample[0], target
 
 
-def _check_sample(dataset: Any, name: str, data: Data) -> None:
-    """One sample stands for all: an (image, label) pair of the right shape and range."""
+def _check_sample(dataset: Any, name: str, data: Data, *, floating: bool = True) -> None:
+    """One sample stands for all: a pair of an input of the right shape and a possible target."""
     _check_size(dataset, name)
-    sample = dataset[0]
-    if not isinstance(sample, (tuple, list)) or len(sample) != 2:
-        raise DataError(
-            f"{name} gives {type(sample).__name__} samples; (image, label) pairs are needed"
-        )
-    image, label = sample
-    if not isinstance(image, Tensor) or not image.is_floating_point():
-        kind = image.dtype if isinstance(image, Tensor) else type(image).__name__
+    value, target = _pair(dataset[0], name)
+    _check_input(value, name, tuple(data.input_shape), floating=floating)
+    data.task.check_target(target, name)
+
+
+def _check_input(value: Any, name: str, shape: tuple[int, ...], *, floating: bool) -> None:
+    if isinstance(value, (tuple, list, dict)):
+        tensors = list(value.values() if isinstance(value, dict) else value)
+        if not tensors or not all(isinstance(tensor, Tensor) for tensor in tensors):
+            container = type(value).__name__
+            raise DataError(
+                f"{name} gives images as {container}; float tensors are needed, add a transform"
+            )
+        first = tensors[0]
+    elif not isinstance(value, Tensor) or (floating and not value.is_floating_point()):
+        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise DataError(f"{name} gives images as {kind}; float tensors are needed, add a transform")
-    if tuple(image.shape) != tuple(data.input_shape):
+    else:
+        first = value
+    if tuple(first.shape) != shape:
         raise DataError(
-            f"{name} has images of {_times(image.shape)}, the model's input is "
-            f"{_times(data.input_shape)}; use --input with {_times(image.shape)} "
+            f"{name} has images of {_times(first.shape)}, the model's input is "
+            f"{_times(shape)}; use --input with {_times(first.shape)} "
             "or resize in the factory"
-        )
-    try:
-        number = int(label)
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"{name} gives the label {label!r}; whole numbers from 0 are needed"
-        ) from error
-    floating = isinstance(label, float) or (torch.is_tensor(label) and label.is_floating_point())
-    if floating or not 0 <= number < data.num_classes:
-        raise DataError(
-            f"{name} gives the label {label}; "
-            f"whole numbers from 0 to {data.num_classes - 1} are needed"
         )
 
 

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from prunekit.support.errors import ModelError, UsageError
 from prunekit.support.processes import leave_group_at_exit
+from prunekit.tasks import Task
 from prunekit.train.batches import epoch_batches, size
 from prunekit.train.config import TrainConfig
 from prunekit.train.data import Data
@@ -32,7 +33,7 @@ class Position:
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
-    accuracy: float = 0.0
+    score: float = 0.0
     best: float = 0.0
 
 
@@ -43,8 +44,8 @@ class _Net(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, images: Tensor) -> Any:
-        return self.net(images)
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        return self.net(*inputs, **named)
 
 
 @dataclass
@@ -53,6 +54,7 @@ class Run:
 
     model: nn.Module
     data: Data
+    task: Task
     config: TrainConfig
     accelerator: Accelerator
     optimizer: Optimizer
@@ -122,6 +124,7 @@ def prepare(
     return Run(
         model=model,
         data=data,
+        task=data.task.smoothed(config.label_smoothing),
         config=config,
         accelerator=accelerator,
         optimizer=optimizer,

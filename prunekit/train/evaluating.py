@@ -1,19 +1,24 @@
-"""Top-1 accuracy, and the loss that scoring uses."""
+"""How a module scores on a data set, by its task's metrics; and the loss that scoring uses."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from prunekit.networks.running import evaluating
-from prunekit.support.errors import DataError, ModelError, UsageError
+from prunekit.support.errors import DataError, UsageError
+from prunekit.tasks import Scorer, Task
+from prunekit.tasks.base import run
+from prunekit.tasks.classification import TopOne, collate_labels, logits_of
 from prunekit.train.batches import loader, size
 
-__all__ = ["count_right", "evaluate", "evaluating", "logits_of", "loss_fn", "resolve_device"]
+__all__ = ["evaluate", "evaluating", "loss_fn", "resolve_device", "score_all"]
 
 
 def resolve_device(device: str) -> torch.device:
@@ -23,20 +28,6 @@ def resolve_device(device: str) -> torch.device:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UsageError("`device` is cuda but torch sees no CUDA device; use cpu or auto")
     return torch.device(device)
-
-
-def logits_of(output: Any, num_classes: int = 1) -> Tensor:
-    """The (N, classes) tensor in a model's output; ModelError if it is missing or too narrow."""
-    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(output).__name__
-        raise ModelError(f"the model's output is {shape}; (batch, classes) logits are needed")
-    if logits.shape[1] < num_classes:
-        raise ModelError(
-            f"the model has {logits.shape[1]} outputs but the data has {num_classes} classes; "
-            f"build the model with {num_classes} classes"
-        )
-    return logits
 
 
 def loss_fn(model: nn.Module, batch: Any) -> Tensor:
@@ -52,52 +43,69 @@ def loss_fn(model: nn.Module, batch: Any) -> Tensor:
 
 
 def evaluate(
-    model: nn.Module, dataset: Dataset[Any], batch_size: int = 256, device: str = "auto"
+    model: nn.Module,
+    dataset: Dataset[Any],
+    batch_size: int = 256,
+    device: str = "auto",
+    task: Task | None = None,
 ) -> float:
-    """Top-1 accuracy, 0 to 1; the model is left on its device and in its mode."""
+    """The primary metric of ``task``, top-1 (0 to 1) unless given.
+
+    The model is left on its device and in its mode.
+    """
     if size(dataset) == 0:
         raise DataError("there is nothing to evaluate on: the data set is empty")
     chosen = resolve_device(device)
     home = next((parameter.device for parameter in model.parameters()), chosen)
+    collate = collate_labels if task is None else task.collate
+    scorer: Scorer = TopOne() if task is None else task.scorer(brief=True)
     model.to(chosen)
     try:
-        batches = loader(dataset, batch_size, pin=chosen.type == "cuda")
-        return count_right(model, batches, chosen) / size(dataset)
+        batches = loader(dataset, batch_size, pin=chosen.type == "cuda", collate=collate)
+        scores = score_all(model, batches, chosen, scorer)
+        return next(iter(scores.values())) if task is None else scores[task.primary.key]
     finally:
         model.to(home)
 
 
 @torch.no_grad()
-def count_right(model: nn.Module, batches: DataLoader[Any], device: torch.device) -> int:
-    """How many samples the model, on ``device`` and in evaluation mode, puts into their class."""
-    right = torch.zeros((), dtype=torch.int64, device=device)
-    layout: torch.memory_format | None = None
+def score_all(
+    model: nn.Module, batches: Iterable[Any], device: torch.device, scorer: Scorer
+) -> dict[str, float]:
+    """The metrics of the model, on ``device`` and in evaluation mode, over all batches."""
+    form: torch.memory_format | None = None
     with evaluating(model):
-        for images, labels in batches:
-            if layout is None:
-                layout = accepted_layout(model, images.to(device))
-            images = images.to(device, non_blocking=True, memory_format=layout)
-            logits = logits_of(model(images))
-            right += (logits.argmax(1) == labels.to(device, non_blocking=True)).sum()
-    return int(right)
+        for inputs, targets in batches:
+            if form is None:
+                form = accepted_layout(model, send_to_device(inputs, device))
+            scorer.update(run(model, placed(inputs, device, form)), targets)
+    return scorer.compute()
 
 
-def layout(images: Tensor) -> torch.memory_format:
+def placed(inputs: Any, device: torch.device, form: torch.memory_format) -> Any:
+    """``inputs`` on ``device``; a batch of images in ``form``."""
+    if isinstance(inputs, Tensor):
+        return inputs.to(device, non_blocking=True, memory_format=form)
+    return send_to_device(inputs, device, non_blocking=True)
+
+
+def layout(inputs: Any) -> torch.memory_format:
     """Channels last for images, which is faster on CPUs and tensor cores (up to 1.7 times)."""
-    return torch.channels_last if images.ndim == 4 else torch.preserve_format
+    images = isinstance(inputs, Tensor) and inputs.ndim == 4
+    return torch.channels_last if images else torch.preserve_format
 
 
 @torch.no_grad()
-def accepted_layout(model: nn.Module, images: Tensor) -> torch.memory_format:
-    """Of a few ``images``: :func:`layout`, unless a ``view`` in the model refuses it."""
-    wanted = layout(images)
+def accepted_layout(model: nn.Module, inputs: Any) -> torch.memory_format:
+    """Of a few ``inputs``: :func:`layout`, unless a ``view`` in the model refuses it."""
+    wanted = layout(inputs)
     if wanted == torch.channels_last:
         try:
             with (
-                torch.random.fork_rng([images.device] if images.is_cuda else []),
+                torch.random.fork_rng([inputs.device] if inputs.is_cuda else []),
                 evaluating(model),
             ):
-                model(images[:2].to(memory_format=wanted))
+                model(inputs[:2].to(memory_format=wanted))
         except RuntimeError as error:
             if "view size is not compatible" in str(error):
                 return torch.contiguous_format

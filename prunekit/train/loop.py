@@ -10,24 +10,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, TypedDict
+from typing import Any, TypeAlias, TypedDict
 
 import torch
-from accelerate.utils import broadcast, set_seed
+from accelerate.utils import broadcast, send_to_device, set_seed
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from prunekit.networks.running import evaluating
+from prunekit.networks.running import evaluating, tensors
 from prunekit.support.errors import ModelError, TrainingError, UsageError, first_line
 from prunekit.support.processes import average_
 from prunekit.support.progress import Bar, bar
-from prunekit.train.batches import loader, mixed, size
+from prunekit.tasks.base import run as run_on
+from prunekit.train.batches import loader, mixed
 from prunekit.train.checkpoint import CHECKPOINT
 from prunekit.train.config import TrainConfig
 from prunekit.train.data import Data
 from prunekit.train.ema import put
 from prunekit.train.engine import Position, Run, prepare
-from prunekit.train.evaluating import accepted_layout, count_right, logits_of
+from prunekit.train.evaluating import accepted_layout, placed, score_all
 from prunekit.train.resuming import restore, save
 from prunekit.train.rule import Row, Rule
 
@@ -38,14 +38,13 @@ Log: TypeAlias = Callable[[Row], None]
 
 
 class EpochRow(TypedDict):
-    """What the log is told at the end of every epoch."""
+    """What the log is told at the end of every epoch, beside the primary metric by its key."""
 
     stage: str
     epoch: int
     step: int
     loss: float
     lr: float
-    accuracy: float
     seconds: float
 
 
@@ -55,18 +54,23 @@ _READ_EVERY_ON_GPU = 16
 
 @dataclass(frozen=True)
 class FitResult:
-    """How a training ended; accuracies are top-1 on the validation set, 0 to 1.
+    """How a training ended; scores are the task's primary metric on the validation set.
 
-    ``accuracy`` is the last epoch's, of the averaged weights where averaging is on; ``best`` is the
-    highest of any epoch. ``seconds`` is spent in training steps, data loading included, over all
+    ``score`` is the last epoch's, of the averaged weights where averaging is on; ``best`` is the
+    best of any epoch. ``seconds`` is spent in training steps, data loading included, over all
     resumed parts.
     """
 
-    accuracy: float
+    score: float
     best: float
     epochs: int
     steps: int
     seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        """The score, of a classification: top-1, 0 to 1."""
+        return self.score
 
 
 def fit(
@@ -106,14 +110,12 @@ def fit(
                 progress.advance(position.step)
                 _train(run, position, progress, path, log, title)
         elif not config.epochs:
-            position.accuracy = position.best = _validate(run)
+            position.score = position.best = _validate(run)
     if run.ema is not None:
         put(model, run.ema.values)
     for network in {run.result, model}:
         network.to("cpu").eval()
-    return FitResult(
-        position.accuracy, position.best, position.epoch, position.step, position.seconds
-    )
+    return FitResult(position.score, position.best, position.epoch, position.step, position.seconds)
 
 
 def _train(
@@ -132,9 +134,12 @@ def _train(
         position.seconds += time.perf_counter() - began
         progress.advance(0, f"epoch {position.epoch}, validating")
         _agree(run)
-        position.accuracy = _validate(run)
-        position.best = max(position.best, position.accuracy)
-        progress.advance(0, _note(position, loss))
+        position.score = _validate(run)
+        first = position.epoch == 1
+        position.best = (
+            position.score if first else run.task.primary.better(position.best, position.score)
+        )
+        progress.advance(0, _note(run, position, loss))
         if run.rank == 0:
             with _undisturbed():
                 if path is not None:
@@ -146,10 +151,9 @@ def _train(
                         "step": position.step,
                         "loss": loss,
                         "lr": lr,
-                        "accuracy": position.accuracy,
                         "seconds": position.seconds,
                     }
-                    for row in (*run.rule.rows(), epoch):
+                    for row in (*run.rule.rows(), {**epoch, **_scored(run, position)}):
                         log(dict(row))
         run.accelerator.wait_for_everyone()
 
@@ -170,9 +174,18 @@ def _undisturbed() -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)
 
 
-def _note(position: Position, loss: float) -> str:
-    accuracy = f", accuracy {position.accuracy:.1%}" if position.epoch else ""
-    return f"loss {loss:.3f}{accuracy}"
+def _scored(run: Run, position: Position) -> Row:
+    """The primary metric as the log has it: accuracies by that name, others with their own."""
+    metric = run.task.primary
+    if metric.key == "accuracy":
+        return {"accuracy": position.score}
+    return {"metric": metric.key, "unit": metric.unit, "score": position.score}
+
+
+def _note(run: Run, position: Position, loss: float) -> str:
+    metric = run.task.primary
+    score = f", {metric.key} {metric.text(position.score)}" if position.epoch else ""
+    return f"loss {loss:.3f}{score}"
 
 
 def _epoch(run: Run, position: Position, progress: Bar) -> tuple[float, float]:
@@ -188,27 +201,28 @@ def _epoch(run: Run, position: Position, progress: Bar) -> tuple[float, float]:
         world=run.world,
         workers=config.workers,
         pin=device.type == "cuda",
+        collate=run.task.collate,
     )
     run.model.train()
     every = 1 if device.type == "cpu" else _READ_EVERY_ON_GPU
     unread: list[Tensor] = []
     total = lr = 0.0
-    for images, labels in batches:
+    for inputs, targets in batches:
         lr = config.lr_at(position.step, run.per_epoch)
         for group in run.optimizer.param_groups:
             group["lr"] = lr
         if run.layout is None:
-            run.layout = accepted_layout(run.network, images.to(device))
-        images = images.to(device, non_blocking=True, memory_format=run.layout)
-        labels = labels.to(device, non_blocking=True)
+            run.layout = accepted_layout(run.network, send_to_device(inputs, device))
+        inputs = placed(inputs, device, run.layout)
+        targets = send_to_device(targets, device, non_blocking=True)
         network = run.network
-        with _explained(run, images, first=position.step == 0):
+        with _explained(run, inputs, first=position.step == 0):
             run.stepper.zero_grad()
-            loss = _objective(run, network, images, labels)
+            loss = _objective(run, network, inputs, targets)
             unread.append(loss.detach())
             if len(unread) >= every:
                 total += _read(run, unread, position.step)
-                progress.advance(0, _note(position, float(loss.detach())))
+                progress.advance(0, _note(run, position, float(loss.detach())))
             run.accelerator.backward(loss)
             if network is not run.model:  # which its wrapper does for the model itself
                 average_(p.grad for p in network.parameters() if p.grad is not None)
@@ -227,34 +241,23 @@ def _epoch(run: Run, position: Position, progress: Bar) -> tuple[float, float]:
     return float(run.accelerator.reduce(mean, "mean")), lr
 
 
-def _objective(run: Run, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy, mixed with the distance to the teacher's soft answer (Hinton et al. 2015)."""
+def _objective(run: Run, network: nn.Module, inputs: Any, targets: Any) -> Tensor:
+    """The task's loss, mixed with its distance to the teacher."""
     config = run.config
-    if network is run.model:
-        output = run.shell(images)
-    else:
+
+    def forward(*args: Any, **named: Any) -> Any:
+        if network is run.model:
+            return run.shell(*args, **named)
         with run.accelerator.autocast():
-            output = network(images)
-    logits = logits_of(output, run.data.num_classes).float()
-    loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+            return network(*args, **named)
+
+    loss, outputs = run.task.loss(forward, inputs, targets)
     if run.teacher is None:
         return loss
     with torch.no_grad(), run.accelerator.autocast():
-        soft = logits_of(run.teacher(images)).float()
-    if soft.shape != logits.shape:
-        raise ModelError(
-            f"the teacher has {soft.shape[1]} outputs and the model {logits.shape[1]}; "
-            "they must agree"
-        )
-    heat = config.distill_temperature
-    distance = F.kl_div(
-        F.log_softmax(logits / heat, 1),
-        F.log_softmax(soft / heat, 1),
-        reduction="batchmean",
-        log_target=True,
-    )
-    # The square keeps the gradient's size when the temperature changes.
-    return (1 - config.distill) * loss + config.distill * heat**2 * distance
+        taught = run_on(run.teacher, inputs)
+    distance = run.task.distance(outputs, taught, config.distill_temperature)
+    return (1 - config.distill) * loss + config.distill * distance
 
 
 def _read(run: Run, unread: list[Tensor], last: int) -> float:
@@ -276,7 +279,7 @@ def _read(run: Run, unread: list[Tensor], last: int) -> float:
 
 
 @contextmanager
-def _explained(run: Run, images: Tensor, first: bool) -> Iterator[None]:
+def _explained(run: Run, inputs: Any, first: bool) -> Iterator[None]:
     """What torch says about memory and shapes, as one line with a remedy."""
     try:
         yield
@@ -288,7 +291,7 @@ def _explained(run: Run, images: Tensor, first: bool) -> Iterator[None]:
     except RuntimeError as error:
         if not first:
             raise
-        shape = "x".join(str(n) for n in images.shape)
+        shape = ", ".join("x".join(map(str, tensor.shape)) for tensor in tensors(inputs))
         raise ModelError(
             f"the model cannot be trained on a batch of {shape}: {first_line(error)}"
         ) from error
@@ -307,7 +310,7 @@ def _agree(run: Run) -> None:
 
 
 def _validate(run: Run) -> float:
-    """Top-1 accuracy over the validation set, of the averaged weights where there are any."""
+    """The primary metric over the validation set, of the averaged weights where there are any."""
     batches = loader(
         run.data.val,
         max(256, run.config.batch_size),
@@ -315,11 +318,11 @@ def _validate(run: Run) -> float:
         world=run.world,
         workers=run.config.workers,
         pin=run.device.type == "cuda",
+        collate=run.task.collate,
     )
+    scorer = run.task.scorer(brief=True, shared=run.world > 1)
     with nullcontext() if run.ema is None else run.ema.swapped(run.model):
-        right = count_right(run.result, batches, run.device)
-    sums = run.accelerator.reduce(torch.tensor(right, device=run.device), "sum")
-    return int(sums) / size(run.data.val)
+        return score_all(run.result, batches, run.device, scorer)[run.task.primary.key]
 
 
 @contextmanager

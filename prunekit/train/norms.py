@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from prunekit.networks.running import evaluating
+from prunekit.tasks.base import run
 
 BATCHES = 20
 """Enough for means and variances to be known to a few percent at usual batch sizes."""
 
 
 @torch.no_grad()
-def renew_norms(model: nn.Module, batches: Iterable[Tensor]) -> int:
+def renew_norms(model: nn.Module, batches: Iterable[Any]) -> int:
     """Replace running means and variances by those over ``batches`` of inputs; gives the layers.
 
     Everything else stays, and runs in evaluation mode; a model without such layers is not run.
@@ -25,8 +27,8 @@ def renew_norms(model: nn.Module, batches: Iterable[Tensor]) -> int:
     if not norms:
         return 0
     with evaluating(model), _averaging(norms):
-        for images in batches:
-            model(images)
+        for inputs in batches:
+            run(model, inputs)
     return len(norms)
 
 

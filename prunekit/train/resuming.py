@@ -83,6 +83,7 @@ def _settings(run: Run) -> Facts:
         "training samples": size(run.data.train),
         "input_shape": list(run.data.input_shape),
         "rule": f"{rule.__module__}.{rule.__qualname__}",
+        **run.task.facts(),
     }
     as_read: Facts = json.loads(json.dumps(settings))
     return as_read

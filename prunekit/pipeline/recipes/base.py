@@ -24,7 +24,7 @@ else:
 
 R = TypeVar("R", bound="TrainingRecipe")
 
-_DENSE, _TRAINING = "Dense network", "Training"
+_DENSE, _TRAINING, _TASK = "Dense network", "Training", "Task"
 
 
 class TrainingRecipe(BaseModel):
@@ -60,6 +60,31 @@ class TrainingRecipe(BaseModel):
         Flag(
             "What is trained and scored on: digits, imagefolder:PATH, cifar10:PATH, ... or "
             "package.module:factory; none: neither."
+        ),
+    ] = None
+    task: Annotated[
+        str | None,
+        Flag(
+            "What is trained for, such as classification, or your own, path/file.py:factory; "
+            "default: what the data's targets say.",
+            _TASK,
+            metavar="NAME",
+            plugins="tasks",
+        ),
+    ] = None
+    loss: Annotated[
+        str | None, Flag("The loss, where the task has several.", _TASK, metavar="NAME")
+    ] = None
+    metric: Annotated[
+        str | None,
+        Flag("The metric that decides, where the task has several.", _TASK, metavar="NAME"),
+    ] = None
+    class_weights: Annotated[
+        str | None,
+        Flag(
+            "Weights of the classes in the loss, such as 1,2.5,1, or balanced.",
+            _TASK,
+            metavar="WEIGHTS",
         ),
     ] = None
     threads: Annotated[int, Flag("Threads of the target.", "Target")] = Field(1, ge=1)

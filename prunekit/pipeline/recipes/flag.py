@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from prunekit.support.errors import UsageError
-from prunekit.support.registry import allocators, criteria, runtimes
+from prunekit.support.registry import allocators, criteria, runtimes, tasks
 
-_PLUGINS = {"allocators": allocators, "criteria": criteria, "runtimes": runtimes}
+_PLUGINS = {"allocators": allocators, "criteria": criteria, "runtimes": runtimes, "tasks": tasks}
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Flag:
     help: str
     section: str = "Options"
     metavar: str | None = None
-    plugins: Literal["allocators", "criteria", "runtimes"] | None = None
+    plugins: Literal["allocators", "criteria", "runtimes", "tasks"] | None = None
     without: tuple[str, ...] = ()
     example: str = ""
     as_text: bool = False

@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import TensorDataset
 
 from prunekit.support.errors import DataError
 from prunekit.train import Data, load_data, loader
-from prunekit.train.factory import labels_of
 
 HEAD = """
 import torch
@@ -119,11 +118,6 @@ def test_factory_faults_are_named(tmp_path: Path, body: str, message: str) -> No
     assert message in str(caught.value)
     assert "mine.py" in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_labels_of_a_subset_of_a_tensor_dataset() -> None:
-    whole = TensorDataset(torch.zeros(3, 1), torch.tensor([4, 5, 6]))
-    assert labels_of(Subset(whole, [2, 0]), "x") == [6, 4]
 
 
 @pytest.mark.parametrize("shape", [(8, 1), (8,)])
