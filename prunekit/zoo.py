@@ -7,6 +7,7 @@ of their own, and every network ends in global pooling, so that any image size f
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -20,6 +21,8 @@ __all__ = [
     "resnet20",
     "resnet20_w32",
     "resnet56",
+    "ssd_resnet8",
+    "ssd_resnet50",
     "vgg11_bn",
     "wrn22_2",
 ]
@@ -223,12 +226,90 @@ def mobilenet_v1(num_classes: int = 10, in_channels: int = 3, width: float = 1.0
     return _Chain(layers, inputs, num_classes)
 
 
+class _Pyramid(nn.Module):
+    """Maps of falling size from a chain of stages; the first of them are only passed through."""
+
+    def __init__(self, stem: nn.Module, stages: list[nn.Module], widths: list[int]) -> None:
+        super().__init__()
+        self.stem = stem
+        self.stages = nn.ModuleList(stages)
+        self.out_channels = widths
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = self.stem(x)
+        maps = {}
+        for number, stage in enumerate(self.stages):
+            x = stage(x)
+            maps[str(number)] = x
+        return maps
+
+
+def _smaller(inputs: int, middle: int, outputs: int) -> nn.Module:
+    """Half the size, as SSD's further maps are made."""
+    return nn.Sequential(
+        *_normalised(_conv(inputs, middle, 1)), *_normalised(_conv(middle, outputs, 3, 2))
+    )
+
+
+def _ssd(backbone: _Pyramid, ratios: list[list[int]], least: float, classes: int) -> nn.Module:
+    """Torchvision's SSD around a backbone; ``classes`` without the background."""
+    from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+    from torchvision.models.detection.ssd import SSD
+
+    boxes = DefaultBoxGenerator(ratios, min_ratio=least, max_ratio=0.9)
+    mean, spread = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    size = (300, 300)  # which its own transform would resize to, and nothing else reads
+    network: nn.Module = SSD(backbone, boxes, size, classes + 1, image_mean=mean, image_std=spread)
+    return network
+
+
+def ssd_resnet8(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
+    """SSD on a small residual network, for images of 96 x 96 to 256 x 256 (arXiv 1512.02325).
+
+    Maps at strides 8, 16, 32 and 64, of 64, 128, 128 and 128 channels.
+    """
+    stem = nn.Sequential(*_normalised(_conv(in_channels, 32, 3, 2)), _BasicBlock(32, 32, 2))
+    stages: list[nn.Module] = [
+        nn.Sequential(_BasicBlock(32, 64, 2), _BasicBlock(64, 64, 1)),
+        nn.Sequential(_BasicBlock(64, 128, 2), _BasicBlock(128, 128, 1)),
+        _BasicBlock(128, 128, 2),
+        _smaller(128, 64, 128),
+    ]
+    backbone = _Pyramid(stem, stages, [64, 128, 128, 128])
+    _initialise(backbone)
+    return _ssd(backbone, [[2], [2, 3], [2, 3], [2]], 0.1, num_classes)
+
+
+def ssd_resnet50(num_classes: int = 80, in_channels: int = 3) -> nn.Module:
+    """SSD512 on ResNet-50 up to its third stage, undivided there (arXiv 1512.02325).
+
+    Maps at strides 8, 16, 32, 64, 128, 256 and 512 of a 512 x 512 image: 1024, 512, 512, and four
+    times 256 channels.
+    """
+    from torchvision.models import resnet50
+
+    network = resnet50(weights=None)
+    if in_channels != 3:
+        network.conv1 = _conv(in_channels, 64, 7, 2)
+    network.layer3[0].conv2.stride = network.layer3[0].downsample[0].stride = (1, 1)
+    stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool, network.layer1)
+    stages: list[nn.Module] = [nn.Sequential(network.layer2, network.layer3)]
+    widths = [1024, 512, 512, 256, 256, 256, 256]
+    for inputs, outputs in pairwise(widths):
+        stages.append(_smaller(inputs, outputs // 2, outputs))
+        _initialise(stages[-1])
+    ratios = [[2], [2, 3], [2, 3], [2, 3], [2, 3], [2], [2]]
+    return _ssd(_Pyramid(stem, stages, widths), ratios, 0.07, num_classes)
+
+
 ZOO: dict[str, Callable[..., nn.Module]] = {
     "mobilenet_v1": mobilenet_v1,
     "resnet8": resnet8,
     "resnet20": resnet20,
     "resnet20_w32": resnet20_w32,
     "resnet56": resnet56,
+    "ssd_resnet8": ssd_resnet8,
+    "ssd_resnet50": ssd_resnet50,
     "vgg11_bn": vgg11_bn,
     "wrn22_2": wrn22_2,
 }

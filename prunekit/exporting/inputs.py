@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -100,6 +100,17 @@ class _Bound:
 
     def __call__(self, *values: Any, **named: Any) -> Any:
         return self.forward(**dict(zip(self.names, values, strict=False)), **named, **self.fixed)
+
+
+def output_names(model: nn.Module, inputs: dict[str, Tensor], *, is_dict: bool) -> list[str] | None:
+    """The names of the model's outputs, where it gives a dictionary of tensors; else None."""
+    with torch.no_grad():
+        outputs = model(**inputs) if is_dict else model(*inputs.values())
+    if not isinstance(outputs, Mapping) or not outputs:
+        return None
+    names = [str(name) for name in outputs]
+    plain = all(isinstance(value, Tensor) for value in outputs.values())
+    return names if plain and not {*names} & {*inputs} else None
 
 
 def named_inputs(example: Any) -> dict[str, Tensor]:

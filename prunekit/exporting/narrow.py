@@ -50,18 +50,42 @@ def narrow_onnx(dense: Artifact, plan: ChannelPlan, path: str | Path) -> Artifac
     model = onnx.load(dense.path)
     if len(model.functions) or any(len(t.external_data) for t in model.graph.initializer):
         return None
+    whole = _whole(model, plan.cuts)
     try:
-        _cut(model, plan.cuts)
-        _let_flattens_follow(model)
+        _cut(model, plan.cuts, whole)
+        _let_flattens_follow(model, whole)
         del model.graph.value_info[:]
-        _check_shapes(model)
+        _check_shapes(model, whole)
     except _UnsureError:
         return None
     write_bytes(path, model.SerializeToString())
     return Artifact.of_file(path, precision=dense.precision, input_shapes=dense.input_shapes)
 
 
-def _cut(model: ModelProto, cuts: Mapping[str, Cut]) -> None:
+def _whole(model: ModelProto, cuts: Mapping[str, Cut]) -> set[str]:
+    """Tensors that lose nothing: inputs, what uncut layers give, and all that follows from these.
+
+    Operators that read nothing else do the same as before, whichever they are: so a detector
+    decodes its boxes.
+    """
+    graph = model.graph
+    whole = {info.name for info in graph.input} | {""}
+    for tensor in graph.initializer:
+        cut = cuts.get(tensor.name.rpartition(".")[0])
+        if cut is None or not (cut.out or (cut.in_ and len(tensor.dims) > 1)):
+            whole.add(tensor.name)
+    for node in graph.node:
+        names = {*node.input}
+        if node.op_type in _ANCHORS and node.input[1] not in whole:
+            module = node.input[1].rpartition(".")[0]
+            if module in cuts and not cuts[module].out:
+                names = {*node.input[2:]}
+        if names <= whole:
+            whole.update(node.output)
+    return whole
+
+
+def _cut(model: ModelProto, cuts: Mapping[str, Cut], whole: set[str]) -> None:
     """Cut every initializer of a module that the plan cuts.
 
     Every convolution and linear layer has to hold a weight with its module's name: then none is
@@ -72,6 +96,8 @@ def _cut(model: ModelProto, cuts: Mapping[str, Cut]) -> None:
     grouped = _grouped(model)
     plain = frozenset(_PLAIN.split())
     for node in model.graph.node:
+        if {*node.input} <= whole and node.op_type not in _ANCHORS:
+            continue
         if node.op_type not in plain or node.domain not in ("", "ai.onnx"):
             raise _UnsureError
         if node.op_type in _ANCHORS:
@@ -170,12 +196,12 @@ def _shrink(tensor: TensorProto, axis: int, removed: tuple[int, ...]) -> None:
     tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(array), tensor.name))
 
 
-def _let_flattens_follow(model: ModelProto) -> None:
+def _let_flattens_follow(model: ModelProto, whole: set[str]) -> None:
     """Let reshapes that flatten all but the batch find the width themselves; refuse others."""
     shapes = _shapes(model)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for number, node in enumerate(model.graph.node):
-        if node.op_type != "Reshape":
+        if node.op_type != "Reshape" or {*node.input} <= whole:
             continue
         before, after = shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
         flattens = len(before) >= 2 and len(after) == 2 and before[0] == after[0]
@@ -195,7 +221,7 @@ def _let_flattens_follow(model: ModelProto) -> None:
             model.graph.initializer.remove(tensor)
 
 
-def _check_shapes(model: ModelProto) -> None:
+def _check_shapes(model: ModelProto, whole: set[str]) -> None:
     """Refuse a graph whose shapes do not fit each other; shape inference checks the rest."""
     light = ModelProto()
     light.CopyFrom(model)
@@ -221,7 +247,8 @@ def _check_shapes(model: ModelProto) -> None:
             pairs = zip(reversed(slope), reversed(shape), strict=False)
             fits = len(slope) <= len(shape) and all(size in (1, other) for size, other in pairs)
         elif node.op_type == "Resize":
-            fits = len(node.input) < 4  # sizes would hold the channels
+            # sizes would hold the channels
+            fits = len(node.input) < 4 or {*node.input} <= whole
         else:
             fits = True
         if not fits or any(name not in shapes for name in node.output if name):

@@ -22,7 +22,7 @@ from prunekit.core.artifact import Artifact
 from prunekit.core.target import Target
 from prunekit.exporting.comparing import compare
 from prunekit.exporting.form import NATIVE_OPSET, OnnxForm, check_form, rebatched, settle_form
-from prunekit.exporting.inputs import bound, named_inputs, prepared
+from prunekit.exporting.inputs import bound, named_inputs, output_names, prepared
 from prunekit.exporting.precision import check_known, lower
 from prunekit.exporting.refusals import ExportError, collected, with_details
 from prunekit.exporting.shortcuts import shortcuts
@@ -275,7 +275,12 @@ def _write(
         with warnings.catch_warnings(), collected(told), shortcuts():
             warnings.simplefilter("ignore")
             program: Any = torch.onnx.export(
-                model, input_names=list(inputs), verbose=False, dynamo=True, **arguments
+                model,
+                input_names=list(inputs),
+                output_names=output_names(model, inputs, is_dict=is_dict),
+                verbose=False,
+                dynamo=True,
+                **arguments,
             )
         _forget_sources(program)
         program.save(str(path), external_data=False)

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from prunekit import zoo
+from prunekit.networks.detectors import background, plain_detector
 from prunekit.networks.vision import torchvision
 from prunekit.networks.weight_layers import KINDS
 from prunekit.networks.weights import take_state
@@ -81,13 +82,15 @@ def build(
         return _timm(spec, name, num_classes, in_channels, pretrained)
     if kind == "zoo":
         arguments = {"num_classes": num_classes or 10, "in_channels": in_channels or 3}
-        return BuiltModel(zoo.build(name, **arguments), spec, arguments)
+        if name.startswith("ssd"):
+            torchvision()  # which it is built of
+        return BuiltModel(plain_detector(zoo.build(name, **arguments)), spec, arguments)
     offered = {"num_classes": num_classes, "in_channels": in_channels}
     given = {name: value for name, value in offered.items() if value is not None}
     module, arguments = call_factory(spec, given, ModelError)
     if not isinstance(module, nn.Module):
         raise ModelError(f"{spec} returned {type(module).__name__}, not a torch.nn.Module")
-    return BuiltModel(module, spec, arguments)
+    return BuiltModel(plain_detector(module), spec, arguments)
 
 
 def rebuild(spec: str, arguments: Mapping[str, int]) -> nn.Module:
@@ -111,7 +114,8 @@ def _torchvision(spec: str, name: str, num_classes: int | None, pretrained: bool
         backbone["weights_backbone"] = None  # which would be fetched otherwise
     arguments = {} if num_classes is None else {"num_classes": num_classes}
     without = _NO_AUX if name in _WITH_AUX else {}
-    module = models.get_model(name, weights=None, **without, **backbone, **arguments)
+    head = {key: count + background(name) for key, count in arguments.items()}
+    module = plain_detector(models.get_model(name, weights=None, **without, **backbone, **head))
     if pretrained:
         try:
             loaded = models.get_model(name, weights="DEFAULT", **backbone)
@@ -121,7 +125,7 @@ def _torchvision(spec: str, name: str, num_classes: int | None, pretrained: bool
             ) from error
         _take_over(spec, module, loaded.state_dict())
         if getattr(loaded, "transform_input", False):  # the images those weights were trained on
-            module.transform_input = True
+            module.transform_input = True  # type: ignore[assignment]
             arguments["transform_input"] = 1
     return BuiltModel(module, spec, arguments)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prunekit.core.metric import Metric
 from prunekit.tasks.base import Scorer, Task
 from prunekit.tasks.classification import Classification
+from prunekit.tasks.detection import Detection, detections
 from prunekit.tasks.multilabel import MultiLabel
 from prunekit.tasks.regression import Regression
 from prunekit.tasks.scorers import Library
@@ -12,6 +13,7 @@ from prunekit.tasks.segmentation import Segmentation
 
 __all__ = [
     "Classification",
+    "Detection",
     "Library",
     "Metric",
     "MultiLabel",
@@ -19,4 +21,5 @@ __all__ = [
     "Scorer",
     "Segmentation",
     "Task",
+    "detections",
 ]

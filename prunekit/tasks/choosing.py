@@ -13,10 +13,19 @@ from prunekit.support.registry import tasks
 from prunekit.support.user_code import call_factory
 from prunekit.tasks.base import Task
 from prunekit.tasks.classification import Classification
+from prunekit.tasks.detection import Detection
 from prunekit.tasks.multilabel import MultiLabel
 from prunekit.tasks.regression import Regression
 from prunekit.tasks.segmentation import VOID, Segmentation
-from prunekit.tasks.targets import Sets, balanced, count_classes, kind_of, target_of, targets_in
+from prunekit.tasks.targets import (
+    Sets,
+    balanced,
+    count_classes,
+    count_objects,
+    kind_of,
+    target_of,
+    targets_in,
+)
 
 __all__ = ["MakeTask", "TaskChoice", "choose_task"]
 
@@ -134,6 +143,14 @@ def segmentation(sets: Sets, choice: TaskChoice) -> Task:
     if choice.class_weights == BALANCED:
         raise UsageError(f"`class_weights` of segmentation are numbers, not {BALANCED}")
     return Segmentation(count, metric=choice.metric, class_weights=weights)
+
+
+def detection(sets: Sets, choice: TaskChoice) -> Task:
+    """Boxes and classes of objects."""
+    choice.refuse("detection", "loss", "class_weights")
+    names = sets.classes
+    count = sets.num_classes or (len(names) if names is not None else count_objects(sets))
+    return Detection(count, metric=choice.metric, class_names=names or ())
 
 
 def _count_in_masks(sets: Sets) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +107,18 @@ def count_classes(sets: Sets) -> int:
     return count
 
 
+def count_objects(sets: Sets) -> int:
+    """One more than the largest label of any object; DataError where no object is to be seen."""
+    train, name = sets.parts[0]
+    largest = -1
+    for target in targets_in(train, name):
+        labels = torch.as_tensor(target["labels"])
+        largest = max(largest, int(labels.max()) if labels.numel() else -1)
+    if largest < 0:
+        raise DataError(f"{name} has no objects; add some, or give it `classes`")
+    return largest + 1
+
+
 def balanced(sets: Sets, count: int) -> list[float]:
     """Class weights that let every class of whole numbers as labels weigh the same."""
     labels = labels_of(*sets.parts[0])
@@ -123,10 +135,12 @@ def kind_of(sets: Sets) -> str:
     """The name of the task that the targets are plainly of; DataError where that is not clear.
 
     Whole numbers: classification. Vectors of zeros and ones: multilabel. Real numbers, one or
-    several: regression. Masks of whole numbers: segmentation.
+    several: regression. Masks of whole numbers: segmentation. Boxes: detection.
     """
     train, name = sets.parts[0]
     first = sets.first_target()
+    if isinstance(first, Mapping) and "boxes" in first:
+        return "detection"
     try:
         value = torch.as_tensor(first)
     except (TypeError, ValueError, RuntimeError) as error:

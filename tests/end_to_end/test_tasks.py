@@ -7,6 +7,8 @@ import onnxruntime
 import pytest
 import torch
 
+import prunekit as pk
+
 MINE = """
 import torch
 from torch import nn
@@ -33,6 +35,18 @@ def numbers(input_shape, seed):
 def tokens(input_shape, seed):
     ids = torch.randint(20, (36, *input_shape), generator=torch.Generator().manual_seed(seed))
     return parts(ids, (ids.float().mean(1) > 9.5).long())
+
+class Squares(Dataset):
+    classes = ["square"]
+    def __init__(self, shape, count): self.shape, self.count = shape, count
+    def __len__(self): return self.count
+    def __getitem__(self, index):
+        image, at = torch.zeros(self.shape), 4 * (index % 6)
+        image[:, at : at + 24, 8:32] = 2.0
+        box = [[8.0, at, 32.0, at + 24.0]]
+        return image, {"boxes": torch.tensor(box), "labels": torch.tensor([0])}
+
+def squares(input_shape, seed): return Squares(input_shape, 24), Squares(input_shape, 6)
 
 class Pairs(Dataset):
     def __init__(self, named, images):
@@ -136,6 +150,25 @@ def test_methods_and_a_teacher_follow_the_task(mine, prunekit, method):
     assert prunekit(*arguments, *PRUNED, "--epochs", "2", *more, "-o", "run", "-q")[0] == 0
 
 
+def test_a_detector_from_data_to_boxes_of_the_file(mine, prunekit):
+    arguments = ("prune", "zoo:ssd_resnet8", "--data", "mine.py:squares", "--input", "1x3x64x64")
+    more = ("--epochs", "1", "--batch-size", "8", "--distill", "0.2", "-o", "run", "-q")
+    status, _, err = prunekit(*arguments, *PRUNED, *more)
+    assert status == 0, err
+    accuracy = json.loads((mine / "run/report.json").read_text())["accuracy"]
+    assert (accuracy["task"], accuracy["metric"]) == ("detection", "COCO mAP")
+    session = onnxruntime.InferenceSession(mine / "run/model.onnx")
+    assert [output.name for output in session.get_outputs()] == ["boxes", "scores"]
+    image = torch.zeros(1, 3, 64, 64)
+    image[..., 8:32, 8:32] = 2.0
+    small = pk.load(mine / "run")
+    with torch.no_grad():
+        expected = small(image)
+    boxes, scores = session.run(None, {"input": image.numpy()})
+    assert np.abs(boxes - expected["boxes"].numpy()).max() < 1e-2
+    assert np.abs(scores - expected["scores"].numpy()).max() < 1e-4
+
+
 def test_weights_become_sparse_for_any_task(mine, prunekit):
     arguments = ("sparsify", "mine.py:pixels", "--data", "mine.py:masks", "--input", IMAGE)
     more = ("--epochs", "2", "--option", "every=2", "-o", "sparse", "-q")
@@ -149,6 +182,7 @@ def test_weights_become_sparse_for_any_task(mine, prunekit):
     [
         ("whole", "masks", (), "(batch, 2 classes, height, width) logits are needed for segment"),
         ("pixels", "tags", (), "(batch, classes) logits are needed"),
+        ("whole", "squares", (), "for detection it is `boxes` (batch, places, 4) and `scores`"),
         ("whole", "numbers", ("--metric", "map"), "`metric` 'map' is none of regression; metrics"),
         ("whole", "numbers", ("--task", "depth"), "unknown tasks name 'depth'; known: classif"),
         ("whole", "tags", ("--class-weights", "1"), "`class_weights` has 1 values; one above 0 f"),

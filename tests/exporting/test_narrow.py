@@ -46,7 +46,7 @@ class LinearSlopes(nn.Module):
 
 
 class Regrouped(nn.Module):
-    """A reshape that mixes the batch, which looks like a flatten."""
+    """A reshape of the input that mixes the batch, which looks like a flatten."""
 
     def __init__(self):
         super().__init__()
@@ -54,6 +54,32 @@ class Regrouped(nn.Module):
 
     def forward(self, x):
         return self.b(F.relu(self.a(x))), self.c(x.reshape(-1, 4))
+
+
+class Decoded(Concat):
+    """Boxes from codes, as a detector has them: operators of all kinds on what no cut touches."""
+
+    def __init__(self):
+        super().__init__()
+        self.codes = nn.Conv2d(self.c.out_channels, 8, 3, padding=1)
+
+    def forward(self, x):
+        x = F.relu(self.a(x))
+        x = F.relu(self.bn(torch.cat([x, self.b(x)], 1)))
+        codes = self.codes(F.relu(self.c(x)))
+        codes = (
+            codes.view(codes.shape[0], 2, 4, -1).permute(0, 3, 1, 2).reshape(codes.shape[0], -1, 4)
+        )
+        return torch.cat([codes[..., :2], torch.exp(codes[..., 2:].clamp(max=2))], -1)
+
+
+class NamedWidth(Concat):
+    """A reshape that holds the number of channels."""
+
+    def forward(self, x):
+        x = F.relu(self.a(x))
+        x = F.relu(self.bn(torch.cat([x, self.b(x)], 1)))
+        return self.fc(F.relu(self.c(x)).flatten(2).mean(2))
 
 
 ROWS = torch.randn(1, 8, generator=torch.Generator().manual_seed(2))
@@ -69,6 +95,8 @@ NARROWED = {
     "slopes": (Slopes, image()),
     "slopes of linear layers": (LinearSlopes, ROWS[:, :5]),
     "resize": (Resized, image()),
+    "boxes from codes": (Decoded, image()),
+    "a reshape of the input": (Regrouped, ROWS),
 }
 
 
@@ -119,7 +147,7 @@ TOKENS = torch.randn(1, 5, 6, generator=torch.Generator().manual_seed(1))
 DECLINED = {
     "linear layers whose weights lost their names": (Tokens, TOKENS),
     "and their biases": (lambda: Tokens(bias=False), TOKENS),
-    "a reshape that is no flatten": (Regrouped, ROWS),
+    "a reshape that is no flatten": (NamedWidth, image()),
 }
 
 
