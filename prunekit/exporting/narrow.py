@@ -201,11 +201,13 @@ def _let_flattens_follow(model: ModelProto, whole: set[str]) -> None:
     shapes = _shapes(model)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for number, node in enumerate(model.graph.node):
-        if node.op_type != "Reshape" or {*node.input} <= whole:
+        if node.op_type != "Reshape":
             continue
         before, after = shapes.get(node.input[0], ()), shapes.get(node.output[0], ())
         flattens = len(before) >= 2 and len(after) == 2 and before[0] == after[0]
         if node.input[1] not in constants or not flattens:
+            if {*node.input} <= whole:
+                continue
             raise _UnsureError
         name = f"flat.{number}"
         model.graph.initializer.append(
