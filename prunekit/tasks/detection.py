@@ -31,7 +31,8 @@ class Detection(Task):
     """Boxes and labels as targets; boxes, scores and losses of its own from the network.
 
     A target is ``{"boxes": (objects, 4), "labels": (objects,)}``: left, top, right, bottom in
-    pixels of the image as the network gets it, and whole numbers from 0. The network gives
+    pixels of the image as the network gets it, and whole numbers from 0. Objects whose ``iscrowd``
+    is 1 count neither as right nor as missed. The network gives
     ``boxes`` (N, places, 4) and ``scores`` (N, places, classes); called with targets as well, its
     losses by name and these outputs: see :class:`prunekit.networks.detectors.OneStageDetector`.
 
@@ -61,7 +62,11 @@ class Detection(Task):
         return images, [
             {
                 "boxes": torch.as_tensor(target["boxes"], dtype=torch.float32).reshape(-1, 4),
-                "labels": torch.as_tensor(target["labels"], dtype=torch.int64).reshape(-1),
+                **{
+                    key: torch.as_tensor(target[key], dtype=torch.int64).reshape(-1)
+                    for key in ("labels", "iscrowd")
+                    if key in target
+                },
             }
             for _, target in samples
         ]

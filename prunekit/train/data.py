@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,23 @@ from prunekit.tasks.choosing import TaskChoice, choose_task
 from prunekit.tasks.targets import Sets, target_of
 from prunekit.train.batches import loader
 from prunekit.train.folder import open_folder
+from prunekit.train.formats.coco import open_coco
+from prunekit.train.formats.columns import open_columns
+from prunekit.train.formats.masks import open_masks
+from prunekit.train.formats.voc import open_voc
+from prunekit.train.formats.yolo import open_yolo
+from prunekit.train.images import Shape
 from prunekit.train.sets import SETS, open_digits, open_set
 
 __all__ = ["Data", "load_data"]
 
-_KNOWN = "digits, imagefolder:PATH, {}, package.module:factory, path/file.py:factory".format(
-    ", ".join(f"{name}:PATH" for name in sorted(SETS))
+_OBJECTS = {"coco": open_coco, "voc": open_voc, "yolo": open_yolo}
+"""Detection; of yolo the path is a file."""
+_PATHS = ("imagefolder", *sorted(SETS), "coco", "voc", "segmentation", "multilabel", "regression")
+_KNOWN = "digits, {}, yolo:data.yaml, package.module:factory, path/file.py:factory".format(
+    ", ".join(f"{name}:PATH" for name in _PATHS)
 )
-_ON_DISK = {"imagefolder", *SETS}
+_ON_DISK = {*_PATHS, "yolo"}
 
 
 @dataclass(frozen=True)
@@ -81,16 +90,15 @@ def load_data(
     shape = _checked_shape(input_shape)
     train: Dataset[Any]
     val: Dataset[Any]
+    classes: int | None
     if spec == "digits":
         train, val, classes = open_digits(shape, seed)
     elif kind in _ON_DISK:
         if not rest:
             raise DataError(f"data {spec!r} lacks its folder; write {kind}:PATH")
-        path = Path(rest).expanduser()
-        if kind == "imagefolder":
-            train, val, classes = open_folder(path, shape, seed)
-        else:
-            train, val, classes = open_set(kind, path, shape)
+        train, val, classes = _on_disk(kind, Path(rest).expanduser(), shape, seed)
+        if kind in ("regression", "multilabel", "segmentation") and choice.spec is None:
+            choice = replace(choice, spec=kind)
     else:
         hint = f"; for a folder of images write imagefolder:{spec}" if Path(spec).is_dir() else ""
         raise DataError(f"unknown data {spec!r}{hint}; known: {_KNOWN}")
@@ -99,6 +107,23 @@ def load_data(
     for dataset, part in sets.parts:
         _check_sample(dataset, part, data)
     return data
+
+
+def _on_disk(
+    kind: str, path: Path, shape: Shape, seed: int
+) -> tuple[Dataset[Any], Dataset[Any], int | None]:
+    """Training set, validation set and number of classes, where the source knows it."""
+    if kind != "yolo" and not path.is_dir():
+        raise DataError(f"no such folder: {path}")
+    if kind in _OBJECTS:
+        return _OBJECTS[kind](path, shape)
+    if kind == "segmentation":
+        return open_masks(path, shape, seed)
+    if kind in ("multilabel", "regression"):
+        return *open_columns(path, shape, seed, binary=kind == "multilabel"), None
+    if kind == "imagefolder":
+        return open_folder(path, shape, seed)
+    return open_set(kind, path, shape)
 
 
 def _with_task(sets: Sets, shape: tuple[int, ...], choice: TaskChoice) -> Data:

@@ -12,7 +12,7 @@ from prunekit.train.images import ImageFiles, Shape, split
 
 __all__ = ["open_folder"]
 
-_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _LEFTOVERS = ("__MACOSX", "Thumbs.db", "desktop.ini")
 """What archives and file managers leave behind, beside all that is hidden."""
 # The usual ImageNet statistics; for grey, their means.
@@ -49,8 +49,8 @@ def open_folder(path: Path, shape: Shape, seed: int) -> tuple[ImageFiles, ImageF
         train_paths, train_labels = [paths[i] for i in first], [labels[i] for i in first]
         val_paths, val_labels = [paths[i] for i in second], [labels[i] for i in second]
     mode = "L" if shape[0] == 1 else "RGB"
-    train = ImageFiles(train_paths, train_labels, classes, mode, _augmented(shape))
-    val = ImageFiles(val_paths, val_labels, classes, mode, _centred(shape))
+    train = ImageFiles(train_paths, train_labels, classes, mode, augmented(shape))
+    val = ImageFiles(val_paths, val_labels, classes, mode, centred(shape))
     return train, val, len(classes)
 
 
@@ -79,7 +79,7 @@ def _scan(folder: Path) -> tuple[list[Path], list[int], list[str]]:
 
 def _images(folder: Path) -> Iterator[Path]:
     """All files under ``folder`` that are called as images are."""
-    return (p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+    return (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
 
 
 def _is_leftover(name: str) -> bool:
@@ -105,7 +105,7 @@ def _refuse_splits(folder: Path, kinds: list[Path]) -> None:
         {p.name for p in kind.iterdir() if p.is_dir() and not _is_leftover(p.name)}
         for kind in kinds
     ]
-    images = any(p.suffix.lower() in _SUFFIXES for kind in kinds for p in kind.iterdir())
+    images = any(p.suffix.lower() in IMAGE_SUFFIXES for kind in kinds for p in kind.iterdir())
     if len(inner[0]) > 1 and all(names == inner[0] for names in inner) and not images:
         parts = ", ".join(f"{kind.name}/" for kind in kinds)
         raise DataError(
@@ -127,7 +127,7 @@ def _verify(paths: list[Path], folder: Path) -> None:
     broken = [
         (path, reason)
         for path in track(paths, f"looking through the images in {folder}", len(paths))
-        if (reason := _fault(path))
+        if (reason := fault(path))
     ]
     if broken:
         path, reason = broken[0]
@@ -135,7 +135,7 @@ def _verify(paths: list[Path], folder: Path) -> None:
         raise DataError(f"cannot read image {path}: {reason}{count}; remove or replace it")
 
 
-def _fault(path: Path) -> str:
+def fault(path: Path) -> str:
     """Why the image cannot be used, or nothing."""
     from PIL import Image, UnidentifiedImageError
 
@@ -164,7 +164,8 @@ def _ends_as_jpeg(path: Path) -> bool:
         return file.read() == b"\xff\xd9"
 
 
-def _normalising(shape: Shape) -> list[Any]:
+def normalising(shape: Shape) -> list[Any]:
+    """To floats with ImageNet's statistics."""
     import torch
     from torchvision.transforms import v2
 
@@ -179,17 +180,19 @@ def _normalising(shape: Shape) -> list[Any]:
     ]
 
 
-def _augmented(shape: Shape) -> Any:
+def augmented(shape: Shape) -> Any:
+    """Random crops, mirrored half of the time."""
     from torchvision.transforms import v2
 
     # A twelfth of a small image shows nothing that could be told apart.
     least = 0.08 if min(shape[1:]) > 64 else 0.5
     crop = v2.RandomResizedCrop(shape[1:], scale=(least, 1.0))
-    return v2.Compose([crop, v2.RandomHorizontalFlip(), *_normalising(shape)])
+    return v2.Compose([crop, v2.RandomHorizontalFlip(), *normalising(shape)])
 
 
-def _centred(shape: Shape) -> Any:
+def centred(shape: Shape) -> Any:
+    """The middle of the picture."""
     from torchvision.transforms import v2
 
     short = round(max(shape[1:]) * 8 / 7)
-    return v2.Compose([v2.Resize(short), v2.CenterCrop(shape[1:]), *_normalising(shape)])
+    return v2.Compose([v2.Resize(short), v2.CenterCrop(shape[1:]), *normalising(shape)])

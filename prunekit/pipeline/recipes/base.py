@@ -58,8 +58,8 @@ class TrainingRecipe(BaseModel):
     data: Annotated[
         str | None,
         Flag(
-            "What is trained and scored on: digits, imagefolder:PATH, cifar10:PATH, ... or "
-            "package.module:factory; none: neither."
+            "What is trained and scored on: digits, imagefolder:PATH, cifar10:PATH, coco:PATH, "
+            "segmentation:PATH, ... or package.module:factory; none: neither."
         ),
     ] = None
     task: Annotated[
