@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from prunekit.criteria import (
         FPGM,
         LAMP,
+        Activation,
         BNScale,
         Magnitude,
         Random,
+        Reconstruction,
         Taylor,
         TaylorWeight,
         score,
@@ -40,11 +42,13 @@ if TYPE_CHECKING:
     from prunekit.networks.slimming import slim
     from prunekit.profiling import harvest
     from prunekit.pruning import IEE, IEESchedule
+    from prunekit.pruning.repair import Repaired, repair
     from prunekit.report import Report
     from prunekit.support.errors import PrunekitError
     from prunekit.tracing import trace
 
 _WHERE = {
+    "Activation": "criteria",
     "Artifact": "core.artifact",
     "BNScale": "criteria",
     "BenchResult": "measuring.bench",
@@ -63,6 +67,8 @@ _WHERE = {
     "Measurement": "core.timing",
     "PrunekitError": "support.errors",
     "Random": "criteria",
+    "Reconstruction": "criteria",
+    "Repaired": "pruning.repair",
     "Report": "report",
     "Scores": "core.scores",
     "SparsityPlan": "core.sparsity",
@@ -77,6 +83,7 @@ _WHERE = {
     "load": "networks.saved",
     "mask_": "networks.masking",
     "predict": "allocation.costs",
+    "repair": "pruning.repair",
     "reparameterize": "networks.folding",
     "save": "networks.saved",
     "score": "criteria",
@@ -89,6 +96,7 @@ __all__ = [
     "FPGM",
     "IEE",
     "LAMP",
+    "Activation",
     "Artifact",
     "BNScale",
     "BenchResult",
@@ -104,6 +112,8 @@ __all__ = [
     "Measurement",
     "PrunekitError",
     "Random",
+    "Reconstruction",
+    "Repaired",
     "Report",
     "Scores",
     "SparsityPlan",
@@ -118,6 +128,7 @@ __all__ = [
     "load",
     "mask_",
     "predict",
+    "repair",
     "reparameterize",
     "save",
     "score",

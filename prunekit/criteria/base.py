@@ -14,6 +14,7 @@ from prunekit.core.graph import ChannelGraph, ChannelGroup, Member
 from prunekit.core.plan import check_same
 from prunekit.core.role import OUT
 from prunekit.core.scores import Scores
+from prunekit.criteria.inputs import InputCriterion, score_by_inputs
 from prunekit.networks.running import evaluating
 from prunekit.networks.slimming import model_fingerprint
 from prunekit.support.errors import UsageError
@@ -121,10 +122,15 @@ def score(
 ) -> Scores:
     """Scores of every prunable channel; gradients are averaged per batch in evaluation mode.
 
-    ``loss_fn(model, batch)`` gives a scalar. Weights, statistics and training mode of ``model``
-    are left as they were, and so are gradients that it already has.
+    ``loss_fn(model, batch)`` gives a scalar. Of a criterion that goes by what layers read, such as
+    `Reconstruction`, ``batches`` are inputs alone. Weights, statistics and training mode of
+    ``model`` are left as they were, and so are gradients that it already has.
     """
     check_same(graph.fingerprint, model_fingerprint(model), type(model).__name__, "graph")
+    if isinstance(criterion, InputCriterion) and criterion.needs_inputs:
+        if batches is None:
+            raise UsageError(f"criterion {criterion.name!r} needs inputs: give `batches` of them")
+        return score_by_inputs(model, graph, criterion, batches)
     total = Accumulator(graph, criterion)
     if not criterion.needs_gradients:
         _add(total, model)

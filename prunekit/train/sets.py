@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from prunekit.networks.vision import torchvision
 from prunekit.support.errors import DataError
+from prunekit.train.idx import has_idx, read_pair
 from prunekit.train.images import Shape, TensorImages, split
 
 __all__ = ["SETS", "open_digits", "open_set"]
@@ -27,13 +29,14 @@ class _Set:
     std: tuple[float, ...]
     flip: bool = False
     by_split: bool = False  # takes split="train" where the others take train=True
+    idx: bool = False  # its original files are read where they lie in the folder itself
 
 
 SETS = {
     "cifar10": _Set("CIFAR10", 10, (0.491, 0.482, 0.447), (0.247, 0.243, 0.262), flip=True),
     "cifar100": _Set("CIFAR100", 100, (0.507, 0.487, 0.441), (0.267, 0.256, 0.276), flip=True),
-    "fashionmnist": _Set("FashionMNIST", 10, (0.286,), (0.353,), flip=True),
-    "mnist": _Set("MNIST", 10, (0.131,), (0.308,)),
+    "fashionmnist": _Set("FashionMNIST", 10, (0.286,), (0.353,), flip=True, idx=True),
+    "mnist": _Set("MNIST", 10, (0.131,), (0.308,), idx=True),
     "svhn": _Set("SVHN", 10, (0.438, 0.444, 0.473), (0.198, 0.201, 0.197), by_split=True),
 }
 
@@ -67,27 +70,18 @@ def open_digits(shape: Shape, seed: int) -> tuple[TensorImages, TensorImages, in
 
 
 def open_set(name: str, path: Path, shape: Shape) -> tuple[TensorImages, TensorImages, int]:
-    """The training and test parts of a torchvision set under ``path``; nothing is downloaded."""
+    """The training and test parts of a set under ``path``; nothing is downloaded."""
     known = SETS[name]
-    cls: Callable[..., Any] = getattr(torchvision().datasets, known.cls)
     if not path.is_dir():
         raise DataError(f"no such folder: {path}")
 
     def part(train: bool) -> TensorImages:
-        which = {"split": "train" if train else "test"} if known.by_split else {"train": train}
-        try:
-            dataset = cls(root=str(path), download=False, **which)
-        except (RuntimeError, OSError, ValueError, AssertionError, EOFError) as error:
-            raise DataError(
-                f"no complete {known.cls} in {path}; fetch it with "
-                f"torchvision.datasets.{known.cls}({str(path)!r}, download=True)"
-            ) from error
-        images = torch.as_tensor(np.asarray(dataset.data))
+        pixels, labels = _pixels(known, path, train)
+        images = torch.as_tensor(pixels)
         if images.ndim == 3:  # grey: N, h, w
             images = images[:, None]
         elif images.shape[-1] == 3:  # N, h, w, c
             images = images.permute(0, 3, 1, 2)
-        labels = dataset.labels if known.by_split else dataset.targets
         return TensorImages(
             images,
             labels,
@@ -100,3 +94,20 @@ def open_set(name: str, path: Path, shape: Shape) -> tuple[TensorImages, TensorI
         )
 
     return part(train=True), part(train=False), known.classes
+
+
+def _pixels(known: _Set, path: Path, train: bool) -> tuple[NDArray[np.uint8], Sequence[int]]:
+    """Images and labels of a part: the original files in ``path`` itself, or torchvision's set."""
+    if known.idx and has_idx(path):
+        images, labels = read_pair(path, train=train)
+        return images.copy(), labels.tolist()
+    cls: Callable[..., Any] = getattr(torchvision().datasets, known.cls)
+    which = {"split": "train" if train else "test"} if known.by_split else {"train": train}
+    try:
+        dataset = cls(root=str(path), download=False, **which)
+    except (RuntimeError, OSError, ValueError, AssertionError, EOFError) as error:
+        raise DataError(
+            f"no complete {known.cls} in {path}; fetch it with "
+            f"torchvision.datasets.{known.cls}({str(path)!r}, download=True)"
+        ) from error
+    return np.asarray(dataset.data), dataset.labels if known.by_split else dataset.targets
