@@ -10,7 +10,7 @@ from torch import nn
 from prunekit.core.graph import ChannelGraph
 from prunekit.core.plan import ChannelPlan, lifted
 from prunekit.core.scores import Scores
-from prunekit.criteria import Accumulator, Criterion, score
+from prunekit.criteria import Accumulator, Criterion, InputCriterion, score
 from prunekit.networks.running import evaluating
 from prunekit.networks.slimming import graph_of
 from prunekit.pipeline.job import Job
@@ -21,7 +21,7 @@ from prunekit.support.registry import criteria
 def criterion_of(job: Job) -> Criterion:
     """The recipe's criterion; one that needs gradients needs data."""
     criterion: Criterion = criteria.make(job.recipe.resolved_criterion())
-    if criterion.needs_gradients and job.data is None:
+    if (criterion.needs_gradients or needs_inputs(criterion)) and job.data is None:
         raise UsageError(
             f"--criterion {criterion.name} needs data; add --data (digits, imagefolder:PATH, ...)"
         )
@@ -30,6 +30,11 @@ def criterion_of(job: Job) -> Criterion:
 
 def check_gradients(job: Job, criterion: Criterion) -> None:
     """Raise UsageError where training would give ``criterion`` no gradients of what it reads."""
+    if needs_inputs(criterion):
+        raise UsageError(
+            f"--criterion {criterion.name} scores a network once, before any training; add "
+            "--method oneshot"
+        )
     if not criterion.needs_gradients:
         return
     network = copy.deepcopy(job.module)
@@ -53,10 +58,17 @@ def slim_scores(job: Job, criterion: Criterion, small: nn.Module, plan: ChannelP
 
 def _scores(job: Job, module: nn.Module, graph: ChannelGraph, criterion: Criterion) -> Scores:
     data, recipe = job.data, job.recipe
-    if data is None or not criterion.needs_gradients:
+    if data is None or not (criterion.needs_gradients or needs_inputs(criterion)):
         return score(module, graph, criterion)
     torch.manual_seed(recipe.seed)
     batches = data.train_batches(recipe.batch_size, recipe.seed)
     count = min(recipe.score_batches, len(batches))
     chosen = (batch for batch, _ in zip(batches, range(count), strict=False))
+    if needs_inputs(criterion):
+        return score(module, graph, criterion, batches=(inputs for inputs, _ in chosen))
     return score(module, graph, criterion, data.task.loss_of, chosen)
+
+
+def needs_inputs(criterion: Criterion) -> bool:
+    """Whether it goes by what layers read."""
+    return isinstance(criterion, InputCriterion) and criterion.needs_inputs
