@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
 
@@ -40,14 +41,18 @@ class History(UpdateLog[IeeRow]):
     ever_grown: Channels = field(default_factory=dict)
 
     def record(
-        self, before: ChannelPlan, pruned: ChannelPlan, plan: ChannelPlan, facts: UpdateFacts
+        self,
+        before: ChannelPlan,
+        stayed: Mapping[str, Sequence[int]],
+        plan: ChannelPlan,
+        facts: UpdateFacts,
     ) -> None:
-        """Note the step from ``before`` to ``plan`` by way of ``pruned``."""
+        """Note the step from ``before`` to ``plan``; ``stayed`` are channels that did not go."""
         survived = None
         if count := _count(self.grown):
-            survived = _still(self.grown, pruned) / count
+            survived = _still(self.grown, stayed) / count
         self.grown = {
-            group: sorted({*kept} - {*pruned.keep[group]}) for group, kept in plan.keep.items()
+            group: sorted({*kept} - {*stayed[group]}) for group, kept in plan.keep.items()
         }
         for group, channels in self.grown.items():
             self.ever_grown[group] = sorted({*self.ever_grown.get(group, ()), *channels})
@@ -63,7 +68,7 @@ class History(UpdateLog[IeeRow]):
     def survival(self, plan: ChannelPlan) -> float | None:
         """The share of all channels ever grown that are in ``plan``; None before any."""
         count = _count(self.ever_grown)
-        return _still(self.ever_grown, plan) / count if count else None
+        return _still(self.ever_grown, plan.keep) / count if count else None
 
 
 @dataclass(frozen=True)
@@ -98,5 +103,5 @@ def _count(channels: Channels) -> int:
     return sum(map(len, channels.values()))
 
 
-def _still(channels: Channels, plan: ChannelPlan) -> int:
-    return sum(len({*c} & {*plan.keep[g]}) for g, c in channels.items())
+def _still(channels: Channels, keep: Mapping[str, Sequence[int]]) -> int:
+    return sum(len({*c} & {*keep[g]}) for g, c in channels.items())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 
 import torch
@@ -78,6 +78,8 @@ class IEE:
         self.criterion: Criterion = criterion or Taylor()
         prices, block = cost_model(costs, budget, granularity)
         self.chooser = StructureChooser(graph, prices, budget, schedule, solver, block)
+        if schedule.is_joint:
+            self.chooser.movable()
         self.settle = settle
         self._state = IeeState(*schedule.first_stage, Scores({}, self.criterion.name))
         self._networks = Networks(model, graph, schedule)
@@ -222,7 +224,8 @@ class IEE:
         """The active structure, cut on first use."""
         new = self._networks.slim is None
         slim = self._networks.opened(self.plan)
-        if new and self._state.stage == "estimate" and self._total is None:
+        scored = self._state.stage == "estimate" and not self.schedule.is_joint
+        if new and scored and self._total is None:
             self._accumulate(slim.plan)
         return slim
 
@@ -233,10 +236,10 @@ class IEE:
 
     def _next(self) -> None:
         """Leave this stage for the next that has any steps."""
-        state = self._state
-        if state.stage == "estimate":
+        state, joint = self._state, self.schedule.is_joint
+        if state.stage == "estimate" and not joint:
             self._prune()
-        elif state.stage == "explore" and self._grow():
+        elif state.stage == "explore" and (self._exchange() if joint else self._grow()):
             state.stage, state.left = "final", 0
             return
         stage, steps = self.schedule.stage_after(state.stage, state.stretch)
@@ -245,7 +248,7 @@ class IEE:
             wide = self.chooser.reactivated(slim.plan, state.cycle)
             self._networks.explore(slim, wide)
             self._accumulate(wide)
-        elif stage == "estimate":
+        elif stage == "estimate" and not joint:
             self._accumulate(self.plan)
         state.stage, state.left = stage, steps
 
@@ -276,21 +279,45 @@ class IEE:
             except InfeasibleError:  # even what is active costs more
                 return self.chooser.best(state.kept_scores, fraction, slim.plan)
 
-        limit = self.chooser.fraction
+        plan, last = self._chosen(grow)
+        self._change(slim, wide, plan, slim.plan.keep)
+        return last
+
+    def _exchange(self) -> bool:
+        """The best of all channels that explored join; gives whether this update was the last."""
+        state, networks = self._state, self._networks
+        slim, wide = networks.both()
+        scores = state.kept_scores = self._scores(wide)
+        networks.take_back()
+        state.before = slim.plan
+        plan, last = self._chosen(lambda share: self.chooser.exchanged(scores, share, wide.plan))
+        stayed = {g: sorted({*kept} & {*plan.keep[g]}) for g, kept in slim.plan.keep.items()}
+        self._change(slim, wide, plan, stayed)
+        return last
+
+    def _chosen(self, update: Update) -> tuple[ChannelPlan, bool]:
+        """The structure after this cycle by ``update``, and whether the cycle was the last."""
+        state, limit = self._state, self.chooser.fraction
         wanted = self.schedule.budget_at(state.cycle, limit)
-        plan = on_rank_zero(lambda: grow(wanted)).plan
+        plan = on_rank_zero(lambda: update(wanted)).plan
         last = self._is_last(plan)
         if last and self.settle is not None:
-            plan = self.settle(grow, lambda _: self.chooser.smallest(state.kept_scores))
+            plan = self.settle(update, lambda _: self.chooser.smallest(state.kept_scores))
         elif last and wanted > limit:  # cycles took longer than planned
-            plan = on_rank_zero(lambda: grow(limit)).plan
-        self._record(slim.plan, plan)
+            plan = on_rank_zero(lambda: update(limit)).plan
+        return plan, last
+
+    def _change(
+        self, slim: Network, wide: Network, plan: ChannelPlan, stayed: Mapping[str, Sequence[int]]
+    ) -> None:
+        """Train the structure ``plan`` from now on; ``stayed`` is what of the old one is in it."""
+        state, networks = self._state, self._networks
+        self._record(stayed, plan)
         state.plan = plan
         networks.change_grown(slim, plan)
         networks.restore_modes()
         networks.exchange(wide, plan)
         state.cycle += 1
-        return last
 
     def _scores(self, network: Network) -> Scores:
         """What was accumulated on ``network``, in the dense network's channels.
@@ -326,11 +353,11 @@ class IEE:
         state.stretch = max(1, fitting)
         return not fitting
 
-    def _record(self, pruned: ChannelPlan, plan: ChannelPlan) -> None:
+    def _record(self, stayed: Mapping[str, Sequence[int]], plan: ChannelPlan) -> None:
         state = self._state
         state.history.record(
             state.before or plan,
-            pruned,
+            stayed,
             plan,
             {
                 "step": state.done,
@@ -351,7 +378,10 @@ class IEE:
             "kind": self.chooser.kind,
             "criterion": self.criterion.name,
         }
-        return {**asdict(self.schedule), **own}
+        settings = {**asdict(self.schedule), "grow": self.schedule.growth, **own}
+        if not self.schedule.is_joint:  # as before there was another
+            del settings["exchange"]
+        return settings
 
     def state(self) -> Saved:
         """Everything a resumed run needs besides the dense model and the optimizer's own state."""

@@ -77,9 +77,9 @@ class Networks:
 
     def change_grown(self, slim: Network, plan: ChannelPlan) -> None:
         """What channels grown into ``plan`` start from, where that is not what they explored."""
-        if self.schedule.grow == "explored":
+        if self.schedule.growth == "explored":
             return
-        if self.schedule.grow == "mru":
+        if self.schedule.growth == "mru":
             grown = self.store.open(plan)
             for name, tensor in tensors(self.store.model).items():
                 part, active = grown.part(name), slim.part(name)
@@ -96,7 +96,7 @@ class Networks:
         _agree(slim)
         self.store.write(slim)
         self.store.write_state(slim, state)
-        if "mru" in (self.schedule.source, self.schedule.grow):
+        if "mru" in (self.schedule.source, self.schedule.growth):
             if not self.recent:
                 dense = tensors(self.store.model)
                 self.recent = {name: t.detach().clone() for name, t in dense.items()}

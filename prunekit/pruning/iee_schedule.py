@@ -10,10 +10,14 @@ from typing import Literal, TypeAlias, get_args, get_type_hints
 from prunekit.support.errors import UsageError
 from prunekit.support.parsing import parse_options
 
-SHARES = (0.70, 0.18, 0.12)
+SHARES = {"separate": (0.70, 0.18, 0.12), "joint": (2 / 3, 0.0, 1 / 3)}
 """How a cycle divides its steps between estimation, improvement and exploration."""
 UNTIL = {"uniform": 0.6, "dense": 0.4}
 """Where updates end by default: a trained network knows its channels sooner."""
+UNTIL_JOINT = 0.35
+"""The same where everything is exchanged at once: what follows has to train what was found."""
+LEAST_EXPLORED, EXPLORED = 8, 20
+"""Steps of a joint exploration: fewer give no scores to go by; by default there are as many."""
 WHOLE_NUMBERS = {
     "steps": 1,
     "warmup": 0,
@@ -43,6 +47,12 @@ class IEESchedule:
     ``cycles``. ``omega`` of the budget changes hands in the first cycle, ``omega_end`` in the
     last, by ``decay``.
 
+    ``exchange``: ``separate`` prunes what is active by its own scores, and grows into what that
+    left free. ``joint`` prunes nothing first: one solve over all channels, by the scores that both
+    got in the same exploration, decides widths and channels anew; the budget is full all the time,
+    omega has no meaning, J is 0, Q is 20 or more, updates end at 0.35, and grown channels keep what
+    they ``explored``, all by default. Nothing is locked, so that widths can follow the scores.
+
     ``start``: ``uniform`` begins at the budget with random channels of uniformly narrow groups,
     ``dense`` with the whole network, whose cost then falls exponentially over ``approach`` of the
     cycles. ``floor`` is the least share of a group that pruning leaves. With ``ranking`` =
@@ -53,9 +63,9 @@ class IEESchedule:
     each time; ``freeze`` keeps the active structure fixed meanwhile; ``exploring`` off only scores
     the others, for one step. They begin from their last ``explored`` values or the most recently
     used ones (``mru``); a grown channel takes over what it ``explored``, its ``mru`` values, or
-    ``zero`` on the weights that read it. ``momentum`` of inactive parameters is ``kept`` from
-    exploration to exploration, or ``zero``. ``norm``: BatchNorm explores with statistics of the
-    ``batch`` or with its ``running`` ones.
+    ``zero`` on the weights that read it (the default of ``separate``). ``momentum`` of inactive
+    parameters is ``kept`` from exploration to exploration, or ``zero``. ``norm``: BatchNorm
+    explores with statistics of the ``batch`` or with its ``running`` ones.
 
     ``stop_iou`` ends the updates once two structures in a row overlap by at least that much
     (channels in both over channels in either); ``adaptive`` doubles H and J, up to eightfold,
@@ -85,18 +95,20 @@ class IEESchedule:
     exploring: bool = True
     freeze: bool = True
     source: Literal["explored", "mru"] = "explored"
-    grow: Literal["explored", "mru", "zero"] = "zero"
+    grow: Literal["explored", "mru", "zero"] | None = None
     momentum: Literal["kept", "zero"] = "kept"
     norm: Literal["batch", "running"] = "batch"
     stop_iou: float | None = None
     adaptive: bool = False
+    exchange: Literal["separate", "joint"] = "separate"
     seed: int = 0
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
-        for name in ("decay", "start", "source", "grow", "momentum", "norm", "ranking"):
-            if (value := getattr(self, name)) not in (choices := get_args(hints[name])):
-                raise UsageError(f"`{name}` must be one of {', '.join(choices)}, not {value!r}")
+        for name in ("exchange", "decay", "start", "source", "momentum", "norm", "ranking"):
+            _check_choice(name, getattr(self, name), get_args(hints[name]))
+        if self.grow is not None:
+            _check_choice("grow", self.grow, get_args(get_args(hints["grow"])[0]))
         for name in ("omega", "omega_end", "until", "reactivate", "floor", "approach"):
             share = getattr(self, name)
             if name == "until" and share is None:
@@ -119,10 +131,25 @@ class IEESchedule:
             raise UsageError("`reactivate` must be above 0; to leave it out set `exploring` off")
         if self.stop_iou is not None and not 0 < self.stop_iou <= 1:
             raise UsageError(f"`stop_iou` must be above 0 and at most 1, not {self.stop_iou!r}")
+        self._check_joint()
         if self.warm + sum(self.lengths) > self.steps:
             raise UsageError(
                 f"one IEE cycle takes {self.warm} warm-up and {sum(self.lengths)} further steps, "
                 f"the training has {self.steps}; train longer or shorten the stages"
+            )
+
+    def _check_joint(self) -> None:
+        """What one solve over everything needs, and what has no meaning with it."""
+        if self.exchange != "joint":
+            return
+        if not self.exploring:
+            raise UsageError("exchange `joint` scores while it explores; leave `exploring` on")
+        if self.ranking == "local":
+            raise UsageError("with exchange `joint` all channels compete; leave `ranking` global")
+        if self.lengths[2] < LEAST_EXPLORED:
+            raise UsageError(
+                f"an exploration of {self.lengths[2]} steps is too short to score by; with "
+                f"exchange `joint` give `explore` {LEAST_EXPLORED} or more"
             )
 
     @classmethod
@@ -135,21 +162,34 @@ class IEESchedule:
         """Steps before the first estimation."""
         if self.warmup is not None:
             return self.warmup
-        return 0 if self.start == "dense" else self.steps // 8
+        return 0 if self.start == "dense" else self.steps // (24 if self.is_joint else 8)
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether one solve decides on all channels."""
+        return self.exchange == "joint"
+
+    @property
+    def growth(self) -> Literal["explored", "mru", "zero"]:
+        """What grown channels begin with."""
+        return self.grow or ("explored" if self.is_joint else "zero")
 
     @property
     def last_step(self) -> float:
         """No cycle ends after this many steps."""
-        return (UNTIL[self.start] if self.until is None else self.until) * self.steps
+        default = UNTIL_JOINT if self.is_joint else UNTIL[self.start]
+        return (default if self.until is None else self.until) * self.steps
 
     @property
     def lengths(self) -> tuple[int, int, int]:
         """H, J and Q in steps."""
         cycle = max(3.0, (self.last_step - self.warm) / self.cycles)
+        if self.is_joint:
+            cycle = max(3.0 * EXPLORED, cycle)
         given = (self.estimate, self.improve, self.explore)
         estimate, improve, explore = [
-            max(1, round(share * cycle)) if value is None else value
-            for share, value in zip(SHARES, given, strict=True)
+            (max(1, round(share * cycle)) if share else 0) if value is None else value
+            for share, value in zip(SHARES[self.exchange], given, strict=True)
         ]
         return estimate, improve, explore if self.exploring else 1
 
@@ -187,7 +227,9 @@ class IEESchedule:
         return max(1, int((self.last_step - self.warm) // sum(self.lengths)))
 
     def omega_at(self, cycle: int) -> float:
-        """The share of the budget that changes hands in ``cycle`` (from 0)."""
+        """The share of the budget that may change hands in ``cycle`` (from 0)."""
+        if self.is_joint:
+            return 1.0
         last = max(1, self.updates - 1)
         done = min(1.0, cycle / last)
         if self.decay == "constant" or self.omega == 0:
@@ -204,3 +246,8 @@ class IEESchedule:
             return fraction
         steps = max(1, round(self.approach * self.updates))
         return float(fraction ** min(1.0, (cycle + 1) / steps))
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"`{name}` must be one of {', '.join(choices)}, not {value!r}")

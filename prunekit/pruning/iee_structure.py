@@ -83,6 +83,37 @@ class StructureChooser:
             return self._uniform(scores, fraction, locked=active.keep)
         return self._solve(scores, fraction, wide.widths, locked=active.keep)
 
+    def exchanged(self, scores: Scores, fraction: float, wide: ChannelPlan) -> Allocation:
+        """The best of all channels of ``wide`` at ``fraction``, whichever are active now."""
+        floors = {
+            g.id: min(len(wide.keep[g.id]), int(np.ceil(self.schedule.floor * g.size)))
+            for g in self.graph.groups
+        }
+        with suppress(InfeasibleError):
+            return self._solve(scores, fraction, wide.widths, floors)
+        return self._solve(scores, fraction, wide.widths)
+
+    def movable(self) -> tuple[int, int]:
+        """How many groups can be wider than at their least within the budget, and of how many.
+
+        Raises UsageError where none can: then there is nothing to exchange but channels.
+        """
+        groups = [group for group in self.graph.groups if group.prunable]
+        least = {g.id: g.widths(self.granularity)[0] for g in self.graph.groups}
+        limit = self.fraction * self.dense_cost * (1 + 1e-9)
+        free = [
+            group
+            for group in groups
+            if len(widths := group.widths(self.granularity)) > 1
+            and total(self.graph, {**least, group.id: widths[1]}, self.costs) <= limit
+        ]
+        if not free:
+            raise UsageError(
+                f"at this budget no group can be wider than its least: all {len(groups)} stay in "
+                f"one block of {self.granularity} channels; ask for more, or set --granularity"
+            )
+        return len(free), len(groups)
+
     def _uniform(
         self,
         scores: Scores,
