@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import prunekit as pk
 from prunekit.support.errors import UsageError
-from support.iee_loop import Loop, copied, lifted, tensors
+from support.iee_loop import Loop, copied, lifted, saved, tensors, went_on
 from support.nets import Concat, Depthwise, Flatten, Residual
 
 JOINT = {
@@ -103,6 +103,24 @@ def test_scores_are_taken_while_exploring_alone():
     for _ in range(60):
         assert (loop.iee._total is not None) == (loop.iee.stage == "explore")
         loop.step()
+
+
+@pytest.mark.parametrize("options", [{}, {"reactivate": 0.5, "grow": "mru"}], ids=str)
+def test_a_run_taken_up_at_any_step_ends_in_the_same_bits(options):
+    short = {**JOINT, "steps": 40, **options}
+    whole, stops = Loop(**short), []
+    _ = whole.iee.plan
+    while whole.done < 40:
+        stops.append(saved(whole))
+        whole.step()
+    assert len(whole.iee.history) >= 2
+    for checkpoint in stops[::3]:
+        loop = went_on(checkpoint, True, **short)
+        loop.run(40 - loop.done)
+        assert loop.iee.plan == whole.iee.plan
+        assert loop.iee.history == whole.iee.history
+        for name, tensor in tensors(whole.iee.slim).items():
+            assert torch.equal(tensors(loop.iee.slim)[name], tensor), (name, checkpoint["done"])
 
 
 class Pinched(nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import subprocess
@@ -17,32 +16,10 @@ import prunekit as pk
 from prunekit.support.errors import UsageError
 from prunekit.train import evaluate, fit
 from support import environment
-from support.iee_loop import Loop, copied, tensors
+from support.iee_loop import Loop, copied, saved, tensors, went_on
 from support.iee_trainings import CONFIG, fitting, some_data
 
 # --- stopping and going on
-
-
-def saved(loop):
-    """A checkpoint of a loop of one's own, as it would come back from a file."""
-    named, facts = loop.iee.state()
-    return {
-        "model": copy.deepcopy(loop.model.state_dict()),
-        "optimizer": copy.deepcopy(loop.optimizer.state_dict()),
-        "iee": (copied(named), json.loads(json.dumps(facts))),
-        "done": loop.done,
-    }
-
-
-def went_on(checkpoint, begun, *arguments, **options):
-    loop = Loop(*arguments, **options)
-    loop.model.load_state_dict(checkpoint["model"])
-    if begun:
-        loop.iee.begin(loop.model, loop.optimizer)
-    loop.iee.load_state(*checkpoint["iee"])
-    loop.optimizer.load_state_dict(checkpoint["optimizer"])
-    loop.done = checkpoint["done"]
-    return loop
 
 
 @pytest.mark.parametrize("begun", [True, False])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import json
+
 import torch
 import torch.nn.functional as F
 
@@ -139,3 +142,25 @@ class Loop:
     @property
     def limit(self):
         return self.budget.limit(self.cost({}))
+
+
+def saved(loop):
+    """A checkpoint of a loop of one's own, as it would come back from a file."""
+    named, facts = loop.iee.state()
+    return {
+        "model": copy.deepcopy(loop.model.state_dict()),
+        "optimizer": copy.deepcopy(loop.optimizer.state_dict()),
+        "iee": (copied(named), json.loads(json.dumps(facts))),
+        "done": loop.done,
+    }
+
+
+def went_on(checkpoint, begun, *arguments, **options):
+    loop = Loop(*arguments, **options)
+    loop.model.load_state_dict(checkpoint["model"])
+    if begun:
+        loop.iee.begin(loop.model, loop.optimizer)
+    loop.iee.load_state(*checkpoint["iee"])
+    loop.optimizer.load_state_dict(checkpoint["optimizer"])
+    loop.done = checkpoint["done"]
+    return loop
