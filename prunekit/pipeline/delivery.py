@@ -12,11 +12,12 @@ from prunekit.core.ratio import PairedRatio
 from prunekit.core.run_folder import ONNX, PLAN
 from prunekit.measuring.bench import BenchResult
 from prunekit.networks.saved import save
-from prunekit.networks.slimming import slim
 from prunekit.pipeline.examples import described
 from prunekit.pipeline.landing import LandFrom, Landing, confirm
 from prunekit.pipeline.methods.base import Pruned
+from prunekit.pipeline.repairing import slimmed
 from prunekit.pipeline.run import Run
+from prunekit.report.schema import RepairPart
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Delivered:
     small: nn.Module
     landing: Landing
     timed: BenchResult
+    repair: RepairPart | None = None
 
 
 def deliver(run: Run, pruned: Pruned, target: float) -> Delivered:
@@ -37,17 +39,18 @@ def deliver(run: Run, pruned: Pruned, target: float) -> Delivered:
     if pruned.land_from is not None:
         return _confirmed(run, pruned, pruned.land_from, target)
     timed = _write_and_time(run, pruned.small, pruned.landing.allocation.plan, target)
-    return Delivered(pruned.small, pruned.landing, timed)
+    return Delivered(pruned.small, pruned.landing, timed, pruned.repair)
 
 
 def _confirmed(run: Run, pruned: Pruned, land_from: LandFrom, target: float) -> Delivered:
     """The largest network whose file meets the target."""
-    tried: list[tuple[ChannelPlan, nn.Module, BenchResult]] = []
+    tried: list[tuple[ChannelPlan, nn.Module, BenchResult, RepairPart | None]] = []
 
     def measure(plan: ChannelPlan) -> PairedRatio:
-        small = slim(run.job.module, plan).eval() if tried else pruned.small
-        tried.append((plan, small, _write_and_time(run, small, plan, target)))
-        return run.comparison.against_limit(tried[-1][-1], target)
+        small, repair = slimmed(run, plan) if tried else (pruned.small, pruned.repair)
+        timed = _write_and_time(run, small.eval(), plan, target)
+        tried.append((plan, small, timed, repair))
+        return run.comparison.against_limit(timed, target)
 
     landing = confirm(
         pruned.landing,
@@ -58,10 +61,10 @@ def _confirmed(run: Run, pruned: Pruned, land_from: LandFrom, target: float) -> 
         subject="the exported network",
     )
     chosen = landing.allocation.plan
-    plan, small, timed = next(one for one in tried if one[0] == chosen)
+    plan, small, timed, repair = next(entry for entry in tried if entry[0] == chosen)
     if tried[-1][0] != plan:  # the files are of a larger one, which missed
         _write(run, small, plan)
-    return Delivered(small, landing, timed)
+    return Delivered(small, landing, timed, repair)
 
 
 def _write_and_time(run: Run, small: nn.Module, plan: ChannelPlan, target: float) -> BenchResult:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from prunekit.core.graph import ChannelGraph
 from prunekit.core.run_folder import is_run
@@ -23,7 +24,7 @@ from prunekit.networks.running import evaluating, refusing, tensors
 from prunekit.networks.saved import open_model
 from prunekit.networks.weights import check_fit, read_weights, take_state
 from prunekit.pipeline.examples import first_shape, in_channels, recipe_example
-from prunekit.pipeline.recipes.base import TrainingRecipe
+from prunekit.pipeline.recipes.base import IMAGES, TrainingRecipe
 from prunekit.pipeline.recipes.prune import Recipe
 from prunekit.runtimes import Runtime, file_precision, runtime_for
 from prunekit.runtimes.base import Arrays
@@ -38,6 +39,7 @@ from prunekit.train import Data, TrainConfig, load_data
 from prunekit.train.batches import size
 from prunekit.train.data import is_code
 from prunekit.train.evaluating import resolve_device
+from prunekit.train.folder import open_unlabelled
 
 CALIBRATION_BATCHES, CALIBRATION_ROWS = 8, 32
 
@@ -53,6 +55,8 @@ class Job:
     graph: ChannelGraph
     example: Any
     data: Data | None
+    images: Dataset[Any] | None = None
+    """Without labels, where there is no data."""
 
     @property
     def module(self) -> nn.Module:
@@ -85,7 +89,7 @@ def set_up(recipe: Recipe) -> Job:
     target = recipe.resolved_target()
     runtime = runtime_for(target)
     check_training(recipe)
-    data = recipe_data(recipe)
+    data, images = recipe_data(recipe), recipe_images(recipe)
     torch.manual_seed(recipe.seed)
     model = open_dense(recipe, data)
     if data is not None:
@@ -100,7 +104,7 @@ def set_up(recipe: Recipe) -> Job:
         say(f"note: {late} channel groups stay whole, not proved in time; see prunekit inspect")
     for note in graph.notes:
         say(f"note: {note}", 1)
-    return Job(recipe, target, runtime, model, graph, example, data)
+    return Job(recipe, target, runtime, model, graph, example, data, images)
 
 
 def _traced(module: nn.Module, example: Any, heads: Literal["whole", "width"]) -> ChannelGraph:
@@ -143,7 +147,7 @@ def fine_tune_lr(recipe: TrainingRecipe) -> float:
 
 def recipe_data(recipe: TrainingRecipe) -> Data | None:
     """The data that the recipe names, at its input's shape."""
-    if recipe.data is None:
+    if not recipe.labelled or recipe.data is None:
         for name in ("task", "loss", "metric", "class_weights"):
             flag = f"--{name.replace('_', '-')}"
             recipe.needs_data((flag, getattr(recipe, name) is not None))
@@ -153,6 +157,19 @@ def recipe_data(recipe: TrainingRecipe) -> Data | None:
     floating = tensors(example)[0].is_floating_point()
     shape = first_shape(recipe)
     return open_data(recipe.data, shape, recipe.seed, choice, floating=floating)
+
+
+def recipe_images(recipe: TrainingRecipe) -> Dataset[Any] | None:
+    """Images without labels, where the recipe names a folder of such."""
+    if recipe.data is None or recipe.labelled:
+        return None
+    shape = first_shape(recipe)
+    if recipe.data == IMAGES:
+        raise DataError(f"data {IMAGES!r} lacks its folder; write {IMAGES}PATH")
+    if len(shape) != 4:
+        sizes = "x".join(map(str, shape))
+        raise DataError(f"{recipe.data} needs image inputs such as 1x3x32x32, not {sizes}")
+    return open_unlabelled(Path(recipe.data.removeprefix(IMAGES)).expanduser(), shape[1:])
 
 
 def open_data(

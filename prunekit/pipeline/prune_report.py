@@ -51,6 +51,7 @@ def make_report(
         file_bytes=file_bytes(run.folder),
         training_cost=training_cost(recipe, pruned.trained),
         allocation=allocation_part(recipe, allocation, table, pruned.scores),
+        repair=delivered.repair,
         landing=attempt_parts(delivered.landing),
         table=table_part(table),
         widths=width_pairs(graph, widths),

@@ -66,7 +66,7 @@ def training_cost(recipe: TrainingRecipe, trained: Trained) -> TrainingPart:
     """
     reference = recipe.dense_epochs or recipe.epochs
     relative = None
-    if recipe.data is not None and reference:
+    if recipe.labelled and reference:
         taught = recipe.epochs / 3 if recipe.distill else 0
         dense = reference if recipe.dense_training else 0
         relative = (trained.work + taught + dense) / reference

@@ -14,6 +14,7 @@ from prunekit.criteria import Accumulator, Criterion, InputCriterion, score
 from prunekit.networks.running import evaluating
 from prunekit.networks.slimming import graph_of
 from prunekit.pipeline.job import Job
+from prunekit.pipeline.repairing import scoring_inputs
 from prunekit.support.errors import UsageError
 from prunekit.support.registry import criteria
 
@@ -21,7 +22,9 @@ from prunekit.support.registry import criteria
 def criterion_of(job: Job) -> Criterion:
     """The recipe's criterion; one that needs gradients needs data."""
     criterion: Criterion = criteria.make(job.recipe.resolved_criterion())
-    if (criterion.needs_gradients or needs_inputs(criterion)) and job.data is None:
+    if needs_inputs(criterion) and job.data is None and job.images is None:
+        raise UsageError(f"--criterion {criterion.name} needs images; add --data images:PATH")
+    if criterion.needs_gradients and job.data is None:
         raise UsageError(
             f"--criterion {criterion.name} needs data; add --data (digits, imagefolder:PATH, ...)"
         )
@@ -58,14 +61,14 @@ def slim_scores(job: Job, criterion: Criterion, small: nn.Module, plan: ChannelP
 
 def _scores(job: Job, module: nn.Module, graph: ChannelGraph, criterion: Criterion) -> Scores:
     data, recipe = job.data, job.recipe
-    if data is None or not (criterion.needs_gradients or needs_inputs(criterion)):
+    if needs_inputs(criterion):
+        return score(module, graph, criterion, batches=scoring_inputs(job, recipe.score_batches))
+    if data is None or not criterion.needs_gradients:
         return score(module, graph, criterion)
     torch.manual_seed(recipe.seed)
     batches = data.train_batches(recipe.batch_size, recipe.seed)
     count = min(recipe.score_batches, len(batches))
     chosen = (batch for batch, _ in zip(batches, range(count), strict=False))
-    if needs_inputs(criterion):
-        return score(module, graph, criterion, batches=(inputs for inputs, _ in chosen))
     return score(module, graph, criterion, data.task.loss_of, chosen)
 
 

@@ -14,7 +14,16 @@ from urllib.parse import quote
 import tomli_w
 
 from prunekit.core import target
-from prunekit.report.markdown import chance, export_grid, summary_rows, verdict, why_open
+from prunekit.report.markdown import (
+    REPAIR_HEAD,
+    chance,
+    export_grid,
+    repair_rows,
+    repair_words,
+    summary_rows,
+    verdict,
+    why_open,
+)
 from prunekit.report.scale import Scale, scale_around, tick_texts
 from prunekit.report.schema import GroupPart, LatencyPart, Report, TrainingPart
 from prunekit.report.templates import template
@@ -38,6 +47,7 @@ def to_html(report: Report) -> str:
         tiles=_tiles(report),
         summary=[tuple(map(_split_interval, row)) for row in summary_rows(report)],
         landing=_landing(report),
+        repair=(repair_words(report), REPAIR_HEAD, repair_rows(report)),
         widths=_widths(report),
         training=training(report),
         frozen=_halves(list(report.frozen.items())),

@@ -121,6 +121,35 @@ def why_open(latency: LatencyPart) -> str:
     )
 
 
+REPAIR_HEAD = ("moment", "score", "distance from the dense outputs", "seconds")
+
+
+def repair_rows(report: Report) -> list[tuple[str, str, str, str]]:
+    """Right after slimming, repaired, after training."""
+    if report.repair is None:
+        return []
+    tell = report.accuracy.measure.text
+    return [
+        (
+            row.what,
+            "" if row.score is None else tell(row.score),
+            "" if row.distance is None else f"{row.distance:.3f}",
+            "" if row.seconds is None else f"{row.seconds:.1f}",
+        )
+        for row in report.repair.rows
+    ]
+
+
+def repair_words(report: Report) -> str:
+    """One sentence: by what, with how many images, and what stayed."""
+    part = report.repair
+    if part is None:
+        return ""
+    source = f"with {part.images} images" if part.images else "without images"
+    left = f"; {len(part.left)} stay as they were" if part.left else ""
+    return f"Repaired by {part.method} {source}, {part.layers} layers{left}."
+
+
 def seconds_rows(report: Report) -> list[tuple[str, str, str]]:
     """(stage, seconds, share) of the command."""
     whole = sum(report.seconds.values())
@@ -175,6 +204,9 @@ def to_markdown(report: Report) -> str:
             for a in report.landing
         ],
     )
+    if report.repair is not None:
+        lines += ["", "## Repair", "", repair_words(report), ""]
+        lines += markdown_table(REPAIR_HEAD, repair_rows(report))
     if report.seconds:
         lines += ["", "## Seconds", ""]
         lines += markdown_table(("stage", "seconds", "share"), seconds_rows(report))

@@ -93,6 +93,32 @@ class AccuracyPart(ScorePart):
     others: tuple[ScorePart, ...] = ()
 
 
+class RepairRow(Part):
+    """One moment of the slim network: what it scores by the task, and how far its outputs are.
+
+    ``distance`` is from the dense network's outputs, as a share of their deviation, on images that
+    nothing was fitted to; both are None where they are not known.
+    """
+
+    what: str
+    score: float | None = None
+    distance: float | None = None
+    seconds: float | None = None
+
+
+class RepairPart(Part):
+    """How the slim network was repaired before any training; ``left`` says what was not, and why.
+
+    Of ``auto``, ``method`` is what it chose.
+    """
+
+    method: str
+    images: int
+    layers: int
+    left: dict[str, str] = Field(default_factory=dict)
+    rows: tuple[RepairRow, ...] = ()
+
+
 class Pair(Part):
     """A count before and after."""
 
@@ -246,6 +272,8 @@ class Report(Part):
     file_bytes: Pair
     training_cost: TrainingPart
     allocation: AllocationPart
+    repair: RepairPart | None = Field(None, exclude_if=lambda part: part is None)
+    """Where the slim network was repaired before any training."""
     landing: tuple[AttemptPart, ...]
     table: TablePart
     widths: dict[str, tuple[int, int]]

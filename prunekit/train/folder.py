@@ -10,9 +10,11 @@ from prunekit.support.errors import DataError, first_line
 from prunekit.support.progress import say, track
 from prunekit.train.images import ImageFiles, Shape, split
 
-__all__ = ["open_folder"]
+__all__ = ["open_folder", "open_unlabelled"]
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+FEWEST = 10
+"""Images without labels, at least: some are held out."""
 _LEFTOVERS = ("__MACOSX", "Thumbs.db", "desktop.ini")
 """What archives and file managers leave behind, beside all that is hidden."""
 # The usual ImageNet statistics; for grey, their means.
@@ -52,6 +54,27 @@ def open_folder(path: Path, shape: Shape, seed: int) -> tuple[ImageFiles, ImageF
     train = ImageFiles(train_paths, train_labels, classes, mode, augmented(shape))
     val = ImageFiles(val_paths, val_labels, classes, mode, centred(shape))
     return train, val, len(classes)
+
+
+def open_unlabelled(path: Path, shape: tuple[int, ...]) -> ImageFiles:
+    """All images under ``path``, whatever folders they are in; labels are all 0 and mean nothing.
+
+    Raises DataError naming the folder or file at fault.
+    """
+    if shape[0] not in (1, 3):
+        raise DataError(
+            f"images in {path} have 1 or 3 channels, not {shape[0]}; use 1 or 3 in --input"
+        )
+    if not path.is_dir():
+        raise DataError(f"no such folder: {path}")
+    _tell_leftovers(path)
+    files = sorted(file for file in _images(path) if not _left_behind(file, path))
+    if len(files) < FEWEST:
+        raise DataError(f"{path} has {len(files)} images, and at least {FEWEST} are needed")
+    _verify(files, path)
+    mode = "L" if shape[0] == 1 else "RGB"
+    sizes = (shape[0], shape[1], shape[2])
+    return ImageFiles(files, [0] * len(files), ["unlabelled"], mode, centred(sizes))
 
 
 def _scan(folder: Path) -> tuple[list[Path], list[int], list[str]]:

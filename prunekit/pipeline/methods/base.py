@@ -16,6 +16,7 @@ from prunekit.pipeline.planner import Planner, Share
 from prunekit.pipeline.recipes.prune import Recipe
 from prunekit.pipeline.run import Run
 from prunekit.pipeline.trainer import Trained
+from prunekit.report.schema import RepairPart
 from prunekit.support.errors import UsageError
 from prunekit.support.processes import on_rank_zero
 
@@ -29,6 +30,7 @@ class Pruned:
     scores: Scores
     """Of the dense network, by the plan's criterion; empty where there was no single set."""
     trained: Trained
+    repair: RepairPart | None = None
     land_from: LandFrom | None = None
     """How to land again, where nothing was trained since."""
 

@@ -10,11 +10,11 @@ from torch import nn
 
 from prunekit.core.run_folder import LANDING
 from prunekit.core.scores import Scores
-from prunekit.networks.slimming import slim
 from prunekit.pipeline.job import fine_tune_lr, train_config
 from prunekit.pipeline.landing import LandFrom, Landing, confirm, used_up
 from prunekit.pipeline.methods.base import Pruned
 from prunekit.pipeline.planner import Planner
+from prunekit.pipeline.repairing import slimmed, trained
 from prunekit.pipeline.run import Run
 from prunekit.pipeline.trainer import Trained
 from prunekit.support.errors import InfeasibleError, OpenAnswerError
@@ -51,7 +51,7 @@ def land_and_fine_tune(
     landing = on_rank_zero(lambda: _landing(run, planner, land_from, target, gone))
     if gone is not None:
         gone.revive_()
-    small = slim(job.module, landing.allocation.plan)
+    small, repair = slimmed(run, landing.allocation.plan)
     fine_tuning = _fine_tune(run, small, epochs)
     share = job.graph.macs(landing.allocation.widths) / job.graph.macs({})
     return Pruned(
@@ -59,6 +59,7 @@ def land_and_fine_tune(
         landing,
         scores,
         Trained(fine_tuning=fine_tuning, work=share * epochs),
+        repair if fine_tuning is None else trained(repair, fine_tuning.score, fine_tuning.seconds),
         land_from if fine_tuning is None else None,
     )
 

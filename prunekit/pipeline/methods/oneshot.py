@@ -34,6 +34,7 @@ class OneShot:
                 "add --method oneshot, or leave --depth out"
             )
         check_changed(recipe, "score_batches", self.name)
+        check_changed(recipe, "repair", self.name)
 
     def check_job(self, job: Job, criterion: Criterion) -> None:
         """It needs no gradients while training."""
@@ -41,9 +42,10 @@ class OneShot:
     def stages(self, recipe: Recipe) -> list[str]:
         """It lands before any training of its own."""
         dense = ["dense training"] * recipe.dense_training
-        tuning = ["fine tuning"] * (recipe.data is not None and recipe.epochs > 0)
+        tuning = ["fine tuning"] * (recipe.labelled and recipe.epochs > 0)
+        repair = ["repair"] * (recipe.resolved_repair() != "none")
         first = ["tracing", "exporting", "profiling"]
-        return [*first, *dense, "landing", *tuning, "final measurement"]
+        return [*first, *dense, "landing", *repair, *tuning, "final measurement"]
 
     def prune(self, run: Run, planner: Planner, target: float) -> Pruned:
         """One landing by the scores of the dense network."""

@@ -24,6 +24,8 @@ else:
 
 R = TypeVar("R", bound="TrainingRecipe")
 
+IMAGES = "images:"
+"""What data without labels begins with."""
 _DENSE, _TRAINING, _TASK = "Dense network", "Training", "Task"
 
 
@@ -59,7 +61,8 @@ class TrainingRecipe(BaseModel):
         str | None,
         Flag(
             "What is trained and scored on: digits, imagefolder:PATH, cifar10:PATH, coco:PATH, "
-            "segmentation:PATH, ... or package.module:factory; none: neither."
+            "segmentation:PATH, ... or package.module:factory; images:PATH has no labels; none: "
+            "neither."
         ),
     ] = None
     task: Annotated[
@@ -182,6 +185,11 @@ class TrainingRecipe(BaseModel):
         return parse_inputs(self.input)[0].shape
 
     @property
+    def labelled(self) -> bool:
+        """Whether there is data to train and to score on."""
+        return self.data is not None and not self.data.startswith(IMAGES)
+
+    @property
     def dense_training(self) -> bool:
         """Whether the dense network is trained first."""
         return self.dense_epochs is not None
@@ -227,7 +235,12 @@ class TrainingRecipe(BaseModel):
 
     def needs_data(self, *flags: tuple[str, bool]) -> None:
         """Raise UsageError for the first of ``flags`` that is on, where there is no data."""
-        for flag, wrong in flags if self.data is None else ():
+        for flag, wrong in flags if not self.labelled else ():
+            if wrong and self.data is not None:
+                raise UsageError(
+                    f"{flag} needs labels, and {self.data} has none; give labelled --data, or "
+                    "leave it out"
+                )
             if wrong:
                 raise UsageError(f"{flag} needs data; add --data (digits, imagefolder:PATH, ...)")
 

@@ -61,7 +61,8 @@ class Recipe(TrainingRecipe):
     criterion: Annotated[
         str | None,
         Flag(
-            "What channels are worth; default: taylor where there is data.",
+            "What channels are worth; default: taylor where there are labels, reconstruction where "
+            "there are images alone, else magnitude.",
             _GOES,
             metavar="NAME",
             plugins="criteria",
@@ -102,6 +103,14 @@ class Recipe(TrainingRecipe):
         Literal["whole", "width"],
         Flag("What goes of attentions: whole heads, or width of all heads alike.", _GOES),
     ] = "whole"
+    repair: Annotated[
+        Literal["none", "norms", "bias", "least-squares", "auto"] | None,
+        Flag(
+            "How the slim network is repaired before any training; auto: by what is best on images "
+            "held out; default: auto where there are images and nothing is trained, else none.",
+            _GOES,
+        ),
+    ] = None
     score_batches: Annotated[int, Flag("Batches that one-shot scores use.", _GOES)] = Field(8, ge=1)
     pruning_steps: Annotated[int, Flag("Pruning steps of halp.", _GOES)] = Field(8, ge=1)
     profile_nets: Annotated[int, Flag("Networks the profile measures.", "Measurements")] = Field(
@@ -179,12 +188,21 @@ class Recipe(TrainingRecipe):
 
     def resolved_method(self) -> str:
         """The method asked for, or ``halp`` where there is training to prune in, else oneshot."""
-        trains = self.data is not None and self.epochs >= 2
+        trains = self.labelled and self.epochs >= 2
         return self.method or ("halp" if trains else "oneshot")
 
+    def resolved_repair(self) -> Literal["none", "norms", "bias", "least-squares", "auto"]:
+        """The repair asked for, or auto where there are images and nothing is trained."""
+        trains = self.data is None or (self.labelled and self.epochs > 0)
+        return self.repair or ("none" if trains else "auto")
+
     def resolved_criterion(self) -> str:
-        """The criterion asked for, or Taylor where there is data, else magnitude."""
-        return self.criterion or ("taylor" if self.data is not None else "magnitude")
+        """The criterion asked for, or Taylor where there are labels.
+
+        Of images without labels what least squares cannot repair, and without any magnitude.
+        """
+        unlabelled = "magnitude" if self.data is None else "reconstruction"
+        return self.criterion or ("taylor" if self.labelled else unlabelled)
 
     def check(self) -> None:
         """Raise UsageError for combinations that cannot work, whatever the method."""
@@ -196,6 +214,10 @@ class Recipe(TrainingRecipe):
             ("--criterion taylor", self.criterion == "taylor"),
             ("--distill", self.distill > 0),
         )
+        if self.data is None and self.repair in ("norms", "least-squares"):
+            raise UsageError(
+                f"--repair {self.repair} needs images; add --data images:PATH, or use bias"
+            )
         for name in ("profile_nets", "profile_seconds", "profile_error", "shipped"):
             if self.table is not None and self.changed(name):
                 raise UsageError(

@@ -128,6 +128,9 @@ class SparseRecipe(TrainingRecipe):
         """Raise UsageError for combinations that cannot work, whatever the method."""
         from prunekit.networks.weight_layers import FIRST  # a command's help needs no torch
 
+        if self.data is not None and not self.labelled:
+            raise UsageError(f"sparsify needs labels, and {self.data} has none; give others")
+
         super().check()
         _ = self.share
         if "none" in self.dense and FIRST in self.dense:
