@@ -21,6 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from prunekit.core.role import BOTH, IN, OUT, Role
 from prunekit.networks.slimming import is_depthwise
+from prunekit.networks.weight_layers import LAYER_TYPES
 from prunekit.tracing.modules import Owner, OwnTensors, RunningModules
 from prunekit.tracing.nodes import Nodes, Slot
 
@@ -142,6 +143,31 @@ class Labels:
         """Whatever these parts belong to stays."""
         for part in parts:
             self.nodes.freeze(part, reason)
+
+    def spared(self, parts: Sequence[Part], tables: Sequence[Part]) -> list[Part]:
+        """``parts``, of heads that meet ``tables``; heads go as a whole then, the tables stay.
+
+        A table varies along one axis of theirs and is of no layer: cosines of a rotation, or the
+        scales of a norm. Joined position by position it would tie all heads to each other.
+        """
+        whole = list(parts)
+        for table in tables:
+            axes = set(varying(table))
+            heads = [part for part in whole if axes < set(varying(part))]
+            if heads:
+                self.freeze([table], f"it meets the channels of all heads alike in {self.where}")
+                whole = [
+                    self.collapse(part, axes) if axes < set(varying(part)) else part
+                    for part in whole
+                ]
+        return whole
+
+    def is_table(self, part: Part) -> bool:
+        """Whether a part varies along one axis and belongs to no layer."""
+        if len(varying(part)) != 1:
+            return False
+        owners = {name for name, _ in self.nodes.touched(part)}
+        return not any(isinstance(self.running.modules[name], LAYER_TYPES) for name in owners)
 
     def expanded(self, part: Part, tensor: Tensor) -> Tensor | None:
         """``part`` in the shape of ``tensor``, without copying; None (frozen) if far too large."""

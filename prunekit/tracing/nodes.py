@@ -123,6 +123,14 @@ class Nodes:
                 positions.setdefault(slot, []).append(position)
         return positions
 
+    def touched(self, ids: Tensor) -> set[Slot]:
+        """The slots that have positions joined to these nodes."""
+        roots = self.roots(self.everything()).numpy()
+        joined = np.flatnonzero(np.isin(roots, self.roots(ids.flatten()).numpy()))
+        slots, starts = [*self._first], [start for start, _ in self._first.values()]
+        numbers = np.searchsorted(starts, joined[joined > 0], side="right") - 1
+        return {slots[number] for number in np.unique(numbers)}
+
     def alike(self) -> list[Alike]:
         """All atoms that some module writes, in the order of their first positions."""
         slots, sizes = [*self._first], [size for _, size in self._first.values()]

@@ -20,9 +20,12 @@ def moved(labels: Labels, tensor: Tensor, move: Callable[[Tensor], Tensor]) -> l
 
 
 def still(labels: Labels, parts: Sequence[Part], axes: Sequence[int], doing: str) -> list[Part]:
-    """Freeze parts that vary along ``axes``; those that do not."""
+    """Freeze parts that vary along ``axes``; those that do not. Heads go as a whole instead."""
     free = []
     for part in parts:
+        along_axes = set(axes) & set(varying(part))
+        if along_axes and labels.whole_heads and along_axes < set(varying(part)):
+            part = labels.collapse(part, along_axes)
         if set(axes) & set(varying(part)):
             labels.freeze([part], f"{labels.where} {doing}")
         else:
@@ -67,7 +70,8 @@ def repeated(labels: Labels, call: Call) -> None:
     x, out = call.x, call.result
     more = out.ndim - x.ndim
     for part in labels.parts(x):
-        if any(out.shape[axis + more] != x.shape[axis] for axis in varying(part)):
+        longer = [axis for axis in varying(part) if out.shape[axis + more] != x.shape[axis]]
+        if longer and not (call.name == "repeat_interleave" and isinstance(call["repeats"], int)):
             labels.freeze([part], f"{labels.where} repeats it")
     labels.put(out, moved(labels, x, call.on))
 
@@ -132,6 +136,8 @@ def sliced(labels: Labels, call: Call) -> None:
             continue
         if even:
             _join_pieces(labels, part, axis, size)
+        elif labels.whole_heads and len(varying(part)) > 1:
+            labels.collapse(part, [axis])
         else:
             labels.freeze([part], f"{labels.where} takes a slice of it")
     labels.put(call.out, moved(labels, x, call.on))
@@ -201,8 +207,10 @@ def concatenated(labels: Labels, call: Call) -> None:
     out, stacked = call.result, call.name == "stack"
     axis = call.axis(out.ndim)
     tensors = [tensor for tensor in call.args[0] if tensor.numel()]
-    own = [[p.unsqueeze(axis) if stacked else p for p in labels.parts(t)] for t in tensors]
+    own = [_side_by_side(labels, t, axis, stacked=stacked) for t in tensors]
     sizes = [1 if stacked else tensor.shape[axis] for tensor in tensors]
+    if labels.whole_heads and not all(axis in axes_of(parts) for parts in own):
+        own = [_whole_along(labels, parts, axis) for parts in own]
     side = [[part for part in parts if axis in varying(part)] for parts in own]
     rest = labels.combine(p for parts in own for p in parts if axis not in varying(p))
     for parts in own:
@@ -219,3 +227,18 @@ def concatenated(labels: Labels, call: Call) -> None:
             blocks.append(block.expand(*shape[:axis], size, *shape[axis + 1 :]))
         joined.append(torch.cat(blocks, dim=axis))
     labels.put(out, joined)
+
+
+def _side_by_side(labels: Labels, tensor: Tensor, axis: int, *, stacked: bool) -> list[Part]:
+    """A tensor's labels as they are by now, with the axis along which it is stacked."""
+    parts = [labels.squash(part) for part in labels.parts(tensor)]
+    return [part.unsqueeze(axis) for part in parts] if stacked else parts
+
+
+def _whole_along(labels: Labels, parts: Sequence[Part], axis: int) -> list[Part]:
+    """Heads as a whole where they lie beside tensors without channels along ``axis``."""
+    several = [axis in varying(part) and len(varying(part)) > 1 for part in parts]
+    return [
+        labels.collapse(part, [axis]) if heads else part
+        for part, heads in zip(parts, several, strict=True)
+    ]

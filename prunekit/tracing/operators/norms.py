@@ -56,7 +56,11 @@ def layer_norm(labels: Labels, call: Call) -> None:
     elif not isinstance(labels.running.module, nn.LayerNorm):
         parts = still(labels, parts, [last], "normalises it without a LayerNorm module")
     elif shape[0] > 1:
-        parts.append(along(labels.nodes.of((labels.running.name, BOTH), shape[0]), last, x.ndim))
+        own = along(labels.nodes.of((labels.running.name, BOTH), shape[0]), last, x.ndim)
+        if labels.whole_heads and any(last in varying(p) != (last,) for p in parts):
+            labels.put(call.result, labels.spared(parts, [own]))  # of each head on its own
+            return
+        parts.append(own)
     for tensor in (call["weight"], call["bias"]):
         parts += [lift(part, x.ndim) for part in labels.parts(tensor)]
     labels.put(call.result, settled(labels, x, parts))

@@ -21,6 +21,8 @@ def meet(labels: Labels, tensors: Sequence[Tensor], result: Tensor) -> None:
     """Label ``result``, whose positions come from those of all ``tensors``, which broadcast."""
     rank = result.ndim
     own = [[lift(part, rank) for part in labels.parts(tensor)] for tensor in tensors]
+    if labels.whole_heads:
+        own = _without_tables(labels, own)
     joined = labels.combine(part for parts in own for part in parts)
     for tensor, parts in zip(tensors, own, strict=True):
         # an expanded axis is one value, whatever size it is expanded to
@@ -33,6 +35,26 @@ def meet(labels: Labels, tensors: Sequence[Tensor], result: Tensor) -> None:
             if moving and not axes_of(parts).intersection(moving):
                 labels.freeze([part], labels.constant)
     labels.put(result, joined)
+
+
+def _without_tables(labels: Labels, own: list[list[Part]]) -> list[list[Part]]:
+    """The parts of all tensors, without tables that meet several heads; heads go whole then."""
+    every = [part for parts in own for part in parts]
+    several = [set(varying(part)) for part in every if len(varying(part)) > 1]
+    tables = [
+        part
+        for part in every
+        if any(set(varying(part)) < axes for axes in several) and labels.is_table(part)
+    ]
+    if not tables:
+        return own
+    rest = [[part for part in parts if not _among(part, tables)] for parts in own]
+    return [labels.spared(parts, tables) for parts in rest]
+
+
+def _among(part: Part, parts: Iterable[Part]) -> bool:
+    """Whether a part is one of ``parts`` itself."""
+    return any(part is other for other in parts)
 
 
 def axes_of(parts: Iterable[Part]) -> set[int]:

@@ -199,7 +199,9 @@ def attention(labels: Labels, call: Call) -> None:
     mask = next((call[n] for n in ("attn_mask", "attn_bias") if call[n] is not None), None)
     if call["scale"] is None:
         _keep_scale(labels, q, k)
-    weights = contract(labels, (labels.parts(q), q.shape), transposed_matrix(labels, k))
+    keys, values = (_for_every_query(labels, q, tensor) for tensor in (k, v))
+    turned = [part.transpose(-1, -2) for part in keys[0]], (*keys[1][:-2], k.shape[-1], k.shape[-2])
+    weights = contract(labels, (labels.parts(q), q.shape), turned)
     shape = (*q.shape[:-1], k.shape[-2])
     if mask is not None:
         scores = torch.empty(shape, device="meta")
@@ -210,7 +212,20 @@ def attention(labels: Labels, call: Call) -> None:
         if len(shape) - 1 in varying(part):
             labels.freeze([part], f"{labels.where} compares channels (softmax)")
     kept = [part for part in weights if len(shape) - 1 not in varying(part)]
-    labels.put(call.result, contract(labels, (kept, shape), (labels.parts(v), v.shape)))
+    labels.put(call.result, contract(labels, (kept, shape), values))
+
+
+def _for_every_query(labels: Labels, q: Tensor, tensor: Tensor) -> Matrix:
+    """Keys or values, each head of which is there for as many heads of queries as share it."""
+    heads = tensor.shape[-3] if tensor.ndim > 3 else 1
+    times = q.shape[-3] // heads if heads and q.ndim == tensor.ndim > 3 else 1
+    if times < 2 or heads == 1:
+        return labels.parts(tensor), tensor.shape
+    parts = [
+        part if part.shape[-3] == 1 else part.repeat_interleave(times, -3)
+        for part in labels.parts(tensor)
+    ]
+    return parts, (*tensor.shape[:-3], q.shape[-3], *tensor.shape[-2:])
 
 
 def _keep_scale(labels: Labels, q: Tensor, k: Tensor) -> None:

@@ -37,6 +37,10 @@ def reduced(labels: Labels, call: Call) -> None:
             part = labels.collapse(part, summed)
             if not varying(part):
                 continue
+        elif summed and labels.whole_heads and len(summed) < len(varying(part)):
+            part = labels.collapse(part, summed)  # of each head on its own
+            if not varying(part):
+                continue
         elif summed:
             labels.freeze([part], f"{labels.where} takes a {call.name} over channels")
             continue
