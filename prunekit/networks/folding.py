@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from prunekit.networks.running import evaluating, refusing
+from prunekit.networks.standardised import plain_convolution
 from prunekit.networks.weight_layers import LAYER_TYPES
 from prunekit.support.errors import ModelError
 
@@ -27,10 +28,11 @@ def reparameterize(model: nn.Module, example: Any = None) -> nn.Module:
     """A copy of ``model`` with its blocks of parallel branches folded, as they are deployed.
 
     These are blocks with a method ``reparameterize``, ``switch_to_deploy`` or ``fuse_convs``, and
-    blocks of several layers whose ``fuse`` returns one layer. ``model`` is untouched; without such
-    blocks it is returned itself, and so is a folded one. :func:`folded_blocks` names what was
-    folded. Folding takes the norms' running statistics, so the network is to be trained before; the
-    folded parameters can be trained where the branches could.
+    blocks of several layers whose ``fuse`` returns one layer. Convolutions that compute their
+    weight in every forward, such as standardised ones, become plain ones with that weight.
+    ``model`` is untouched; without such blocks it is returned itself, and so is a folded one.
+    :func:`folded_blocks` names what was folded. Folding takes the norms' running statistics, so the
+    network is to be trained before; the folded parameters can be trained where the branches could.
 
     With an ``example`` (a tensor, a tuple of inputs or a dict of keyword inputs) every folded block
     is compared with its original on the inputs that it gets. Raises ModelError for a block that
@@ -38,7 +40,7 @@ def reparameterize(model: nn.Module, example: Any = None) -> nn.Module:
 
     Source: RepVGG, arXiv 2101.03697.
     """
-    if next(_waiting(model), None) is None:
+    if next(_waiting(model), None) is None and not _computed(model):
         return model
     try:
         folded = copy.deepcopy(model)
@@ -50,6 +52,9 @@ def reparameterize(model: nn.Module, example: Any = None) -> nn.Module:
         deployed = _fold(name, block, method)
         visited += [block, deployed]
         folded = _put(folded, block, deployed)
+    for block, plain in _computed(folded):
+        vars(plain)[_MARK] = True
+        folded = _put(folded, block, plain)
     if folded_blocks(folded) == folded_blocks(model):
         return model
     if example is not None:
@@ -60,6 +65,17 @@ def reparameterize(model: nn.Module, example: Any = None) -> nn.Module:
 def folded_blocks(model: nn.Module) -> tuple[str, ...]:
     """Names of the blocks that are folded, by :func:`reparameterize` or before; "" is all of it."""
     return tuple(name for name, module in model.named_modules() if _is_folded(module))
+
+
+def computes_weights(model: nn.Module) -> bool:
+    """Whether folding makes convolutions plain, which may leave all shapes as they are."""
+    return bool(_computed(model))
+
+
+def _computed(model: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
+    """Convolutions that compute their weight, each with the plain one that takes its place."""
+    pairs = ((module, plain_convolution(module)) for module in model.modules())
+    return [(module, plain) for module, plain in pairs if plain is not None]
 
 
 def _is_folded(module: nn.Module) -> bool:

@@ -18,7 +18,7 @@ from prunekit.core.run_folder import PLAN, SPARSITY, WEIGHTS, is_run, is_sparse
 from prunekit.core.sparsity import SparsityPlan
 from prunekit.core.target import package_version
 from prunekit.networks.build import BuiltModel, build, is_library, rebuild
-from prunekit.networks.folding import folded_blocks, reparameterize
+from prunekit.networks.folding import computes_weights, folded_blocks, reparameterize
 from prunekit.networks.running import unwrapped
 from prunekit.networks.slimming import model_fingerprint, slim
 from prunekit.networks.weights import load_weights
@@ -199,7 +199,9 @@ def _dense(
 ) -> nn.Module:
     rng = torch.get_rng_state()
     dense = _built(run, base, model, opened)
-    if base.reparameterized and model_fingerprint(dense) != plan.fingerprint:
+    if base.reparameterized and (
+        model_fingerprint(dense) != plan.fingerprint or computes_weights(dense)
+    ):
         dense = reparameterize(dense)
     torch.set_rng_state(rng)  # loading a file is no reason for other random numbers
     if model is None and is_library(base.spec) and model_fingerprint(dense) != plan.fingerprint:

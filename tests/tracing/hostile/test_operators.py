@@ -37,7 +37,7 @@ OPERATORS = {
     "cumsum of rows": net(lambda s, x: x.cumsum(2), "a b"),
     "largest": net(lambda s, x: x.amax(1, keepdim=True), "b", "amax over channels", wide=1),
     "larger": net(lambda s, x: torch.maximum(x, s.p(x)), "a b", p=same),
-    "maxout": net(lambda s, x: x.view(len(x), -1, 2, 8, 8).amax(2), "b", "amax", wide=4),
+    "maxout": net(lambda s, x: x.view(len(x), -1, 2, 8, 8).amax(2), "a b", wide=4),  # whole units
     "glu": net(lambda s, x: F.glu(x, 1), "b", "compares channels (glu)", wide=4),
     "counted": net(lambda s, x: x * x.count_nonzero(1)[:, None], "b", "aten.count_nonzero"),
     "quantile": net(lambda s, x: x * x.quantile(0.5, dim=1, keepdim=True), "b", "over channels"),
