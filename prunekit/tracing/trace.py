@@ -63,10 +63,21 @@ def trace(
         example = example if isinstance(example, (tuple, dict)) else (example,)
         if any(is_lazy(tensor) for _, tensor in named_tensors(model)):
             raise ModelError(f"{type(model).__name__} has lazy layers without a size; run it once")
+        _refuse_imitations(model)
         small = sum(parameter.numel() for parameter in model.parameters()) <= SMALL
         with threads(1) if small else nullcontext():
             graph, partly = _trace(model, example, heads)
         return prove(model, graph, example, train_mode=partly) if validate else graph
+
+
+def _refuse_imitations(model: nn.Module) -> None:
+    """Layers that imitate quantised weights know the ranges of all channels together."""
+    for name, module in model.named_modules():
+        if hasattr(module, "weight_fake_quant"):
+            raise ModelError(
+                f"{name or 'the model'} ({type(module).__name__}) imitates a quantised weight; "
+                "prune the network first, then prepare what is left for quantisation"
+            )
 
 
 def _trace(model: nn.Module, example: Any, heads: str) -> tuple[ChannelGraph, bool]:

@@ -26,6 +26,13 @@ class Pads(Line):
         return super().forward(x).to_padded_tensor(0.0)
 
 
+def prepared() -> nn.Module:
+    """Ready to be trained with quantised weights."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).train()
+    model.qconfig = torch.ao.quantization.get_default_qat_qconfig("fbgemm")
+    return torch.ao.quantization.prepare_qat(model)
+
+
 REFUSED = {
     "torch.cond": (
         lambda: Net(lambda s, x: torch.cond(x.sum() > 0, s.p, s.q, (x,)), p=same(), q=same()),
@@ -58,6 +65,11 @@ REFUSED = {
     ),
     "list": (Plain, [IMAGE], "Plain refuses input"),
     "no samples": (Plain, IMAGE[:0], "the example is empty; give one with a sample"),
+    "prepared for quantisation": (
+        prepared,
+        IMAGE,
+        r"0 \(Conv2d\) imitates a quantised weight; prune the network first, then prepare what is",
+    ),
     "gives nothing": (lambda: Gives(lambda z, x, y: None), IMAGE, "the model returns no tensor"),
     "gives a set": (lambda: Gives(lambda z, x, y: {1}), IMAGE, "the model returns a set"),
     "gives an array": (lambda: Gives(lambda z, x, y: z.numpy()), IMAGE, "returns a ndarray"),
@@ -65,6 +77,8 @@ REFUSED = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Please use quant_min and quant_max:UserWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 @pytest.mark.parametrize("name", REFUSED)
