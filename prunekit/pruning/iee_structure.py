@@ -62,10 +62,7 @@ class StructureChooser:
 
     def best(self, scores: Scores, fraction: float, active: ChannelPlan) -> Allocation:
         """The best of the active channels at ``fraction``, or the least there may be."""
-        floors = {
-            g.id: min(len(active.keep[g.id]), int(np.ceil(self.schedule.floor * g.size)))
-            for g in self.graph.groups
-        }
+        floors = self._floors(active)
         with suppress(InfeasibleError):
             return self._solve(scores, fraction, active.widths, floors)
         with suppress(InfeasibleError):
@@ -85,13 +82,16 @@ class StructureChooser:
 
     def exchanged(self, scores: Scores, fraction: float, wide: ChannelPlan) -> Allocation:
         """The best of all channels of ``wide`` at ``fraction``, whichever are active now."""
-        floors = {
-            g.id: min(len(wide.keep[g.id]), int(np.ceil(self.schedule.floor * g.size)))
+        with suppress(InfeasibleError):
+            return self._solve(scores, fraction, wide.widths, self._floors(wide))
+        return self._solve(scores, fraction, wide.widths)
+
+    def _floors(self, among: ChannelPlan) -> dict[str, int]:
+        """What each group keeps at least of ``among``."""
+        return {
+            g.id: min(len(among.keep[g.id]), int(np.ceil(self.schedule.floor * g.size)))
             for g in self.graph.groups
         }
-        with suppress(InfeasibleError):
-            return self._solve(scores, fraction, wide.widths, floors)
-        return self._solve(scores, fraction, wide.widths)
 
     def movable(self) -> tuple[int, int]:
         """How many groups can be wider than at their least within the budget, and of how many.

@@ -12,10 +12,11 @@ from torch.nn import functional as F
 from torch.utils.data import default_collate
 
 from prunekit.core.metric import Metric
-from prunekit.support.errors import DataError, ModelError, UsageError
+from prunekit.support.errors import DataError, ModelError
 from prunekit.support.processes import sum_
-from prunekit.tasks.base import Scorer, Task, shape_text
-from prunekit.tasks.scorers import Library, chosen_first, library
+from prunekit.tasks.base import Scorer, shape_text
+from prunekit.tasks.classes import ClassTask
+from prunekit.tasks.scorers import Library, library
 
 __all__ = ["Classification", "logits_of"]
 
@@ -25,7 +26,7 @@ _F1 = Metric("f1", "F1 (mean over classes)")
 _CALIBRATION = Metric("calibration_error", "calibration error", higher_is_better=False)
 
 
-class Classification(Task):
+class Classification(ClassTask):
     """Whole numbers from 0 to ``num_classes`` - 1 as targets, (batch, classes) logits as outputs.
 
     Metrics: top-1; top-5 where there are more than five classes; F1, the mean over classes; the
@@ -35,23 +36,16 @@ class Classification(Task):
 
     name: ClassVar[str] = "classification"
 
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        metric: str | None = None,
-        class_weights: Sequence[float] | None = None,
-    ) -> None:
-        self.num_classes = self.num_outputs = num_classes
-        all_metrics = [TOP_1, *([_TOP_5] if num_classes > 5 else []), _F1, _CALIBRATION]
-        self.metrics = chosen_first(all_metrics, metric, self.name)
-        self.weights = checked_weights(class_weights, num_classes)
-        self.label_smoothing = 0.0
+    label_smoothing = 0.0
+
+    @classmethod
+    def known_metrics(cls, num_classes: int) -> Sequence[Metric]:
+        """Top-1 first."""
+        return [TOP_1, *([_TOP_5] if num_classes > 5 else []), _F1, _CALIBRATION]
 
     def collate(self, samples: Sequence[Any]) -> tuple[Any, Tensor]:
         """Inputs, and as many labels, of shape (N,) and of torch's usual integers."""
-        inputs, labels = super().collate(samples)
-        return inputs, checked_labels(labels, len(samples))
+        return collate_labels(samples)
 
     def check_target(self, target: Any, where: str) -> None:
         """A whole number within the classes."""
@@ -73,8 +67,9 @@ class Classification(Task):
     def criterion(self, outputs: Any, targets: Tensor) -> Tensor:
         """Mean cross entropy."""
         logits = logits_of(outputs, self.num_classes).float()
-        weights = None if self.weights is None else self.weights.to(logits.device)
-        return F.cross_entropy(logits, targets, weights, label_smoothing=self.label_smoothing)
+        return F.cross_entropy(
+            logits, targets, self.weights_for(logits), label_smoothing=self.label_smoothing
+        )
 
     def distance(self, outputs: Any, taught: Any, temperature: float) -> Tensor:
         """To the teacher's soft answer (Hinton et al. 2015)."""
@@ -184,19 +179,7 @@ def logits_of(output: Any, num_classes: int = 1) -> Tensor:
     return logits
 
 
-def checked_weights(weights: Sequence[float] | None, count: int) -> Tensor | None:
-    """Class weights as a tensor; UsageError where they are not one positive number per class."""
-    if weights is None:
-        return None
-    if len(weights) != count or not all(weight > 0 for weight in weights):
-        raise UsageError(
-            f"`class_weights` has {len(weights)} values; one above 0 for each of the {count} "
-            "classes is needed"
-        )
-    return torch.tensor([float(weight) for weight in weights])
-
-
-def checked_labels(labels: Any, count: int) -> Tensor:
+def _checked_labels(labels: Any, count: int) -> Tensor:
     """``labels`` of ``count`` samples as (N,) integers; DataError where they are none."""
     if not isinstance(labels, Tensor):
         raise DataError(
@@ -225,7 +208,7 @@ def collate_labels(samples: Sequence[Any]) -> tuple[Any, Tensor]:
             f"images of one batch have different shapes: {', '.join(shapes)}; "
             "resize them alike in the data set"
         ) from error
-    return inputs, checked_labels(labels, len(samples))
+    return inputs, _checked_labels(labels, len(samples))
 
 
 def _brief(target: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -11,9 +11,10 @@ from torch.nn import functional as F
 
 from prunekit.core.metric import Metric
 from prunekit.support.errors import DataError
-from prunekit.tasks.base import Scorer, Task, shape_text
-from prunekit.tasks.classification import checked_weights, logits_of
-from prunekit.tasks.scorers import Library, chosen_first, library
+from prunekit.tasks.base import Scorer, shape_text
+from prunekit.tasks.classes import ClassTask
+from prunekit.tasks.classification import logits_of
+from prunekit.tasks.scorers import Library, library
 
 _METRICS = (
     Metric("map", "mean average precision"),
@@ -21,7 +22,7 @@ _METRICS = (
 )
 
 
-class MultiLabel(Task):
+class MultiLabel(ClassTask):
     """Vectors of zeros and ones as targets, (batch, classes) logits as outputs.
 
     Metrics: average precision, the mean over classes; F1 at a half, the mean over classes.
@@ -30,16 +31,11 @@ class MultiLabel(Task):
 
     name: ClassVar[str] = "multilabel"
 
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        metric: str | None = None,
-        class_weights: Sequence[float] | None = None,
-    ) -> None:
-        self.num_classes = self.num_outputs = num_classes
-        self.metrics = chosen_first(_METRICS, metric, self.name)
-        self.weights = checked_weights(class_weights, num_classes)
+    @classmethod
+    def known_metrics(cls, num_classes: int) -> Sequence[Metric]:
+        """Average precision first."""
+        del num_classes
+        return _METRICS
 
     def check_target(self, target: Any, where: str) -> None:
         """Zeros and ones, one per class."""
@@ -55,9 +51,8 @@ class MultiLabel(Task):
     def criterion(self, outputs: Any, targets: Tensor) -> Tensor:
         """Mean binary cross entropy."""
         logits = logits_of(outputs, self.num_classes).float()
-        weights = None if self.weights is None else self.weights.to(logits.device)
         return F.binary_cross_entropy_with_logits(
-            logits[:, : self.num_classes], targets.float(), pos_weight=weights
+            logits[:, : self.num_classes], targets.float(), pos_weight=self.weights_for(logits)
         )
 
     def scorer(self, *, brief: bool = False, shared: bool = False) -> Scorer:
@@ -70,11 +65,6 @@ class MultiLabel(Task):
         }
         wanted = self.metrics[:1] if brief else self.metrics
         return _Scorer(Library({metric.key: makers[metric.key]() for metric in wanted}))
-
-    def facts(self) -> Mapping[str, object]:
-        """Its name and weights."""
-        weights = None if self.weights is None else self.weights.tolist()
-        return {"task": self.name, "class_weights": weights}
 
 
 class _Scorer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -12,9 +12,8 @@ from torch.nn import functional as F
 from prunekit.core.metric import Metric
 from prunekit.support.errors import DataError, ModelError
 from prunekit.support.processes import sum_
-from prunekit.tasks.base import Scorer, Task, shape_text, tensors_in
-from prunekit.tasks.classification import checked_weights
-from prunekit.tasks.scorers import chosen_first
+from prunekit.tasks.base import Scorer, shape_text, tensors_in
+from prunekit.tasks.classes import ClassTask
 
 VOID = 255
 """The label of pixels that do not count."""
@@ -23,7 +22,7 @@ AUXILIARY = 0.4
 _METRICS = (Metric("miou", "mean IoU"), Metric("pixel_accuracy", "pixel accuracy"))
 
 
-class Segmentation(Task):
+class Segmentation(ClassTask):
     """(H, W) masks of whole numbers as targets, (batch, classes, H, W) logits as outputs.
 
     Pixels of 255 do not count. Outputs smaller than the masks are enlarged to them, bilinearly.
@@ -34,16 +33,11 @@ class Segmentation(Task):
 
     name: ClassVar[str] = "segmentation"
 
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        metric: str | None = None,
-        class_weights: Sequence[float] | None = None,
-    ) -> None:
-        self.num_classes = self.num_outputs = num_classes
-        self.metrics = chosen_first(_METRICS, metric, self.name)
-        self.weights = checked_weights(class_weights, num_classes)
+    @classmethod
+    def known_metrics(cls, num_classes: int) -> Sequence[Metric]:
+        """Mean IoU first."""
+        del num_classes
+        return _METRICS
 
     def collate(self, samples: Sequence[Any]) -> tuple[Any, Tensor]:
         """Inputs, and masks of torch's usual integers."""
@@ -92,11 +86,6 @@ class Segmentation(Task):
         del brief
         return _Scorer(self, shared)
 
-    def facts(self) -> Mapping[str, object]:
-        """Its name and weights."""
-        weights = None if self.weights is None else self.weights.tolist()
-        return {"task": self.name, "class_weights": weights}
-
     def answer(self, outputs: Any, size: tuple[int, int]) -> Tensor:
         """The class of every pixel of a picture of ``size``."""
         return _enlarged(self._answer(outputs), size).argmax(1)
@@ -119,7 +108,7 @@ class Segmentation(Task):
         return [_enlarged(m.float(), size) for m in maps]
 
     def _loss(self, logits: Tensor, masks: Tensor) -> Tensor:
-        weights = None if self.weights is None else self.weights.to(logits.device)
+        weights = self.weights_for(logits)
         kept = logits[:, : self.num_classes]
         summed = F.cross_entropy(kept, masks, weights, ignore_index=VOID, reduction="sum")
         counted = masks != VOID

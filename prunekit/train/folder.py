@@ -41,13 +41,13 @@ def open_folder(path: Path, shape: Shape, seed: int) -> tuple[ImageFiles, ImageF
             _scan, inner
         )
         _same_classes(path, classes, val_classes)
-        _verify([*train_paths, *val_paths], path)
+        verify([*train_paths, *val_paths], path)
     else:
         if inner[0].is_dir() and any(item.is_dir() for item in inner[0].iterdir()):
             raise DataError(f"{path} has train/ but no val/; add {inner[1]} or give {inner[0]}")
         paths, labels, classes = _scan(path)
         first, second = split(labels, seed, classes)
-        _verify(paths, path)
+        verify(paths, path)
         train_paths, train_labels = [paths[i] for i in first], [labels[i] for i in first]
         val_paths, val_labels = [paths[i] for i in second], [labels[i] for i in second]
     mode = "L" if shape[0] == 1 else "RGB"
@@ -146,7 +146,8 @@ def _same_classes(path: Path, train: list[str], val: list[str]) -> None:
         )
 
 
-def _verify(paths: list[Path], folder: Path) -> None:
+def verify(paths: list[Path], folder: Path) -> None:
+    """Look through images; DataError for the first that cannot be used, with their number."""
     broken = [
         (path, reason)
         for path in track(paths, f"looking through the images in {folder}", len(paths))

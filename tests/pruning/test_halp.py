@@ -20,6 +20,7 @@ from prunekit.pruning.halp import Schedule
 from prunekit.support.registry import criteria
 from prunekit.tracing import trace
 from support.nets import Residual, image, randomise
+from support.scoring import while_training
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +201,7 @@ def test_a_batch_whose_gradients_overflowed_is_left_out():
     assert all(np.isfinite(values).all() for values in total.scores().by_group.values())
 
 
-@pytest.mark.parametrize("name", sorted(criteria.names()))
+@pytest.mark.parametrize("name", while_training())
 def test_every_criterion_prunes_step_by_step(name):
     training = Training(criterion=criteria.get(name)())
     training.run(12)

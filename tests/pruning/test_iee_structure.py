@@ -27,6 +27,7 @@ from support.nets import (
     image,
     randomise,
 )
+from support.scoring import while_training
 
 
 class Asked:
@@ -224,7 +225,7 @@ def test_scores_do_not_depend_on_the_network_they_are_taken_on():
         for name, tensor in masked.named_parameters():
             tensor *= inside[name]
     dense = pk.ChannelPlan.dense(graph)
-    for name in sorted(criteria.names()):
+    for name in while_training():
         criterion = criteria.get(name)()
         routes = {
             "graph": (Accumulator(graph, criterion), model),
@@ -290,7 +291,7 @@ def test_scores_are_averages_alike_in_both_stages_however_long_they_are(name):
         np.testing.assert_allclose(grown[group], -np.sort(-values[asleep]), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", sorted(criteria.names()))
+@pytest.mark.parametrize("name", while_training())
 def test_every_criterion_works_and_repeats(name):
     runs = [Loop(criterion=criteria.get(name)(), until=0.6).run(30).iee for _ in range(2)]
     assert runs[0].plan == runs[1].plan

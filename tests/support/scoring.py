@@ -9,6 +9,7 @@ from torch import nn
 
 from prunekit.core.graph import ChannelGroup, Member
 from prunekit.core.role import Role
+from prunekit.support.registry import criteria
 
 
 def loss_fn(model, batch):
@@ -79,3 +80,10 @@ NAMES = [
     "taylor_weight",
 ]
 NO_DATA = [name for name in NAMES if not name.startswith("taylor")]
+
+
+def while_training() -> list[str]:
+    """The criteria that score a network while it trains: those that need no inputs of layers."""
+    return [
+        n for n in sorted(criteria.names()) if not getattr(criteria.get(n)(), "needs_inputs", 0)
+    ]

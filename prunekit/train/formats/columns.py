@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from prunekit.support.errors import DataError
-from prunekit.train.folder import augmented, centred
-from prunekit.train.formats.pictures import Pictures, check_channels, check_pictures, composed
+from prunekit.train.folder import augmented, centred, verify
+from prunekit.train.formats.pictures import Pictures, check_channels, composed
 from prunekit.train.images import Shape
 
 SHARE = 0.2
@@ -44,7 +44,7 @@ def open_columns(path: Path, shape: Shape, seed: int, *, binary: bool) -> tuple[
         val, train = ([rows[i] for i in sorted(part)] for part in (order[:count], order[count:]))
     else:
         raise DataError(f"no labels.csv in {path}, nor train.csv and val.csv; add them")
-    check_pictures((picture for picture, _ in (*train, *val)), path)
+    verify([picture for picture, _ in (*train, *val)], path)
     first, second = (
         Pictures(
             [picture for picture, _ in part],

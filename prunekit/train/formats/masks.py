@@ -10,10 +10,10 @@ import torch
 
 from prunekit.support.errors import DataError
 from prunekit.support.progress import track
+from prunekit.train.folder import verify
 from prunekit.train.formats.pictures import (
     Pictures,
     check_channels,
-    check_pictures,
     composed,
     pictures_in,
     resized,
@@ -42,7 +42,7 @@ def open_masks(path: Path, shape: Shape, seed: int) -> tuple[Pictures, Pictures,
     check_channels(shape, path)
     parts = _parts(path, seed)
     pairs = [pair for part in parts for pair in part]
-    check_pictures((picture for picture, _ in pairs), path)
+    verify([picture for picture, _ in pairs], path)
     names, largest = _names(path), 0
     for picture, mask in track(pairs, f"looking through the masks in {path}", len(pairs)):
         largest = max(largest, _checked(picture, mask, names))

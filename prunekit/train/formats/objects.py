@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prunekit.support.errors import DataError
+from prunekit.train.folder import verify
 from prunekit.train.formats.pictures import (
     Pictures,
     check_channels,
-    check_pictures,
     composed,
     resized,
     whole_numbers,
@@ -80,7 +80,7 @@ def object_sets(
             raise DataError(f"the {name} set of {folder} has no images; add some")
     if not any(objects.labels for objects in parts[0]):
         raise DataError(f"the training set of {folder} has no objects; check its annotations")
-    check_pictures((objects.path for part in parts for objects in part), folder)
+    verify([objects.path for part in parts for objects in part], folder)
     train, val = (
         Pictures(
             [objects.path for objects in part],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from prunekit.support.errors import DataError
-from prunekit.support.progress import track
-from prunekit.train.folder import IMAGE_SUFFIXES, fault, normalising
+from prunekit.train.folder import IMAGE_SUFFIXES, normalising
 from prunekit.train.images import Shape, eight_bits
 
 if TYPE_CHECKING:
@@ -79,20 +78,6 @@ def size_of(path: Path) -> tuple[int, int]:
             return image.size
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"cannot read image {path} ({error}); remove or replace it") from error
-
-
-def check_pictures(paths: Iterable[Path], folder: Path) -> None:
-    """Look through all of them; DataError for the first that cannot be used, with their number."""
-    paths = list(paths)
-    broken = [
-        (path, reason)
-        for path in track(paths, f"looking through the images in {folder}", len(paths))
-        if (reason := fault(path))
-    ]
-    if broken:
-        path, reason = broken[0]
-        count = f" ({len(broken)} such files)" if len(broken) > 1 else ""
-        raise DataError(f"cannot read image {path}: {reason}{count}; remove or replace it")
 
 
 def check_channels(shape: Shape, folder: Path) -> None:
