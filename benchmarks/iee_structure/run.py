@@ -42,8 +42,11 @@ GLYPHS, GLYPH_CLASSES = 6_000, 36
 METHODS = (
     *("dense", "uniform", "uniform twice", "halp", "halp by shares"),
     *("iee", "iee joint", "iee joint by shares", "widths of iee joint"),
+    "widths of a long search by shares",
 )
 JOINT = {"exchange": "joint", "warmup": 100}
+LONG = {**JOINT, "estimate": 40, "explore": 40, "until": 0.9}
+"""Search alone: hardly any training is left after it."""
 
 
 class Blobs:
@@ -239,6 +242,8 @@ class Runs:
         if method == "widths of iee joint":
             found = self.iee(JOINT, "none")
             return self.from_scratch(found, 1, self.seed + 9)
+        if method == "widths of a long search by shares":
+            return self.from_scratch(self.iee(LONG, "share"), 1, self.seed + 9)
         options = JOINT if "joint" in method else {}
         rule = self.searched(options, "share" if method.endswith("shares") else "none")
         cost = rule.work / (self.epochs * self.case.per_epoch)
@@ -324,6 +329,7 @@ def main() -> None:
     """All runs that are not there yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=300)
+    parser.add_argument("--only", nargs="*", default=[*CASES], choices=[*CASES])
     parser.add_argument("--subset", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -335,8 +341,8 @@ def main() -> None:
     stop = time.monotonic() + 60 * asked.minutes
     rows = [json.loads(line) for line in LOG.read_text().splitlines()] if LOG.is_file() else []
     known = {(r["net"], r["method"], r["seed"]) for r in rows}
-    for net, case in CASES.items():
-        for seed in case.seeds:
+    for net in asked.only:
+        for seed in CASES[net].seeds:
             if all((net, method, seed) in known for method in METHODS):
                 continue
             runs = Runs(net, seed)
