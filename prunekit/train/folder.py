@@ -71,7 +71,7 @@ def open_unlabelled(path: Path, shape: tuple[int, ...]) -> ImageFiles:
     files = sorted(file for file in _images(path) if not _left_behind(file, path))
     if len(files) < FEWEST:
         raise DataError(f"{path} has {len(files)} images, and at least {FEWEST} are needed")
-    _verify(files, path)
+    verify(files, path)
     mode = "L" if shape[0] == 1 else "RGB"
     sizes = (shape[0], shape[1], shape[2])
     return ImageFiles(files, [0] * len(files), ["unlabelled"], mode, centred(sizes))
