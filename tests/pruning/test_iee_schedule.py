@@ -15,17 +15,28 @@ from support.nets import (
     Residual,
 )
 
+# settings, and how many updates 30 steps have
+SETTLED = {
+    "the first update fills the budget up, the second changes nothing": (
+        {"stop_iou": 1.0, "omega": 0.0},
+        2,
+    ),
+    "an overlap that the first update has": ({"stop_iou": 0.3}, 1),
+    "one that none has in time": ({"stop_iou": 1.0}, 3),
+    "from dense not before the budget has come down": (
+        {"stop_iou": 0.1, "start": "dense", "approach": 1.0},
+        3,
+    ),
+}
 
-def test_updates_stop_once_the_structure_has_settled():
-    same = Loop(stop_iou=1.0, omega=0.0).run(30).iee  # the first update fills the budget up
-    assert [row["iou"] == 1 for row in same.history] == [False, True]
-    assert same.stage == "final"
-    early = Loop(stop_iou=0.3).run(30).iee
-    assert (early.stage, len(early.history)) == ("final", 1)
-    assert len(Loop(stop_iou=1.0).run(30).iee.history) == 3
-    # from the dense network not before the budget has come down
-    dense = Loop(stop_iou=0.1, start="dense", approach=1.0).run(30).iee
-    assert len(dense.history) == 3
+
+@pytest.mark.parametrize("why", SETTLED)
+def test_updates_stop_once_the_structure_has_settled(why):
+    options, updates = SETTLED[why]
+    iee = Loop(**options).run(30).iee
+    assert (iee.stage, len(iee.history)) == ("final", updates)
+    if options.get("omega") == 0.0:
+        assert [row["iou"] == 1 for row in iee.history] == [False, True]
 
 
 def test_cycles_of_a_settled_structure_get_longer():
@@ -114,20 +125,34 @@ def test_from_dense_the_budget_falls_exponentially():
     assert ratios[0] > 0.6
 
 
-def test_stage_lengths_divide_the_time_among_the_cycles():
-    schedule = pk.IEESchedule(3200)
-    assert schedule.warm == 400
-    assert schedule.lengths == (53, 14, 9)
-    assert schedule.updates == 20
-    often = pk.IEESchedule(3200, cycles=40)
-    assert (often.lengths, often.updates) == ((27, 7, 5), 38)
-    dense = pk.IEESchedule(3200, start="dense")
-    assert (dense.warm, dense.lengths, dense.last_step) == (0, (45, 12, 8), 0.4 * 3200)
-    assert pk.IEESchedule(3200, estimate=10, improve=0, explore=5).lengths == (10, 0, 5)
-    assert pk.IEESchedule(3200, exploring=False).lengths[2] == 1
-    short = pk.IEESchedule(4)
-    assert (short.warm, short.lengths, short.updates) == (0, (2, 1, 1), 1)
-    assert pk.IEESchedule(100, until=0.0).updates == 1
+# settings of 3,200 steps: warm-up, lengths (H, J, Q), updates
+LENGTHS = {
+    "the time is divided among the cycles": ({}, 400, (53, 14, 9), 20),
+    "more cycles are shorter": ({"cycles": 40}, 400, (27, 7, 5), 38),
+    "a dense start warms up no more, and ends sooner": (
+        {"start": "dense"},
+        *(0, (45, 12, 8), 19),
+    ),
+    "lengths that are given": (
+        {"estimate": 10, "improve": 0, "explore": 5},
+        *(400, (10, 0, 5), 101),
+    ),
+    "scoring alone takes one step": ({"exploring": False}, 400, (53, 14, 1), 22),
+    "four steps have one cycle": ({"steps": 4}, 0, (2, 1, 1), 1),
+    "no time has one update all the same": ({"steps": 100, "until": 0.0}, 12, (2, 1, 1), 1),
+}
+
+
+@pytest.mark.parametrize("why", LENGTHS)
+def test_stage_lengths(why):
+    options, warm, lengths, updates = LENGTHS[why]
+    schedule = pk.IEESchedule(**{"steps": 3200, **options})
+    assert (schedule.warm, schedule.lengths, schedule.updates) == (warm, lengths, updates)
+
+
+def test_updates_end_by_the_share_of_the_start():
+    assert pk.IEESchedule(3200, start="dense").last_step == 0.4 * 3200
+    assert pk.IEESchedule(3200).last_step == 0.6 * 3200
 
 
 @pytest.mark.parametrize(
@@ -178,16 +203,22 @@ def test_options_from_text():
     assert pk.IEESchedule.parse(100, text) == pk.IEESchedule(
         100, omega=0.3, explore=4, exploring=False, start="dense", stop_iou=0.9
     )
-    for options, message in (
-        ({"nonsense": "1"}, "unknown IEE option 'nonsense'; known: warmup, cycles, estimate"),
-        ({"steps": "9"}, "unknown IEE option 'steps'"),
-        ({"omega": "much"}, "IEE option `omega`: "),
-        ({"explore": "2.5"}, "IEE option `explore`: "),
-        ({"grow": "best"}, "grow"),
-        ({"omega": "2"}, "`omega` must be from 0 to 1, not 2.0"),
-        ({"seed": "-1"}, "`seed` must be"),
-    ):
-        with pytest.raises(UsageError) as caught:
-            pk.IEESchedule.parse(100, options)
-        assert message in str(caught.value)
-        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("nonsense", "1", "unknown IEE option 'nonsense'; known: warmup, cycles, estimate"),
+        ("steps", "9", "unknown IEE option 'steps'"),
+        ("omega", "much", "IEE option `omega`: "),
+        ("explore", "2.5", "IEE option `explore`: "),
+        ("grow", "best", "grow"),
+        ("omega", "2", "`omega` must be from 0 to 1, not 2.0"),
+        ("seed", "-1", "`seed` must be"),
+    ],
+)
+def test_a_wrong_text_is_named(option, value, message):
+    with pytest.raises(UsageError) as caught:
+        pk.IEESchedule.parse(100, {option: value})
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
