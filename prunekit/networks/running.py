@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -11,6 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from prunekit.support.errors import ModelError, first_line
+
+_HIGHER_ORDER = re.compile(r"Higher Order Operator: (?:torch\.)?(?P<name>\w+)")
+"""As PyTorch names one that its own compiler could not take in."""
 
 
 @contextmanager
@@ -33,12 +37,22 @@ def refusing(model: nn.Module, example: Any) -> Iterator[None]:
     except ModelError:
         raise
     except Exception as error:
+        if (operator := _HIGHER_ORDER.search(str(error))) is not None:
+            raise not_followed("the model", operator["name"]) from error
         sizes = ", ".join("x".join(map(str, value.shape)) for value in tensors(example))
         cause = first_line(error, "no message")
         raise ModelError(
             f"{type(model).__name__} refuses input {sizes}: {type(error).__name__}: {cause}"
             f"{_remedy(model, example, error)}"
         ) from error
+
+
+def not_followed(where: str, operator: str) -> ModelError:
+    """Of operators that run functions, such as torch's ``cond``: which way they go is not known."""
+    return ModelError(
+        f"{where} uses torch's {operator}, which cannot be followed; "
+        "write it with plain Python or torch.where"
+    )
 
 
 def _remedy(model: nn.Module, example: Any, error: Exception) -> str:

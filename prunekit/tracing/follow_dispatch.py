@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch._ops import HigherOrderOperator
 
+from prunekit.networks.running import not_followed
 from prunekit.support.errors import ModelError
 from prunekit.tracing.calls import Call
 from prunekit.tracing.dispatch import OperatorMode
@@ -42,10 +43,7 @@ class Flow(OperatorMode):
         kwargs = kwargs or {}
         if isinstance(func, HigherOrderOperator):
             name = func.name()  # type: ignore[no-untyped-call]
-            raise ModelError(
-                f"{self.labels.where} uses torch's {name}, which cannot be followed; "
-                "write it with plain Python or torch.where"
-            )
+            raise not_followed(self.labels.where, name)
         out = func(*args, **kwargs)
         call = Call(func, tuple(args), dict(kwargs), out)
         if any(tensor.is_nested for tensor in call.tensors):
