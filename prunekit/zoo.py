@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from prunekit.support.errors import ModelError
 
 __all__ = [
+    "DETECTORS",
     "ZOO",
     "build",
     "mobilenet_v1",
@@ -308,18 +309,24 @@ ZOO: dict[str, Callable[..., nn.Module]] = {
     "resnet20": resnet20,
     "resnet20_w32": resnet20_w32,
     "resnet56": resnet56,
-    "ssd_resnet8": ssd_resnet8,
-    "ssd_resnet50": ssd_resnet50,
     "vgg11_bn": vgg11_bn,
     "wrn22_2": wrn22_2,
 }
 
 
+DETECTORS: dict[str, Callable[..., nn.Module]] = {
+    "ssd_resnet8": ssd_resnet8,
+    "ssd_resnet50": ssd_resnet50,
+}
+"""Built of torchvision's parts; `prunekit.networks.detectors` makes plain networks of them."""
+
+
 def build(name: str, num_classes: int = 10, in_channels: int = 3) -> nn.Module:
     """The network called ``name``, freshly initialised from torch's generator.
 
-    Raises ModelError for a name that is not in :data:`ZOO`.
+    Raises ModelError for a name that is neither in :data:`ZOO` nor in :data:`DETECTORS`.
     """
-    if name not in ZOO:
-        raise ModelError(f"unknown zoo model {name!r}; known: {', '.join(sorted(ZOO))}")
-    return ZOO[name](num_classes=num_classes, in_channels=in_channels)
+    known = {**ZOO, **DETECTORS}
+    if name not in known:
+        raise ModelError(f"unknown zoo model {name!r}; known: {', '.join(sorted(known))}")
+    return known[name](num_classes=num_classes, in_channels=in_channels)

@@ -82,7 +82,7 @@ def build(
         return _timm(spec, name, num_classes, in_channels, pretrained)
     if kind == "zoo":
         arguments = {"num_classes": num_classes or 10, "in_channels": in_channels or 3}
-        if name.startswith("ssd"):
+        if name in zoo.DETECTORS:
             torchvision()  # which it is built of
         return BuiltModel(plain_detector(zoo.build(name, **arguments)), spec, arguments)
     offered = {"num_classes": num_classes, "in_channels": in_channels}

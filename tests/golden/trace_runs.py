@@ -338,8 +338,7 @@ def graphs() -> Any:
     import timm
     import torchvision
 
-    names = [name for name in sorted(zoo.ZOO) if not name.startswith("ssd")]
-    made: dict[str, tuple[nn.Module, int]] = {name: (zoo.build(name), 16) for name in names}
+    made: dict[str, tuple[nn.Module, int]] = {n: (zoo.build(n), 16) for n in sorted(zoo.ZOO)}
     for name, more in (
         ("resnet18", {}),
         ("mobilenet_v3_small", {}),

@@ -12,7 +12,10 @@ from support.refusals import PRUNE, Refuses
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--criterion", "beauty"), "unknown criteria name 'beauty'; known: bn_scale, fpgm, lamp,"),
+        (
+            ("--criterion", "beauty"),
+            "unknown criteria name 'beauty'; known: activation, bn_scale, fpgm, lamp,",
+        ),
         (("--solver", "magic"), "unknown allocators name 'magic'; known: greedy, joint"),
         (("--method", "magic"), "`method` in the flags: Input should be 'oneshot', 'halp' or"),
         (("--method", "halp"), "--method halp needs data; add --data"),
