@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import prunekit as pk
 from support.commands import ON_FAKE, SHAPE, Says, onnx_outputs
 
 
@@ -17,7 +18,8 @@ def test_a_real_run(prunekit: Says, home: Path) -> None:
         *("--profile-nets", 4, "--target", "onnxruntime:cpu", "--json", "-o", "real"),
     )
     report = json.loads(out)
-    assert status == (0 if report["latency"]["met"] else 1)
+    outcome = pk.Report.load(home / "real/report.json").latency.outcome  # as the machine lets it be
+    assert status == {"met": 0, "missed": 1, "open": 3}[outcome]
     target = report["target"]
     assert (target["runtime"], target["device"], target["threads"]) == ("onnxruntime", "cpu", 1)
     assert report["macs"]["pruned"] < report["macs"]["dense"]
@@ -27,7 +29,6 @@ def test_a_real_run(prunekit: Says, home: Path) -> None:
 def test_run_onnx_and_report_agree(made: Path) -> None:
     import torch
 
-    import prunekit as pk
     from prunekit.train import load_data
 
     run = made / "run"
